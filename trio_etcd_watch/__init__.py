@@ -1,0 +1,52 @@
+"""A watch client for etcd v3, native to Trio.
+
+Everything public is here; the modules behind it are private, except `testing`.
+"""
+
+from ._channel import Channel as Channel
+from ._channel import Credentials as Credentials
+from ._errors import AuthenticationError as AuthenticationError
+from ._errors import ClusterChangedError as ClusterChangedError
+from ._errors import CompactedError as CompactedError
+from ._errors import FutureRevisionError as FutureRevisionError
+from ._errors import NoLeaderError as NoLeaderError
+from ._errors import PermissionDeniedError as PermissionDeniedError
+from ._errors import RpcError as RpcError
+from ._errors import StatusCode as StatusCode
+from ._errors import WatchCanceledError as WatchCanceledError
+from ._errors import WatchError as WatchError
+from ._responses import Event as Event
+from ._responses import EventType as EventType
+from ._responses import KeyValue as KeyValue
+from ._responses import ResponseHeader as ResponseHeader
+from ._responses import WatchResponse as WatchResponse
+from ._watch import Watch as Watch
+from ._watch import WatchStatistics as WatchStatistics
+from ._watcher import Watcher as Watcher
+from ._watcher import WatcherStatistics as WatcherStatistics
+from ._watcher import open_watcher as open_watcher
+
+__all__ = (
+    "AuthenticationError",
+    "Channel",
+    "ClusterChangedError",
+    "CompactedError",
+    "Credentials",
+    "Event",
+    "EventType",
+    "FutureRevisionError",
+    "KeyValue",
+    "NoLeaderError",
+    "PermissionDeniedError",
+    "ResponseHeader",
+    "RpcError",
+    "StatusCode",
+    "Watch",
+    "WatchCanceledError",
+    "WatchError",
+    "WatchResponse",
+    "WatchStatistics",
+    "Watcher",
+    "WatcherStatistics",
+    "open_watcher",
+)

@@ -1,0 +1,31 @@
+"""Retry delays, as a generator.
+
+Sans-IO: the caller sleeps, draws the random numbers and says when to start over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+
+FIRST_DELAY = 0.05
+"""Bound of the first delay, in seconds: most losses are over by then."""
+
+MAX_DELAY = 3.0
+"""Bound of every delay, in seconds: how late a watch may notice that etcd is back."""
+
+
+def delays(random: Callable[[], float]) -> Generator[float, bool, None]:
+    """Yield delays in seconds, for ever, under a bound that doubles to `MAX_DELAY`.
+
+    Each is uniform between nothing and its bound ("full jitter"), so that clients
+    that lost one server together do not come back together.
+
+    Send True to start over after a success; False or `next()` continues.
+
+    Args:
+        random: gives a float in [0, 1).
+    """
+    bound = FIRST_DELAY
+    while True:
+        start_over = yield bound * random()
+        bound = FIRST_DELAY if start_over else min(bound * 2, MAX_DELAY)

@@ -1,0 +1,48 @@
+"""One watch's place in history: its next revision, and the only rules that move it.
+
+Sans-IO. The numbers are the resume rules of the project's design; README's section
+"How it resumes" lists all nine.
+
+1. A watch from now (start_revision 0) covers exactly the revisions above the header
+   of its creation. (The Go client resumes at that header, and repeats its event.)
+2. Creation never moves a start that was asked for. (It did in the Go client of 2016:
+   a stream that broke before the first event lost the history in between.)
+3. Events move it past the last of them. The header of their response says nothing:
+   a server that replays history sends its newest revision there.
+4. A progress notification for this very watch moves it past its header. One that
+   answers a request (watch id -1) does not: etcd before 3.4.25 and 3.5.8 sends it
+   before the events that it vouches for.
+5. It never falls, and events below it are not delivered again.
+"""
+
+from __future__ import annotations
+
+
+class Cursor:
+    """The revision from which a watch is to be created on its next stream.
+
+    Attributes:
+        next_revision: 0 until the creation of a watch from now is confirmed.
+    """
+
+    __slots__ = ("next_revision",)
+
+    def __init__(self, start_revision: int) -> None:
+        self.next_revision = start_revision
+
+    def created(self, header_revision: int) -> None:
+        """Note that the server has confirmed the watch (rules 1 and 2)."""
+        if self.next_revision == 0:
+            self.next_revision = header_revision + 1
+
+    def is_new(self, mod_revision: int) -> bool:
+        """Whether an event of this revision has still to be delivered (rule 5)."""
+        return mod_revision >= self.next_revision
+
+    def delivered(self, last_mod_revision: int) -> None:
+        """Note that whole revisions up to this one were delivered (rule 3)."""
+        self.next_revision = max(self.next_revision, last_mod_revision + 1)
+
+    def progressed(self, header_revision: int) -> None:
+        """Note a progress notification for this very watch (rule 4)."""
+        self.next_revision = max(self.next_revision, header_revision + 1)

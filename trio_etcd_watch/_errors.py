@@ -1,0 +1,246 @@
+"""The tree of exceptions, and which ends of a stream halt and which retry.
+
+    WatchError
+     +-- WatchCanceledError          the server ended this watch
+     |    +-- CompactedError         its next revision has been compacted
+     |    +-- PermissionDeniedError  the user may not read its range
+     |    +-- FutureRevisionError    canceled without a reason
+     +-- RpcError                    the stream ended, and retrying cannot mend it
+     |    +-- NoLeaderError          the member lost its leader (require_leader)
+     |    +-- AuthenticationError    the credentials are refused
+     +-- ClusterChangedError         the endpoints now belong to another cluster
+
+What a retry can mend never leaves the package: it is a `StreamLost`.
+
+This module knows neither I/O nor protobuf.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ._responses import WatchResponse
+
+
+class WatchError(Exception):
+    """Base of every error that this package raises about a watch."""
+
+
+class WatchCanceledError(WatchError):
+    """The server ended this watch, or refused to create it.
+
+    Attributes:
+        response: the response that said so.
+        reason: the server's words, without their gRPC prefix; may be empty.
+    """
+
+    def __init__(self, message: str, *, response: WatchResponse, reason: str) -> None:
+        super().__init__(message)
+        self.response = response
+        self.reason = reason
+
+
+class CompactedError(WatchCanceledError):
+    """Events that this watch has still to see are gone from the server's history.
+
+    Attributes:
+        compact_revision: the oldest revision that can still be watched, as the
+            server gives it; a negative or zero value means that it gave none.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        response: WatchResponse,
+        reason: str,
+        compact_revision: int,
+    ) -> None:
+        super().__init__(message, response=response, reason=reason)
+        self.compact_revision = compact_revision
+
+
+class PermissionDeniedError(WatchCanceledError):
+    """The user, or a client without a user, may not read the watched range."""
+
+
+class FutureRevisionError(WatchCanceledError):
+    """The server gave no reason, which Go's client reads as a future revision."""
+
+
+class RpcError(WatchError):
+    """The stream ended with a status that retrying cannot mend.
+
+    Attributes:
+        code: the gRPC status code.
+        message: the server's words.
+    """
+
+    def __init__(self, code: StatusCode, message: str) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.code.name}: {self.message}"
+
+
+class NoLeaderError(RpcError):
+    """The member has no leader, and the watch was opened with require_leader."""
+
+
+class AuthenticationError(RpcError):
+    """The server refuses the credentials, or asks for some and there are none."""
+
+
+class ClusterChangedError(WatchError):
+    """The stream came back from another cluster, where our revisions mean nothing.
+
+    Attributes:
+        expected: the cluster_id under which the watch was created.
+        actual: the cluster_id that answers now.
+    """
+
+    def __init__(self, expected: int, actual: int) -> None:
+        super().__init__(expected, actual)
+        self.expected = expected
+        self.actual = actual
+
+    def __str__(self) -> str:
+        return (
+            f"the watch was created in cluster {self.expected:x}, "
+            f"but cluster {self.actual:x} answers now"
+        )
+
+
+class StreamLost(Exception):
+    """The stream or its connection broke, and a new one can take over.
+
+    Never leaves the package: its text is the reason in the log.
+    """
+
+
+class TokenExpired(StreamLost):
+    """The stream's auth token is no longer good: take a new one, then resume."""
+
+
+class StatusCode(enum.IntEnum):
+    """The status codes of gRPC (grpc.io, "Status codes and their use in gRPC")."""
+
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    DATA_LOSS = 15
+    UNAUTHENTICATED = 16
+
+    @classmethod
+    def _missing_(cls, value: object) -> StatusCode:
+        return cls.UNKNOWN
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How the server ended a call."""
+
+    code: StatusCode
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.code.name}: {self.message}" if self.message else self.code.name
+
+
+_NO_LEADER = "etcdserver: no leader"
+
+# The server ended the stream, but a new one may fare better. Unavailable and Internal
+# are what Go's isHaltErr retries; it gives up on the other two, and loses watches.
+_RETRIED = frozenset(
+    {
+        StatusCode.OK,
+        StatusCode.CANCELLED,
+        StatusCode.INTERNAL,
+        StatusCode.UNAVAILABLE,
+    }
+)
+
+# What etcd says of a token that has expired or been revoked. The second is a change
+# of the cluster's auth settings, after which every older token is refused.
+_STALE_TOKEN = frozenset(
+    {
+        "etcdserver: invalid auth token",
+        "etcdserver: revision of auth store is old",
+    }
+)
+
+_DENIED = frozenset(
+    {
+        "etcdserver: permission denied",
+        # The same for a client without a token; 3.4.21, 3.5.5 and older say
+        # "permission denied" here too.
+        "etcdserver: user name is empty",
+    }
+)
+
+_COMPACTED = "etcdserver: mvcc: required revision has been compacted"
+
+# How a Go error of gRPC prints: etcd puts it into cancel_reason unchanged.
+_RPC_PREFIX = re.compile(r"rpc error: code = (\w+) desc = ")
+
+
+def error_of_status(status: Status) -> StreamLost | RpcError:
+    """Say what the end of a stream means: `StreamLost` is to be retried."""
+    code, message = status.code, status.message
+    if message == _NO_LEADER:
+        # Its code is Unavailable, yet it halts: the user asked to be told.
+        return NoLeaderError(code, message)
+    if code is StatusCode.UNAUTHENTICATED or message in _STALE_TOKEN:
+        return TokenExpired(str(status))
+    if code in _RETRIED:
+        return StreamLost(f"the server ended the stream with {status}")
+    return RpcError(code, message)
+
+
+def is_stale_token(reason: str) -> bool:
+    """Whether a cancel_reason says that the stream's token is no longer good."""
+    prefix = _RPC_PREFIX.match(reason)
+    if prefix and prefix[1] == "Unauthenticated":
+        return True
+    return _RPC_PREFIX.sub("", reason, count=1) in _STALE_TOKEN
+
+
+def error_of_cancel(response: WatchResponse) -> WatchCanceledError:
+    """Say why the server canceled a watch, or refused to create it."""
+    reason = _RPC_PREFIX.sub("", response.cancel_reason, count=1)
+    compact_revision = response.compact_revision
+    # Not "> 0": servers before 3.4.38 and 3.5.24 answer -1 to a negative revision.
+    if compact_revision != 0 or reason == _COMPACTED:
+        return CompactedError(
+            f"the required revision has been compacted; the oldest left is "
+            f"{compact_revision}",
+            response=response,
+            reason=reason,
+            compact_revision=compact_revision,
+        )
+    if not reason:
+        return FutureRevisionError(
+            "the server canceled the watch and gave no reason",
+            response=response,
+            reason=reason,
+        )
+    kind = PermissionDeniedError if reason in _DENIED else WatchCanceledError
+    return kind(reason, response=response, reason=reason)

@@ -1,0 +1,165 @@
+"""The way out: keys, prefixes and ranges become watch requests.
+
+Sans-IO. Arguments of the user are checked here, before anything is sent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ._pb import watch_pb2 as pb
+
+MAX_REVISION = 2**63 - 1
+
+_LEAST_KEY = b"\0"
+_NO_END = b"\0"
+"""As range_end: every key from `key` on (etcd's rpc.proto, RangeRequest)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchSpec:
+    """What one watch asks for; never changes in its life."""
+
+    key: bytes
+    range_end: bytes
+    start_revision: int = 0
+    prev_kv: bool = False
+    no_put: bool = False
+    no_delete: bool = False
+    progress_notify: bool = False
+    """Whether the user sees progress notifications; the server is asked always."""
+    created_notify: bool = False
+    max_buffered_events: int = 10_000
+
+
+def key_range(
+    key: str | bytes,
+    *,
+    prefix: bool = False,
+    range_end: str | bytes | None = None,
+    from_key: bool = False,
+) -> tuple[bytes, bytes]:
+    """Return (key, range_end) as etcd wants them.
+
+    Raises:
+        TypeError: key or range_end is neither str nor bytes.
+        ValueError: two of prefix, range_end and from_key are given, or the range
+            is empty.
+    """
+    start = _as_bytes("key", key)
+    given = [
+        name
+        for name, is_given in (
+            ("prefix", prefix),
+            ("range_end", range_end is not None),
+            ("from_key", from_key),
+        )
+        if is_given
+    ]
+    if len(given) > 1:
+        raise ValueError(f"{given[0]} and {given[1]} exclude each other; give one")
+    if prefix:
+        return start or _LEAST_KEY, _prefix_end(start)
+    if from_key:
+        return start or _LEAST_KEY, _NO_END
+    if range_end is not None:
+        end = _as_bytes("range_end", range_end)
+        if end != _NO_END and end <= start:
+            raise ValueError(f"range_end must be above key, got {end!r} for {start!r}")
+        return start or _LEAST_KEY, end
+    if not start:
+        raise ValueError(
+            "key must not be empty, got ''; prefix=True with it is every key"
+        )
+    return start, b""
+
+
+def _as_bytes(name: str, value: object) -> bytes:
+    if isinstance(value, str):
+        return value.encode()
+    if isinstance(value, bytes):
+        return value
+    raise TypeError(f"{name} must be str or bytes, got {value!r}")
+
+
+def _prefix_end(prefix: bytes) -> bytes:
+    """Return the least key above all that begin with prefix."""
+    stem = prefix.rstrip(b"\xff")
+    if not stem:
+        return _NO_END
+    return stem[:-1] + bytes([stem[-1] + 1])
+
+
+def watch_spec(
+    key: str | bytes,
+    *,
+    prefix: bool = False,
+    range_end: str | bytes | None = None,
+    from_key: bool = False,
+    start_revision: int = 0,
+    prev_kv: bool = False,
+    no_put: bool = False,
+    no_delete: bool = False,
+    progress_notify: bool = False,
+    created_notify: bool = False,
+    max_buffered_events: int = 10_000,
+) -> WatchSpec:
+    """Check the arguments of `Watcher.watch()`.
+
+    Raises:
+        TypeError, ValueError: naming the argument and its value.
+    """
+    start, end = key_range(key, prefix=prefix, range_end=range_end, from_key=from_key)
+    check_int("start_revision", start_revision, low=0, high=MAX_REVISION)
+    check_int("max_buffered_events", max_buffered_events, low=1, high=MAX_REVISION)
+    if no_put and no_delete:
+        raise ValueError("no_put and no_delete exclude each other; nothing is left")
+    return WatchSpec(
+        key=start,
+        range_end=end,
+        start_revision=start_revision,
+        prev_kv=prev_kv,
+        no_put=no_put,
+        no_delete=no_delete,
+        progress_notify=progress_notify,
+        created_notify=created_notify,
+        max_buffered_events=max_buffered_events,
+    )
+
+
+def check_int(name: str, value: object, *, low: int, high: int) -> None:
+    """Refuse what is not an int between low and high."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int, got {value!r}")
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be between {low} and {high}, got {value!r}")
+
+
+def create_request(spec: WatchSpec, start_revision: int) -> bytes:
+    """Return the request that creates this watch from start_revision on."""
+    create = pb.WatchCreateRequest(
+        key=spec.key,
+        range_end=spec.range_end,
+        start_revision=start_revision,
+        prev_kv=spec.prev_kv,
+        # Rules 6 and 8: asked for whatever the user wants to see.
+        fragment=True,
+        progress_notify=True,
+    )
+    if spec.no_put:
+        create.filters.append(pb.WatchCreateRequest.NOPUT)
+    if spec.no_delete:
+        create.filters.append(pb.WatchCreateRequest.NODELETE)
+    return pb.WatchRequest(create_request=create).SerializeToString()
+
+
+def cancel_request(watch_id: int) -> bytes:
+    """Return the request that cancels the watch of this id."""
+    cancel = pb.WatchCancelRequest(watch_id=watch_id)
+    return pb.WatchRequest(cancel_request=cancel).SerializeToString()
+
+
+def progress_request() -> bytes:
+    """Return the request for one progress notification to the whole stream."""
+    progress = pb.WatchProgressRequest()
+    return pb.WatchRequest(progress_request=progress).SerializeToString()

@@ -1,0 +1,418 @@
+"""One Watch stream without its I/O: which watches are on it, and what a reply means.
+
+Decoded responses and the user's wishes go in; requests to send and deliveries for
+the watches come out. The rules that a change must keep:
+
+1. Replies to creations carry nothing that names their request, but come in its
+   order. So every creation sent waits in a queue, also one that nobody wants any
+   more: its reply must still be met, and its watch id canceled.
+2. A watch is in one state. Only `LIVE` has a watch id, and only ids of live watches
+   are listened to; anything under another id is answered with one cancel.
+3. What is delivered moves the cursor in the same step (`_cursor` says how), and
+   what is dropped does not: so what was dropped is asked for again.
+4. A stream that breaks takes ids, queue and fragments with it. Cursors stay.
+5. An error belongs to one watch.
+
+A watch that its user does not drain is *parked*: canceled on the server, and created
+again from its cursor when half of what it holds has been taken.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from ._cursor import Cursor
+from ._errors import (
+    AuthenticationError,
+    ClusterChangedError,
+    RpcError,
+    StatusCode,
+    TokenExpired,
+    WatchError,
+    error_of_cancel,
+    is_stale_token,
+)
+from ._requests import (
+    WatchSpec,
+    cancel_request,
+    create_request,
+    progress_request,
+)
+from ._responses import RawResponse, WatchResponse, join_fragments
+
+BROADCAST_ID = -1
+"""The watch id under which the server answers a progress request."""
+
+
+class State(enum.Enum):
+    """Where a watch stands."""
+
+    RESUMING = "resuming"
+    """There is no stream; the next one starts by creating it."""
+    CREATING = "creating"
+    """Its creation has been sent, and its reply is awaited."""
+    LIVE = "live"
+    """It has an id, and events flow."""
+    PARKED = "parked"
+    """It holds all that it may; the server does not know of it."""
+    ENDED = "ended"
+    """It failed, or its user left."""
+
+
+class Subscription:
+    """One watch, as its session sees it. Made by `Session.open()`.
+
+    Attributes:
+        unread: events delivered that the user has not taken yet.
+        cluster_id: of the cluster that confirmed it; 0 before.
+    """
+
+    __slots__ = (
+        "cluster_id",
+        "cursor",
+        "fragment_bytes",
+        "fragments",
+        "refused_tokens",
+        "spec",
+        "state",
+        "unread",
+        "watch_id",
+    )
+
+    def __init__(self, spec: WatchSpec) -> None:
+        self.spec = spec
+        self.cursor = Cursor(spec.start_revision)
+        self.state = State.RESUMING
+        self.watch_id = BROADCAST_ID
+        self.unread = 0
+        self.cluster_id = 0
+        self.refused_tokens = 0
+        self.fragments: list[RawResponse] = []
+        self.fragment_bytes = 0
+
+
+class Delivery(NamedTuple):
+    """Something for one watch.
+
+    Attributes:
+        item: a response for the user, the error that ends the watch, or None where
+            only next_revision moved.
+        next_revision: where to continue once item has been taken.
+        events: how many item holds.
+    """
+
+    subscription: Subscription
+    item: WatchResponse | WatchError | None
+    next_revision: int
+    events: int = 0
+
+
+MAX_REFUSED_TOKENS = 3
+"""How often in a row a watch may be refused for its token before it fails."""
+
+
+class Session:
+    """The watches of one stream, across all its reconnects.
+
+    Args:
+        max_message_size: bound, in bytes, of a response joined from fragments.
+        can_authenticate: whether a new stream would come with a new token.
+    """
+
+    def __init__(
+        self, *, max_message_size: int, can_authenticate: bool = False
+    ) -> None:
+        self._max_message_size = max_message_size
+        self._can_authenticate = can_authenticate
+        self._connected = False
+        self._subscriptions: dict[Subscription, None] = {}
+        self._live: dict[int, Subscription] = {}
+        self._creating: deque[Subscription] = deque()
+        # Ids that have been canceled on this stream, so that each is canceled once.
+        self._canceled: set[int] = set()
+        self._requests: list[bytes] = []
+
+    # The user's side
+
+    @property
+    def subscriptions(self) -> Iterable[Subscription]:
+        """The watches that have neither failed nor been left."""
+        return self._subscriptions.keys()
+
+    def open(self, spec: WatchSpec) -> Subscription:
+        """Add a watch. Its creation is sent now, or when there is a stream."""
+        subscription = Subscription(spec)
+        self._subscriptions[subscription] = None
+        self._create(subscription)
+        return subscription
+
+    def close(self, subscription: Subscription) -> None:
+        """Forget a watch, and cancel it on the server; one that has ended may come."""
+        if subscription.state is State.LIVE:
+            self._leave(subscription)
+        self._end(subscription)
+
+    def take(self, subscription: Subscription, events: int) -> None:
+        """Note that the user has taken so many events; a parked watch may go on."""
+        subscription.unread -= events
+        if (
+            subscription.state is State.PARKED
+            and subscription.unread * 2 <= subscription.spec.max_buffered_events
+        ):
+            self._create(subscription)
+
+    def request_progress(self) -> None:
+        """Ask the server how far this stream is; without a stream do nothing."""
+        if self._connected:
+            self._requests.append(progress_request())
+
+    # The stream's side
+
+    def connect(self) -> None:
+        """A new stream is open: create every watch that is to be on it."""
+        self._connected = True
+        for subscription in self._subscriptions:
+            if subscription.state is State.RESUMING:
+                self._create(subscription)
+
+    def disconnect(self) -> None:
+        """The stream is gone."""
+        self._connected = False
+        for subscription in self._subscriptions:
+            if subscription.state in (State.LIVE, State.CREATING):
+                subscription.state = State.RESUMING
+            # Rule 6: a response that never came whole is sent again.
+            self._drop_fragments(subscription)
+        self._live.clear()
+        self._creating.clear()
+        self._canceled.clear()
+        self._requests.clear()
+
+    @property
+    def has_requests(self) -> bool:
+        """Whether there is anything to send."""
+        return bool(self._requests)
+
+    def requests(self) -> list[bytes]:
+        """Return the messages to send, and forget them."""
+        requests, self._requests = self._requests, []
+        return requests
+
+    def receive(self, response: RawResponse) -> Sequence[Delivery]:
+        """Take one response of the stream; return what the watches get of it.
+
+        Raises:
+            TokenExpired: the stream's token is refused. Open a new one.
+        """
+        if response.created:
+            return self._receive_created(response)
+        if response.canceled or response.compact_revision:
+            return self._receive_canceled(response)
+        watch_id = response.watch_id
+        subscription = self._live.get(watch_id)
+        if subscription is None:
+            if watch_id == BROADCAST_ID and not response.events:
+                return self._receive_broadcast(response)
+            self._cancel(watch_id)
+            return ()
+        if response.fragment or subscription.fragments:
+            joined = self._receive_fragment(subscription, response)
+            if isinstance(joined, WatchError):
+                return [self._fail(subscription, joined)]
+            if joined is None:
+                return ()
+            response = joined
+        if response.events:
+            return self._receive_events(subscription, response)
+        return self._receive_progress(subscription, response)
+
+    def receive_oversized(self, watch_id: int, size: int) -> Sequence[Delivery]:
+        """Take note of a response that was longer than the limit, and thrown away."""
+        subscription = self._live.get(watch_id)
+        if subscription is None:
+            self._cancel(watch_id)
+            return ()
+        return [self._fail(subscription, self._too_large(size))]
+
+    def halt(self, error: WatchError) -> Sequence[Delivery]:
+        """The stream cannot be mended: every watch on it fails."""
+        return [
+            Delivery(subscription, error, subscription.cursor.next_revision)
+            for subscription in self._end_all()
+        ]
+
+    # Replies
+
+    def _receive_created(self, response: RawResponse) -> Sequence[Delivery]:
+        if not self._creating:
+            # No server does this; the watch is nobody's.
+            if not response.canceled:
+                self._cancel(response.watch_id)
+            return ()
+        subscription = self._creating.popleft()
+        # Servers before 3.4.22 and 3.5.6 refuse with id 0 instead of -1, so the id
+        # says nothing about success.
+        if subscription.state is not State.CREATING:
+            if not response.canceled:
+                self._cancel(response.watch_id)
+            return ()
+        if response.canceled:
+            return self._receive_refusal(subscription, response)
+        header = response.header
+        confirmed_by = subscription.cluster_id
+        subscription.state = State.LIVE
+        subscription.watch_id = response.watch_id
+        subscription.refused_tokens = 0
+        self._live[response.watch_id] = subscription
+        if confirmed_by and header.cluster_id != confirmed_by:
+            error = ClusterChangedError(confirmed_by, header.cluster_id)
+            return [self._fail(subscription, error)]
+        subscription.cluster_id = header.cluster_id
+        subscription.cursor.created(header.revision)
+        if confirmed_by:
+            return ()
+        return [self._delivery(subscription, WatchResponse(response))]
+
+    def _receive_canceled(self, response: RawResponse) -> Sequence[Delivery]:
+        watch_id = response.watch_id
+        subscription = self._live.get(watch_id)
+        if subscription is None:
+            # The answer to a cancel of ours: nothing follows under this id.
+            self._canceled.discard(watch_id)
+            return ()
+        if response.compact_revision:
+            # The server keeps the id until it is canceled, and withholds progress
+            # from the whole stream meanwhile.
+            error = error_of_cancel(WatchResponse(response))
+            return [self._fail(subscription, error)]
+        del self._live[watch_id]
+        return self._receive_refusal(subscription, response)
+
+    def _receive_refusal(
+        self, subscription: Subscription, response: RawResponse
+    ) -> Sequence[Delivery]:
+        error: WatchError
+        if is_stale_token(response.cancel_reason):
+            subscription.refused_tokens += 1
+            if self._can_authenticate and (
+                subscription.refused_tokens <= MAX_REFUSED_TOKENS
+            ):
+                raise TokenExpired(response.cancel_reason)
+            error = AuthenticationError(
+                StatusCode.UNAUTHENTICATED, response.cancel_reason
+            )
+        else:
+            error = error_of_cancel(WatchResponse(response))
+        self._end(subscription)
+        return [self._delivery(subscription, error)]
+
+    def _receive_broadcast(self, response: RawResponse) -> Sequence[Delivery]:
+        # Rule 4 of the cursor: it moves nothing.
+        return [
+            self._delivery(subscription, WatchResponse(response))
+            for subscription in self._live.values()
+        ]
+
+    def _receive_progress(
+        self, subscription: Subscription, response: RawResponse
+    ) -> Sequence[Delivery]:
+        subscription.cursor.progressed(response.header.revision)
+        shown = subscription.spec.progress_notify
+        item = WatchResponse(response) if shown else None
+        return [self._delivery(subscription, item)]
+
+    def _receive_events(
+        self, subscription: Subscription, response: RawResponse
+    ) -> Sequence[Delivery]:
+        cursor = subscription.cursor
+        events = response.events
+        if not cursor.is_new(events[0].kv.mod_revision):
+            seen = 1
+            while seen < len(events) and not cursor.is_new(
+                events[seen].kv.mod_revision
+            ):
+                seen += 1
+            del events[:seen]
+            if not events:
+                return ()
+        count = len(events)
+        cursor.delivered(events[-1].kv.mod_revision)
+        subscription.unread += count
+        if subscription.unread > subscription.spec.max_buffered_events:
+            self._leave(subscription)
+            subscription.state = State.PARKED
+        item = WatchResponse(response)
+        return [Delivery(subscription, item, cursor.next_revision, count)]
+
+    def _receive_fragment(
+        self, subscription: Subscription, response: RawResponse
+    ) -> RawResponse | WatchError | None:
+        """Return the whole response once its last fragment is there."""
+        subscription.fragments.append(response)
+        subscription.fragment_bytes += response.ByteSize()
+        if subscription.fragment_bytes > self._max_message_size:
+            return self._too_large(subscription.fragment_bytes)
+        if response.fragment:
+            return None
+        joined = join_fragments(subscription.fragments)
+        self._drop_fragments(subscription)
+        return joined
+
+    # Steps
+
+    def _create(self, subscription: Subscription) -> None:
+        if not self._connected:
+            subscription.state = State.RESUMING
+            return
+        subscription.state = State.CREATING
+        self._creating.append(subscription)
+        self._requests.append(
+            create_request(subscription.spec, subscription.cursor.next_revision)
+        )
+
+    def _cancel(self, watch_id: int) -> None:
+        if watch_id not in self._canceled:
+            self._canceled.add(watch_id)
+            self._requests.append(cancel_request(watch_id))
+
+    def _leave(self, subscription: Subscription) -> None:
+        """Take a live watch off the stream; what is in flight for it is dropped."""
+        del self._live[subscription.watch_id]
+        self._cancel(subscription.watch_id)
+        self._drop_fragments(subscription)
+
+    def _end(self, subscription: Subscription) -> None:
+        subscription.state = State.ENDED
+        self._drop_fragments(subscription)
+        self._subscriptions.pop(subscription, None)
+
+    def _end_all(self) -> list[Subscription]:
+        ended = list(self._subscriptions)
+        for subscription in ended:
+            self.close(subscription)
+        return ended
+
+    def _fail(self, subscription: Subscription, error: WatchError) -> Delivery:
+        self.close(subscription)
+        return self._delivery(subscription, error)
+
+    def _too_large(self, size: int) -> RpcError:
+        return RpcError(
+            StatusCode.RESOURCE_EXHAUSTED,
+            f"a response of at least {size} bytes is over the limit of "
+            f"{self._max_message_size}; raise Channel(max_message_size=...)",
+        )
+
+    @staticmethod
+    def _delivery(
+        subscription: Subscription, item: WatchResponse | WatchError | None
+    ) -> Delivery:
+        return Delivery(subscription, item, subscription.cursor.next_revision)
+
+    @staticmethod
+    def _drop_fragments(subscription: Subscription) -> None:
+        subscription.fragments = []
+        subscription.fragment_bytes = 0

@@ -1,0 +1,235 @@
+"""What a user holds of one watch: its unread responses, and how they are taken."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
+
+import trio
+
+from ._errors import WatchError
+from ._responses import Event, WatchResponse
+from ._session import Delivery, Subscription
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class WatchStatistics:
+    """What `Watch.statistics()` tells."""
+
+    state: str
+    """`creating`, `live`, `parked`, `resuming` or `ended`."""
+    events_received: int
+    """Since the watch was opened."""
+    events_delivered: int
+    """Of these, taken by the user."""
+    unread_events: int
+    """Of these, still held here."""
+    lag: int
+    """Revisions from `Watch.next_revision` up to the newest header seen."""
+
+
+@final
+class Watch:
+    """One watch: an async iterator of `WatchResponse`. Made by `Watcher.watch()`.
+
+    A watch that fails hands over all that came before its failure, then raises,
+    now and at each later try. Responses that wait come as one, whole revisions in
+    order, so a consumer that lags pays per batch.
+    """
+
+    def __init__(
+        self, subscription: Subscription, take: Callable[[Subscription, int], None]
+    ) -> None:
+        self._subscription = subscription
+        self._take = take
+        self._unread: deque[Delivery] = deque()
+        self._end: Exception | None = None
+        self._created: WatchResponse | None = None
+        self._newest: WatchResponse | None = None
+        self._arrived = trio.Event()
+        self._receiving = False
+        self._events_received = 0
+        # Where to continue once _current is handed over whole.
+        self._next_revision = subscription.spec.start_revision
+        # What events() hands over one by one, and how far it is.
+        self._current: WatchResponse | None = None
+        self._events: tuple[Event, ...] = ()
+        self._handed = 0
+
+    @property
+    def created(self) -> WatchResponse:
+        """The server's creation response; its header says when that was."""
+        # Nobody holds a Watch before this is set.
+        assert self._created is not None
+        return self._created
+
+    @property
+    def next_revision(self) -> int:
+        """The start_revision that continues exactly after what was handed over.
+
+        Store it after the response has been dealt with, and give it to
+        `Watcher.watch(start_revision=...)` after a restart. Under `events()` it
+        passes a revision with that revision's last event. It also moves while the
+        watch is idle, so it stays ahead of compaction.
+        """
+        if self._handed < len(self._events):
+            last = self._events[self._handed - 1].kv.mod_revision
+            following = self._events[self._handed].kv.mod_revision
+            return last + 1 if last < following else last
+        return self._next_revision
+
+    def __aiter__(self) -> Watch:
+        return self
+
+    async def __anext__(self) -> WatchResponse:
+        """Return what has come, or wait for it.
+
+        A checkpoint. Cancellation loses nothing.
+
+        Raises:
+            WatchError: the watch has failed.
+            trio.ClosedResourceError: the watch was left, or its watcher closed.
+            trio.BusyResourceError: another task is waiting here.
+        """
+        await self._wait()
+        if self._current is not None and self._handed < len(self._events):
+            rest = self._current.after(self._handed)
+            self._handed = len(self._events)
+            return rest
+        return self._pop()
+
+    def events(self) -> Events:
+        """Iterate over events, one by one, instead of responses.
+
+        Either way goes on where the other stopped: a response of which some events
+        were handed over comes as the rest of it.
+        """
+        return Events(self)
+
+    def statistics(self) -> WatchStatistics:
+        """Return how this watch stands. Never blocks."""
+        unread = self._subscription.unread
+        newest = self._newest.header.revision if self._newest else 0
+        return WatchStatistics(
+            state=self._subscription.state.value,
+            events_received=self._events_received,
+            events_delivered=self._events_received - unread,
+            unread_events=unread,
+            lag=max(0, newest + 1 - self.next_revision),
+        )
+
+    async def _wait(self) -> None:
+        """Return once there is something to hand over."""
+        if self._receiving:
+            raise trio.BusyResourceError("another task is iterating this watch")
+        self._receiving = True
+        try:
+            await trio.lowlevel.checkpoint()
+            while not self._unread and self._handed == len(self._events):
+                await self._wait_arrival()
+        finally:
+            self._receiving = False
+
+    async def _wait_arrival(self) -> None:
+        if self._end is not None:
+            raise self._end
+        self._arrived = trio.Event()
+        await self._arrived.wait()
+
+    def _pop(self) -> WatchResponse:
+        """Take the oldest response; if it has events, all that wait behind it too."""
+        response, count = self._pop_one()
+        if count:
+            following = []
+            while self._unread and self._unread[0].events:
+                more, more_count = self._pop_one()
+                following.append(more)
+                count += more_count
+            if following:
+                response = response.merged(following)
+            self._take(self._subscription, count)
+        return response
+
+    def _pop_one(self) -> tuple[WatchResponse, int]:
+        _, item, self._next_revision, count = self._unread.popleft()
+        assert isinstance(item, WatchResponse)
+        return item, count
+
+    async def _next_event(self) -> Event:
+        while self._handed == len(self._events):
+            await self._wait()
+            if self._unread:
+                self._current = self._pop()
+                self._events, self._handed = self._current.events, 0
+        event = self._events[self._handed]
+        self._handed += 1
+        return event
+
+    # What the stream calls
+
+    async def _wait_created(self) -> None:
+        """Return once the server has confirmed the watch.
+
+        Raises:
+            WatchError: it refuses, or the stream fails.
+            trio.ClosedResourceError: the watcher was closed.
+        """
+        await trio.lowlevel.checkpoint()
+        while self._created is None:
+            await self._wait_arrival()
+
+    def _deliver(self, delivery: Delivery) -> None:
+        """Take what the stream has for this watch. Never waits."""
+        _, item, next_revision, count = delivery
+        if isinstance(item, WatchError):
+            self._end = item
+        elif item is None:
+            if self._unread:
+                newest = self._unread[-1]
+                self._unread[-1] = newest._replace(next_revision=next_revision)
+            else:
+                self._next_revision = next_revision
+        else:
+            self._newest = item
+            self._events_received += count
+            if self._created is None:
+                self._created = item
+                self._next_revision = next_revision
+            if not item.created or self._subscription.spec.created_notify:
+                self._unread.append(delivery)
+        self._arrived.set()
+
+    def _close(self) -> None:
+        """End every wait with `trio.ClosedResourceError`; what is unread is gone."""
+        self._end = trio.ClosedResourceError("this watch was left")
+        self._unread.clear()
+        self._current, self._events, self._handed = None, (), 0
+        self._arrived.set()
+
+
+@final
+class Events:
+    """An async iterator of the events of a watch. Made by `Watch.events()`."""
+
+    __slots__ = ("_watch",)
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
+    def __aiter__(self) -> Events:
+        return self
+
+    async def __anext__(self) -> Event:
+        """Return the next event, or wait for it.
+
+        A checkpoint once per response, not per event. Cancellation loses nothing.
+
+        Raises:
+            WatchError: the watch has failed.
+            trio.ClosedResourceError: the watch was left, or its watcher closed.
+            trio.BusyResourceError: another task is waiting here.
+        """
+        return await self._watch._next_event()

@@ -1,0 +1,265 @@
+"""`open_watcher` and `Watcher`: one stream per set of metadata, one nursery for all."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+import trio
+
+from ._channel import Channel, Connector, MetadataLike, as_channel, metadata_pairs
+from ._requests import WatchSpec, watch_spec
+from ._session import State
+from ._stream import Totals, WatchStream
+from ._watch import Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ._grpc import Metadata
+
+_REQUIRE_LEADER = ("hasleader", "true")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class WatcherStatistics:
+    """What `Watcher.statistics()` tells."""
+
+    streams: int
+    """Open, or being reopened."""
+    creating: int
+    """Watches whose creation the server has still to confirm."""
+    live: int
+    """Watches to which events flow."""
+    parked: int
+    """Watches that hold all they may, and wait for their users."""
+    resuming: int
+    """Watches that wait for a stream."""
+    connections_made: int
+    """Since the watcher was opened."""
+    reconnects: int
+    """How often a stream that had worked was lost."""
+    last_loss: str | None
+    """Why a stream was lost or could not be opened, the last time; None if never."""
+    bytes_received: int
+    """Of watch responses, without their frames."""
+    events_received: int
+    """By all its watches so far."""
+    events_delivered: int
+    """Of these, taken by the users of the watches."""
+    unread_events: int
+    """Held for the users of open watches."""
+
+
+@final
+class Watcher:
+    """Opens watches. Made by `open_watcher()`."""
+
+    def __init__(self, connector: Connector, nursery: trio.Nursery) -> None:
+        self._connector = connector
+        self._nursery = nursery
+        self._streams: dict[Metadata, WatchStream] = {}
+        self._totals = Totals()
+        self._closed = False
+
+    def watch(
+        self,
+        key: str | bytes,
+        *,
+        prefix: bool = False,
+        range_end: str | bytes | None = None,
+        from_key: bool = False,
+        start_revision: int = 0,
+        prev_kv: bool = False,
+        no_put: bool = False,
+        no_delete: bool = False,
+        progress_notify: bool = False,
+        created_notify: bool = False,
+        require_leader: bool = False,
+        metadata: MetadataLike = None,
+        max_buffered_events: int = 10_000,
+    ) -> AbstractAsyncContextManager[Watch]:
+        """Subscribe to a key, a prefix or a range.
+
+        Entering returns once the server has confirmed the watch; while no endpoint
+        answers it waits and retries, so bound it with `trio.fail_after()`. Leaving
+        cancels the watch, on the server too. Cancelled, either leaves nothing
+        behind.
+
+        Args:
+            key: the key, or where the prefix or range begins; str is UTF-8.
+            prefix: every key that begins with `key`; with "" every key.
+            range_end: every key from `key` up to, not including, this one.
+            from_key: every key from `key` on; with "" every key.
+            start_revision: the first revision wanted, past ones included; 0 is from
+                now: exactly what comes after `created.header.revision`.
+            prev_kv: give `Event.prev_kv`.
+            no_put: leave out puts.
+            no_delete: leave out deletes.
+            progress_notify: hand over the server's progress notifications: after
+                one at revision R, no event of R or below follows.
+            created_notify: hand over the creation response as the first.
+            require_leader: fail with `NoLeaderError` when the member loses quorum.
+            metadata: sent with the stream, beyond that of the channel. Watches with
+                equal metadata and require_leader share a stream.
+            max_buffered_events: how many events may wait for the user. Past it the
+                watch is canceled on the server, and created again where it stopped
+                once half has been taken.
+
+        Raises:
+            TypeError, ValueError: at the call, naming the argument.
+            trio.ClosedResourceError: the watcher is closed.
+            WatchCanceledError: entering: the server refuses the watch.
+            RpcError: entering: it refuses the stream.
+
+        Recovery:
+            A lost stream is opened anew, on the next endpoint, with growing waits
+            of at most 3 s, and the watch resumes behind the last event received. If
+            that has been compacted meanwhile: `CompactedError`, after what was
+            received. If another cluster answers: `ClusterChangedError`.
+        """
+        spec = watch_spec(
+            key,
+            prefix=prefix,
+            range_end=range_end,
+            from_key=from_key,
+            start_revision=start_revision,
+            prev_kv=prev_kv,
+            no_put=no_put,
+            no_delete=no_delete,
+            progress_notify=progress_notify,
+            created_notify=created_notify,
+            max_buffered_events=max_buffered_events,
+        )
+        pairs = metadata_pairs(metadata)
+        if require_leader:
+            pairs = (*pairs, _REQUIRE_LEADER)
+        return self._open(spec, pairs)
+
+    async def request_progress(self) -> None:
+        """Ask the server how far it is, for every watch of every stream.
+
+        The answer reaches each watch as a progress notification, if it comes: some
+        servers give none while a watch is behind, and a lost stream loses it. It
+        does not move `Watch.next_revision`, since etcd before 3.4.25 and 3.5.8 sends
+        it ahead of events that it covers. Returns at once; a checkpoint.
+
+        Raises:
+            trio.ClosedResourceError: the watcher is closed.
+        """
+        await trio.lowlevel.checkpoint()
+        self._check_open()
+        for stream in self._streams.values():
+            stream.request_progress()
+
+    def statistics(self) -> WatcherStatistics:
+        """Return how the watcher stands. Never blocks."""
+        streams = self._streams.values()
+        watches = [watch for stream in streams for watch in stream.subscriptions]
+        states = Counter(watch.state for watch in watches)
+        totals = self._totals
+        return WatcherStatistics(
+            streams=sum(not stream.closed for stream in streams),
+            creating=states[State.CREATING],
+            live=states[State.LIVE],
+            parked=states[State.PARKED],
+            resuming=states[State.RESUMING],
+            connections_made=self._connector.connections_made,
+            reconnects=totals.reconnects,
+            last_loss=totals.last_loss,
+            bytes_received=totals.bytes_received,
+            events_received=totals.events_received,
+            events_delivered=totals.events_delivered,
+            unread_events=sum(watch.unread for watch in watches),
+        )
+
+    @asynccontextmanager
+    async def _open(self, spec: WatchSpec, metadata: Metadata) -> AsyncGenerator[Watch]:
+        await trio.lowlevel.checkpoint()
+        self._check_open()
+        stream = self._stream(metadata)
+        subscription, watch = stream.open(spec)
+        try:
+            await watch._wait_created()
+            yield watch
+        finally:
+            stream.close(subscription)
+        await trio.lowlevel.checkpoint()
+
+    def _stream(self, metadata: Metadata) -> WatchStream:
+        stream = self._streams.get(metadata)
+        if stream is None or stream.closed:
+            stream = WatchStream(self._connector, metadata, self._totals)
+            self._streams[metadata] = stream
+            self._nursery.start_soon(self._serve, metadata, stream)
+        return stream
+
+    async def _serve(self, metadata: Metadata, stream: WatchStream) -> None:
+        await stream.run()
+        if self._streams.get(metadata) is stream:
+            del self._streams[metadata]
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise trio.ClosedResourceError("this watcher is closed")
+
+    def _close(self) -> None:
+        self._closed = True
+        for stream in self._streams.values():
+            stream.close_watches()
+
+
+def open_watcher(
+    channel: Channel | str | Sequence[str] | object,
+) -> AbstractAsyncContextManager[Watcher]:
+    """Open a watcher on a cluster.
+
+    It connects when the first watch is opened, and again whenever it has to.
+    Leaving, or cancelling, the block ends every watch and closes the connection. An
+    exception of the block comes out as itself.
+
+    Args:
+        channel: a `Channel`, an endpoint, a sequence of endpoints, or a purerpc
+            channel, entered or not: its host, port and TLS context are taken, and
+            its own connection is left alone, since it cannot reconnect.
+
+    Raises:
+        TypeError, ValueError: at the call, naming the argument.
+        RuntimeError: a bug of this package; please report it.
+    """
+    return _open_watcher(as_channel(channel))
+
+
+@asynccontextmanager
+async def _open_watcher(channel: Channel) -> AsyncGenerator[Watcher]:
+    # What the user sees: the body's exception as itself, whatever else happens. A
+    # background task raises nothing but Cancelled, unless it has a bug: then the
+    # body is cancelled, and the bug comes out, with an exception of the body's.
+    await trio.lowlevel.checkpoint()
+    body: BaseException | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            watcher = Watcher(Connector(channel, nursery), nursery)
+            try:
+                yield watcher
+            except BaseException as exc:  # raised again below
+                body = exc
+            finally:
+                watcher._close()
+                nursery.cancel_scope.cancel(reason="the watcher is closed")
+    except BaseException as exc:
+        failure = exc if isinstance(exc, BaseExceptionGroup) else None
+        bugs = failure and failure.subgroup(Exception)
+        if bugs:
+            causes = [bugs, body] if body else [bugs]
+            raise RuntimeError(
+                "a bug in trio-etcd-watch; please report it"
+            ) from BaseExceptionGroup("background tasks, and the block", causes)
+        if body is None:
+            raise
+    if body is not None:
+        raise body
