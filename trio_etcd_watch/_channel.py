@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import math
@@ -269,7 +270,7 @@ class Connector:
         channel = self.channel
         context = channel.ssl_context
         if context is None and endpoint.tls:
-            context = ssl.create_default_context()
+            context = _system_context()
         try:
             with trio.fail_after(channel.connect_timeout):
                 stream = await _open_stream(endpoint, context)
@@ -324,6 +325,12 @@ class Connector:
 
 
 _AUTH_NOT_ENABLED = "etcdserver: authentication is not enabled"
+
+
+@functools.cache
+def _system_context() -> ssl.SSLContext:
+    """Loading the system's certificates takes tens of milliseconds: once is enough."""
+    return ssl.create_default_context()
 
 
 async def _wait_ready(connection: Connection) -> None:

@@ -27,10 +27,17 @@ CONNECTION_WINDOW = 16 * 2**20
 """Flow control, in bytes. What comes is parsed at once, so the windows bound only
 what is on the way: they have to cover bandwidth times round trip."""
 
-_DATA, _HEADERS, _SETTINGS, _WINDOW_UPDATE, _CONTINUATION = 0, 1, 4, 8, 9
+MAX_HEADER_BLOCK = 65_536
+"""Of HEADERS and its CONTINUATIONs, in bytes, their frames included. hpack pays the
+square of a number's length: for the 1 MiB that h2 would join, a minute."""
+
+_DATA, _HEADERS, _SETTINGS, _PUSH_PROMISE = 0, 1, 4, 5
+_WINDOW_UPDATE, _CONTINUATION = 8, 9
 _END_STREAM = _ACK = 0x1
 _END_HEADERS = 0x4
 _PADDED = 0x8
+_STREAM_ID = 0x7FFF_FFFF
+"""Without the reserved bit, which is to be ignored (4.1)."""
 
 _FRAME = struct.Struct(">LBL")
 """Length (24 bits) and type in one word, flags, stream id (4.1)."""
@@ -54,6 +61,7 @@ class Inbound:
     """The messages of one stream, cut from its DATA.
 
     Attributes:
+        max_message_size: what is longer is skipped.
         messages: the whole ones; whoever takes them leaves a new list.
         consumed: flow-controlled bytes since the last WINDOW_UPDATE.
         whole: whether the last message ended with the last frame.
@@ -61,19 +69,19 @@ class Inbound:
 
     __slots__ = (
         "_buffer",
-        "_max_message_size",
         "_needed",
         "_skipping",
         "consumed",
+        "max_message_size",
         "messages",
         "whole",
     )
 
     def __init__(self, max_message_size: int) -> None:
+        self.max_message_size = max_message_size
         self.messages: list[bytes | Oversized] = []
         self.consumed = 0
         self.whole = True
-        self._max_message_size = max_message_size
         self._buffer = bytearray()
         self._needed = _MESSAGE.size
         self._skipping = 0
@@ -106,7 +114,7 @@ class Inbound:
             compressed, size = _MESSAGE.unpack_from(buffer, start)
             if compressed:
                 raise StreamLost("a compressed message came, which was never offered")
-            if size > self._max_message_size:
+            if size > self.max_message_size:
                 # Its first bytes are needed, to tell whose it is.
                 self._needed += min(size, _HEAD_SIZE)
                 if len(buffer) - start < self._needed:
@@ -139,7 +147,8 @@ class FrameReader:
         self._streams: dict[int, Inbound] = {}
         self._consumed = 0
         self.started = False
-        self._in_headers = False
+        # Bytes of an unfinished header block.
+        self._header_block = 0
 
     def open(self, stream_id: int, inbound: Inbound) -> None:
         """Take the DATA of this stream from now on; its response has begun."""
@@ -158,6 +167,8 @@ class FrameReader:
             StreamLost: the connection is broken, and no later byte of it is good.
         """
         buffer = self._rest + data if self._rest else data
+        if not self.started:
+            self._check_first(buffer)
         end = len(buffer)
         start = 0
         while start + _FRAME.size <= end:
@@ -170,13 +181,14 @@ class FrameReader:
                 compressed, size = 1, 0
             length = word >> 8
             after = start + _FRAME.size + length
-            if length > MAX_FRAME_SIZE or not self.started:
-                self._check(word, flags)
+            if length > MAX_FRAME_SIZE:
+                raise StreamLost(f"a frame of {length} bytes is over {MAX_FRAME_SIZE}")
             if after > end:
                 break
-            inbound = None if word & 0xFF else self._streams.get(stream_id)
-            if inbound is None or self._in_headers:
-                self._note_headers(word & 0xFF, flags)
+            kind = word & 0xFF
+            inbound = None if kind else self._streams.get(stream_id & _STREAM_ID)
+            if inbound is None or self._header_block:
+                self._note_headers(kind, flags, after - start)
                 yield buffer[start:after]
             else:
                 self._consumed += length
@@ -186,6 +198,7 @@ class FrameReader:
                     and inbound.whole
                     and not flags
                     and not compressed
+                    and size <= inbound.max_message_size
                 ):
                     inbound.messages.append(
                         buffer[start + _FRAME_AND_MESSAGE.size : after]
@@ -219,19 +232,24 @@ class FrameReader:
                 inbound.consumed = 0
         return frames
 
-    def _check(self, word: int, flags: int) -> None:
-        if not self.started and (word & 0xFF != _SETTINGS or flags & _ACK):
-            # 3.4: the server's first frame is its SETTINGS.
+    def _check_first(self, buffer: bytes) -> None:
+        # 3.4: the server's first frame is its SETTINGS. The type comes fourth: a TLS
+        # alert is shorter than the header of a frame.
+        if buffer[3:4] not in (b"", bytes([_SETTINGS])) or (
+            len(buffer) > 4 and buffer[4] & _ACK
+        ):
             raise StreamLost("the server does not speak HTTP/2")
-        self.started = True
-        if word >> 8 > MAX_FRAME_SIZE:
-            raise StreamLost(f"a frame of {word >> 8} bytes is over {MAX_FRAME_SIZE}")
+        self.started = len(buffer) >= _FRAME.size
 
-    def _note_headers(self, kind: int, flags: int) -> None:
+    def _note_headers(self, kind: int, flags: int, size: int) -> None:
         # Between HEADERS and its last CONTINUATION nothing else may come (6.10): h2
         # has to see, and refuse, a DATA frame there.
-        if kind in (_HEADERS, _CONTINUATION):
-            self._in_headers = not flags & _END_HEADERS
+        if kind in (_HEADERS, _PUSH_PROMISE, _CONTINUATION):
+            self._header_block += size
+            if self._header_block > MAX_HEADER_BLOCK:
+                raise StreamLost(f"a header block is over {MAX_HEADER_BLOCK} bytes")
+            if flags & _END_HEADERS:
+                self._header_block = 0
 
 
 def _unpad(payload: bytes) -> bytes:

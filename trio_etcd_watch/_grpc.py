@@ -11,6 +11,7 @@ silent. Whatever ends one of them ends the connection and each call on it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from collections.abc import Iterable, Sequence
@@ -146,6 +147,8 @@ class _Http2(GRPCConnection):  # type: ignore[misc]  # purerpc has no types
         # DATA of a stream whose response has begun does not come here.
         if not event.flow_controlled_length:
             return []
+        # h2 has taken it off the connection's window, which others share.
+        self.acknowledge_received_data(event.stream_id, event.flow_controlled_length)
         reason = StreamLost("not gRPC: DATA outside of a response")
         return [_CallEnded(event.stream_id, reason)]
 
@@ -202,6 +205,7 @@ class Call:
         call can then only be reset.
 
         Args:
+            messages: serialized, without gRPC's prefix.
             end: whether these are the last.
 
         Raises:
@@ -352,7 +356,9 @@ class Connection:
         """
         call = self.open_call(path, metadata)
         try:
-            await call.send([request], end=True)
+            # A server may refuse before it has read it all; receive() says how.
+            with contextlib.suppress(StreamLost):
+                await call.send([request], end=True)
             messages: list[bytes | Oversized] = []
             while batch := await call.receive():
                 messages += batch

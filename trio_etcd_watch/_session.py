@@ -28,6 +28,7 @@ from ._cursor import Cursor
 from ._errors import (
     AuthenticationError,
     ClusterChangedError,
+    PermissionDeniedError,
     RpcError,
     StatusCode,
     TokenExpired,
@@ -255,6 +256,8 @@ class Session:
         subscription = self._creating.popleft()
         # Servers before 3.4.22 and 3.5.6 refuse with id 0 instead of -1, so the id
         # says nothing about success.
+        if response.canceled:
+            self._mend_silenced(response.watch_id)
         if subscription.state is not State.CREATING:
             if not response.canceled:
                 self._cancel(response.watch_id)
@@ -294,8 +297,15 @@ class Session:
     def _receive_refusal(
         self, subscription: Subscription, response: RawResponse
     ) -> Sequence[Delivery]:
-        error: WatchError
-        if is_stale_token(response.cancel_reason):
+        error: WatchError = error_of_cancel(WatchResponse(response))
+        if is_stale_token(response.cancel_reason) or (
+            # The servers that refuse under another id than -1 call an expired token
+            # "permission denied" too: once more with a new one tells.
+            isinstance(error, PermissionDeniedError)
+            and response.watch_id != BROADCAST_ID
+            and self._can_authenticate
+            and not subscription.refused_tokens
+        ):
             subscription.refused_tokens += 1
             if self._can_authenticate and (
                 subscription.refused_tokens <= MAX_REFUSED_TOKENS
@@ -304,8 +314,6 @@ class Session:
             error = AuthenticationError(
                 StatusCode.UNAUTHENTICATED, response.cancel_reason
             )
-        else:
-            error = error_of_cancel(WatchResponse(response))
         self._end(subscription)
         return [self._delivery(subscription, error)]
 
@@ -362,6 +370,16 @@ class Session:
         return joined
 
     # Steps
+
+    def _mend_silenced(self, watch_id: int) -> None:
+        """Create anew the live watch whose id the server used for a refusal.
+
+        Servers before 3.4.22 and 3.5.6 refuse a creation under id 0, and from then on
+        hold back the events of the watch that has this id.
+        """
+        if subscription := self._live.get(watch_id):
+            self._leave(subscription)
+            self._create(subscription)
 
     def _create(self, subscription: Subscription) -> None:
         if not self._connected:

@@ -172,9 +172,9 @@ class WatchStream:
         """Hand out what comes; return how the stream ended."""
         try:
             while messages := await call.receive():
+                self._note_reply()
                 for message in messages:
                     self._receive(message)
-                self._note_reply()
                 self._flush()
         except StreamLost as exc:
             return exc

@@ -1,0 +1,41 @@
+"""The servers that tests run on: that of the wheel, and another one on PATH."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+import trio
+
+from trio_etcd_watch import testing
+from trio_etcd_watch.testing import Etcd
+from trio_etcd_watch.testing import etcd as etcd
+
+
+def servers() -> dict[str, str]:
+    """The programs by version; the wheel's comes first."""
+    found: dict[str, str] = {}
+    for program in (testing._find_program(None), shutil.which("etcd")):
+        if program is not None:
+            version, _ = testing._inspect(program)
+            found.setdefault(".".join(map(str, version)), program)
+    return found
+
+
+SERVERS = servers()
+
+
+@pytest.fixture(scope="session", params=list(SERVERS.values()), ids=list(SERVERS))
+def etcd_binary(request: pytest.FixtureRequest) -> str:
+    """The program of each server in turn."""
+    program: str = request.param
+    return program
+
+
+@pytest.fixture(scope="session")
+def etcd_server(etcd_binary: str) -> Iterator[Etcd]:
+    """As the fixture of the package, for each server in turn."""
+    (server,) = trio.run(testing._start_members, 1, etcd_binary, (), {}, None)
+    yield server
+    trio.run(server.aclose)

@@ -1,0 +1,41 @@
+"""What several test files need: waiting for events, and the truth to compare with."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from trio_etcd_watch import Event, Watch
+
+LIMIT = 30.0
+"""Seconds after which a test is stuck; nothing measures time with it."""
+
+
+async def take(watch: Watch, count: int) -> list[Event]:
+    """The next so many events; fails rather than waiting for ever."""
+    events: list[Event] = []
+    with trio.fail_after(LIMIT):
+        async for event in watch.events():
+            events.append(event)
+            if len(events) == count:
+                break
+    return events
+
+
+def brief(events: list[Event]) -> list[tuple[str, bytes, bytes, int]]:
+    """Events as plain tuples."""
+    return [(e.type.name, e.kv.key, e.kv.value, e.kv.mod_revision) for e in events]
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Wait for what no event tells, such as a server's own counters."""
+    with trio.fail_after(LIMIT):
+        while not await condition():  # noqa: ASYNC110  # a server has no event for us
+            await trio.sleep(0.02)
+
+
+def split(endpoint: str) -> tuple[str, int]:
+    """Host and port of an endpoint."""
+    host, port = endpoint.split(":")
+    return host, int(port)
