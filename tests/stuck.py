@@ -34,8 +34,10 @@ async def main(binary: str) -> None:
     delays: list[float] = []
     peak = 0
 
-    async def follow(watch: Watch) -> None:
-        async for event in watch.events():
+    async def follow(watch: Watch, count: int) -> None:
+        events = watch.events()
+        for _ in range(count):
+            event = await anext(events)
             delays.append(time.time() - float(event.kv.value))
 
     async def sample() -> None:
@@ -50,16 +52,19 @@ async def main(binary: str) -> None:
             watcher.watch("quick") as quick,
             trio.open_nursery() as nursery,
         ):
-            nursery.start_soon(follow, quick)
             value = "x" * SIZE
-            for _ in range(50):
-                await etcd.put("quick", str(time.time()))
+            async with trio.open_nursery() as followers:
+                followers.start_soon(follow, quick, 50)
+                for _ in range(50):
+                    await etcd.put("quick", str(time.time()))
             usual, delays = statistics.median(delays), []
             before = resident()
             nursery.start_soon(sample)
-            for i in range(FLOOD):
-                await etcd.put("stuck", f"{i:06}{value}")
-                await etcd.put("quick", str(time.time()))
+            async with trio.open_nursery() as followers:
+                followers.start_soon(follow, quick, FLOOD)
+                for i in range(FLOOD):
+                    await etcd.put("stuck", f"{i:06}{value}")
+                    await etcd.put("quick", str(time.time()))
             unread = stuck.statistics().unread_events
             state = stuck.statistics().state
             grown = peak - before

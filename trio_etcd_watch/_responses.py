@@ -7,9 +7,10 @@ looked at and not before, because most of the price of an event is wrapping it.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, final
+from itertools import chain, islice
+from typing import TypeAlias, final, overload
 
 from google.protobuf.message import DecodeError
 
@@ -87,10 +88,12 @@ class KeyValue:
 class Event:
     """One change of one key. Immutable; made by the library only."""
 
-    __slots__ = ("_pb",)
+    __slots__ = ("_kv", "_pb")
 
     def __init__(self, raw: pb.Event) -> None:
         self._pb = raw
+        # Now, and not at each look: `event.kv.key, event.kv.value` is two of them.
+        self._kv = KeyValue(raw.kv)
 
     @property
     def type(self) -> EventType:
@@ -100,7 +103,7 @@ class Event:
     @property
     def kv(self) -> KeyValue:
         """The key as it is now; of a DELETE only key and mod_revision are set."""
-        return KeyValue(self._pb.kv)
+        return self._kv
 
     @property
     def prev_kv(self) -> KeyValue | None:
@@ -115,13 +118,13 @@ class Event:
     @property
     def is_create(self) -> bool:
         """Whether this put created the key."""
-        kv = self._pb.kv
+        kv = self._kv
         return self._pb.type == pb.Event.PUT and kv.create_revision == kv.mod_revision
 
     @property
     def is_modify(self) -> bool:
         """Whether this put gave a new value to a key that existed."""
-        kv = self._pb.kv
+        kv = self._kv
         return self._pb.type == pb.Event.PUT and kv.create_revision != kv.mod_revision
 
     def __eq__(self, other: object) -> bool:
@@ -130,10 +133,49 @@ class Event:
         return bool(self._pb == other._pb)
 
     def __hash__(self) -> int:
-        return hash((self._pb.kv.key, self._pb.kv.mod_revision))
+        return hash(self._kv)
 
     def __repr__(self) -> str:
         return f"Event(type={self.type.name}, kv={self.kv!r}, prev_kv={self.prev_kv!r})"
+
+
+@final
+class _Events(Sequence[Event]):
+    """The events of some messages, each wrapped when it is looked at.
+
+    Not a tuple: hundreds of objects that live together cost more in the garbage
+    collector than in their making.
+    """
+
+    __slots__ = ("_parts", "_start")
+
+    def __init__(self, parts: Sequence[RawResponse], start: int = 0) -> None:
+        self._parts = parts
+        self._start = start
+
+    def __iter__(self) -> Iterator[Event]:
+        raw = chain.from_iterable([part.events for part in self._parts])
+        return map(Event, islice(raw, self._start, None) if self._start else raw)
+
+    def __len__(self) -> int:
+        return sum([len(part.events) for part in self._parts]) - self._start
+
+    @overload
+    def __getitem__(self, index: int) -> Event: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Event]: ...
+    def __getitem__(self, index: int | slice) -> Event | Sequence[Event]:
+        if isinstance(index, slice):
+            return tuple(self)[index]
+        position = range(len(self))[index] + self._start
+        for part in self._parts:
+            if position < len(part.events):
+                return Event(part.events[position])
+            position -= len(part.events)
+        raise AssertionError("range() has checked the index")
+
+    def __repr__(self) -> str:
+        return repr(tuple(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,11 +200,11 @@ class WatchResponse:
     order, whole revisions only, with the header of the last.
     """
 
-    __slots__ = ("_events", "_parts")
+    __slots__ = ("_parts", "_start")
 
-    def __init__(self, *parts: RawResponse) -> None:
+    def __init__(self, *parts: RawResponse, start: int = 0) -> None:
         self._parts = parts
-        self._events: tuple[Event, ...] | None = None
+        self._start = start
 
     @property
     def header(self) -> ResponseHeader:
@@ -176,13 +218,9 @@ class WatchResponse:
         )
 
     @property
-    def events(self) -> tuple[Event, ...]:
+    def events(self) -> Sequence[Event]:
         """The events, by revision; those of one revision are never torn apart."""
-        if self._events is None:
-            self._events = tuple(
-                [Event(raw) for part in self._parts for raw in part.events]
-            )
-        return self._events
+        return _Events(self._parts, self._start)
 
     @property
     def compact_revision(self) -> int:
@@ -223,15 +261,12 @@ class WatchResponse:
 
     def merged(self, others: Iterable[WatchResponse]) -> WatchResponse:
         """Return this and what followed it as one response."""
-        return WatchResponse(
-            *self._parts, *(part for other in others for part in other._parts)
-        )
+        parts = (part for other in others for part in other._parts)
+        return WatchResponse(*self._parts, *parts, start=self._start)
 
     def after(self, events: int) -> WatchResponse:
         """Return what is left of this response after so many of its events."""
-        rest = WatchResponse(*self._parts)
-        rest._events = self.events[events:]
-        return rest
+        return WatchResponse(*self._parts, start=self._start + events)
 
     def __repr__(self) -> str:
         return (

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from ._cursor import Cursor
@@ -42,7 +42,8 @@ from ._requests import (
     create_request,
     progress_request,
 )
-from ._responses import RawResponse, WatchResponse, join_fragments
+from ._responses import RawResponse, WatchResponse, decode, join_fragments
+from ._runs import merge_run
 
 BROADCAST_ID = -1
 """The watch id under which the server answers a progress request."""
@@ -229,6 +230,26 @@ class Session:
         if response.events:
             return self._receive_events(subscription, response)
         return self._receive_progress(subscription, response)
+
+    def receive_run(self, run: Sequence[bytes]) -> Iterator[Delivery]:
+        """Take responses that are alike: as one if that is the same, or else in turn.
+
+        Hand on each delivery before asking for the next: its cursor has moved, and
+        what follows may raise.
+
+        Raises:
+            StreamLost: one cannot be parsed; or TokenExpired, as `receive()`.
+        """
+        merged = merge_run(run) if len(run) > 1 else None
+        if merged is not None:
+            subscription = self._live.get(merged.watch_id)
+            if subscription is not None and not subscription.fragments:
+                unread = subscription.unread + len(merged.events)
+                if unread <= subscription.spec.max_buffered_events:
+                    yield from self._receive_events(subscription, merged)
+                    return
+        for message in run:
+            yield from self.receive(decode(message))
 
     def receive_oversized(self, watch_id: int, size: int) -> Sequence[Delivery]:
         """Take note of a response that was longer than the limit, and thrown away."""

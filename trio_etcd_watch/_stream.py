@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import final
 
@@ -30,8 +30,9 @@ from ._errors import (
 from ._frames import Oversized
 from ._grpc import Call, Metadata
 from ._requests import WatchSpec
-from ._responses import decode, watch_id_of_head
-from ._session import MAX_REFUSED_TOKENS, Session, Subscription
+from ._responses import watch_id_of_head
+from ._runs import split_runs
+from ._session import MAX_REFUSED_TOKENS, Delivery, Session, Subscription
 from ._watch import Watch
 
 logger = logging.getLogger("trio_etcd_watch")
@@ -173,22 +174,22 @@ class WatchStream:
         try:
             while messages := await call.receive():
                 self._note_reply()
-                for message in messages:
-                    self._receive(message)
+                for run in split_runs(messages):
+                    self._receive(run)
                 self._flush()
         except StreamLost as exc:
             return exc
         assert call.status is not None  # receive() returns nothing only at the end
         return error_of_status(call.status)
 
-    def _receive(self, message: bytes | Oversized) -> None:
-        if isinstance(message, Oversized):
-            deliveries = self._session.receive_oversized(
-                watch_id_of_head(message.head), message.size
-            )
+    def _receive(self, run: list[bytes] | Oversized) -> None:
+        deliveries: Iterable[Delivery]
+        if isinstance(run, Oversized):
+            watch_id = watch_id_of_head(run.head)
+            deliveries = self._session.receive_oversized(watch_id, run.size)
         else:
-            self._totals.bytes_received += len(message)
-            deliveries = self._session.receive(decode(message))
+            self._totals.bytes_received += sum(map(len, run))
+            deliveries = self._session.receive_run(run)
         for delivery in deliveries:
             self._totals.events_received += delivery.events
             self._watches[delivery.subscription]._deliver(delivery)

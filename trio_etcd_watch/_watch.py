@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import final
 
@@ -54,9 +54,10 @@ class Watch:
         self._events_received = 0
         # Where to continue once _current is handed over whole.
         self._next_revision = subscription.spec.start_revision
-        # What events() hands over one by one, and how far it is.
-        self._current: WatchResponse | None = None
-        self._events: tuple[Event, ...] = ()
+        # What events() hands over one by one, of how many events, and how far it is.
+        self._current = WatchResponse()
+        self._events: Iterator[Event] = iter(())
+        self._count = 0
         self._handed = 0
 
     @property
@@ -75,9 +76,10 @@ class Watch:
         passes a revision with that revision's last event. It also moves while the
         watch is idle, so it stays ahead of compaction.
         """
-        if self._handed < len(self._events):
-            last = self._events[self._handed - 1].kv.mod_revision
-            following = self._events[self._handed].kv.mod_revision
+        if self._handed < self._count:
+            events = self._current.events
+            last = events[self._handed - 1].kv.mod_revision
+            following = events[self._handed].kv.mod_revision
             return last + 1 if last < following else last
         return self._next_revision
 
@@ -95,11 +97,11 @@ class Watch:
             trio.BusyResourceError: another task is waiting here.
         """
         await self._wait()
-        if self._current is not None and self._handed < len(self._events):
+        if self._handed < self._count:
             rest = self._current.after(self._handed)
-            self._handed = len(self._events)
+            self._count = self._handed
             return rest
-        return self._pop()
+        return self._pop()[0]
 
     def events(self) -> Events:
         """Iterate over events, one by one, instead of responses.
@@ -128,7 +130,7 @@ class Watch:
         self._receiving = True
         try:
             await trio.lowlevel.checkpoint()
-            while not self._unread and self._handed == len(self._events):
+            while not self._unread and self._handed == self._count:
                 await self._wait_arrival()
         finally:
             self._receiving = False
@@ -139,8 +141,12 @@ class Watch:
         self._arrived = trio.Event()
         await self._arrived.wait()
 
-    def _pop(self) -> WatchResponse:
-        """Take the oldest response; if it has events, all that wait behind it too."""
+    def _pop(self) -> tuple[WatchResponse, int]:
+        """Take the oldest response; if it has events, all that wait behind it too.
+
+        Returns:
+            What was taken, and how many events it has.
+        """
         response, count = self._pop_one()
         if count:
             following = []
@@ -151,22 +157,20 @@ class Watch:
             if following:
                 response = response.merged(following)
             self._take(self._subscription, count)
-        return response
+        return response, count
 
     def _pop_one(self) -> tuple[WatchResponse, int]:
         _, item, self._next_revision, count = self._unread.popleft()
         assert isinstance(item, WatchResponse)
         return item, count
 
-    async def _next_event(self) -> Event:
-        while self._handed == len(self._events):
+    async def _wait_events(self) -> None:
+        """Return once there is a next event to hand over."""
+        while self._handed == self._count:
             await self._wait()
-            if self._unread:
-                self._current = self._pop()
-                self._events, self._handed = self._current.events, 0
-        event = self._events[self._handed]
-        self._handed += 1
-        return event
+            if self._handed == self._count:
+                self._current, self._count = self._pop()
+                self._events, self._handed = iter(self._current.events), 0
 
     # What the stream calls
 
@@ -206,7 +210,7 @@ class Watch:
         """End every wait with `trio.ClosedResourceError`; what is unread is gone."""
         self._end = trio.ClosedResourceError("this watch was left")
         self._unread.clear()
-        self._current, self._events, self._handed = None, (), 0
+        self._count = self._handed
         self._arrived.set()
 
 
@@ -232,4 +236,8 @@ class Events:
             trio.ClosedResourceError: the watch was left, or its watcher closed.
             trio.BusyResourceError: another task is waiting here.
         """
-        return await self._watch._next_event()
+        watch = self._watch
+        if watch._handed == watch._count:
+            await watch._wait_events()
+        watch._handed += 1
+        return next(watch._events)
