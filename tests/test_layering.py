@@ -19,6 +19,7 @@ SANS_IO = [
     "_cursor",
     "_errors",
     "_frames",
+    "_runs",
     "_requests",
     "_responses",
     "_session",
@@ -122,13 +123,13 @@ def test_the_walk_sees_imports_through_other_modules() -> None:
     assert IMPURE & reach(f"{PACKAGE}._stream").keys()
 
 
-def test_only_grpc_imports_purerpc() -> None:
+def test_only_http2_imports_purerpc() -> None:
     importers = {
         module
         for module in modules()
         if HTTP2 & {name.partition(".")[0] for name in imports(module)}
     }
-    assert importers == {f"{PACKAGE}._grpc"}
+    assert importers == {f"{PACKAGE}._http2"}
 
 
 def test_public_names() -> None:

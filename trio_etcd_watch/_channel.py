@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 import trio
 
 from ._errors import AuthenticationError, RpcError, StreamLost
-from ._grpc import Connection, Metadata, address_of, check_metadata
+from ._grpc import Connection
+from ._http2 import Metadata, address_of, check_metadata
 from ._pb import watch_pb2 as pb
 from ._requests import check_int
 

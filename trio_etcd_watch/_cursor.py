@@ -17,6 +17,11 @@ Sans-IO. The numbers are the resume rules of the project's design; README's sect
 
 from __future__ import annotations
 
+from ._errors import StreamLost
+
+MAX_REVISION = 2**63 - 1
+"""The last that can be asked for."""
+
 
 class Cursor:
     """The revision from which a watch is to be created on its next stream.
@@ -40,9 +45,22 @@ class Cursor:
         return mod_revision >= self.next_revision
 
     def delivered(self, last_mod_revision: int) -> None:
-        """Note that whole revisions up to this one were delivered (rule 3)."""
-        self.next_revision = max(self.next_revision, last_mod_revision + 1)
+        """Note that whole revisions up to this one are delivered (rule 3).
+
+        Raises:
+            StreamLost: no server can have come that far.
+        """
+        self._advance(last_mod_revision)
 
     def progressed(self, header_revision: int) -> None:
-        """Note a progress notification for this very watch (rule 4)."""
-        self.next_revision = max(self.next_revision, header_revision + 1)
+        """Note a progress notification for this very watch (rule 4).
+
+        Raises:
+            StreamLost: no server can have come that far.
+        """
+        self._advance(header_revision)
+
+    def _advance(self, revision: int) -> None:
+        if revision >= MAX_REVISION:
+            raise StreamLost(f"revision {revision} is nonsense")
+        self.next_revision = max(self.next_revision, revision + 1)

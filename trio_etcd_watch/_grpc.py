@@ -1,10 +1,6 @@
 """One HTTP/2 connection on a trio stream, and the gRPC calls on it.
 
-Drives `purerpc.grpclib`, which knows no I/O; this is the only file that knows
-purerpc. What it drops or dies of (a reset, GOAWAY, an answer that is not gRPC) becomes
-the end of that call, or of the connection, as a `StreamLost` with its reason.
-DATA frames never get there: see `_frames`.
-
+Bytes come in through `_frames`, which keeps the DATA, and `_http2`, which has the rest.
 A connection is three tasks: one reads, one writes, one pings when the server has been
 silent. Whatever ends one of them ends the connection and each call on it.
 """
@@ -12,44 +8,26 @@ silent. Whatever ends one of them ends the connection and each call on it.
 from __future__ import annotations
 
 import contextlib
-import logging
-import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from ssl import SSLContext
-from typing import Any, TypeAlias, final
-from urllib.parse import unquote
+from collections.abc import Iterable
+from typing import final
 
-import h2.errors
-import h2.exceptions
-import h2.settings
-import hpack
-import hyperframe.exceptions
-import purerpc.client
 import trio
-from purerpc.grpclib.config import GRPCConfiguration
-from purerpc.grpclib.connection import GRPCConnection
-from purerpc.grpclib.events import WindowUpdated
 
 from ._errors import Status, StatusCode, StreamLost, error_of_status
-from ._frames import (
-    CONNECTION_WINDOW,
-    MAX_FRAME_SIZE,
-    STREAM_WINDOW,
-    FrameReader,
-    Inbound,
-    Oversized,
+from ._frames import FrameReader, Inbound, Oversized
+from ._http2 import (
+    CallEnded,
+    ConnectionEnded,
+    Event,
+    Http2,
+    Metadata,
+    ResponseStarted,
+    WindowOpened,
 )
-
-Metadata: TypeAlias = Sequence[tuple[str, str | bytes]]
-"""Pairs of names and values; a value is bytes where the name ends in `-bin`."""
 
 RECEIVE_SIZE = 65_536
 """Read at once, in bytes: a batch of some hundred events, parsed within about a
 millisecond, so that a flood leaves other tasks their turns."""
-
-MAX_HEADER_LIST_SIZE = 65_536
-"""Of a response, in bytes."""
 
 SEND_AHEAD = 2**20
 """Bytes that may wait to be written before messages have to wait."""
@@ -57,129 +35,6 @@ SEND_AHEAD = 2**20
 MAX_UNSENT = 4 * 2**20
 """Bytes that may wait at all. Past `SEND_AHEAD` only answers (to PING, SETTINGS) are
 added, so here the peer floods us and does not read."""
-
-USER_AGENT = "trio-etcd-watch"
-
-_DEFAULT_WINDOW = 65_535
-_METADATA_NAME = re.compile(r"[0-9a-z_.-]+")
-_METADATA_VALUE = re.compile(r"[\x20-\x7e]*")
-
-# What h2 and its parts raise over bytes that break the protocol. Beyond their own
-# classes hpack 3 lets UnicodeDecodeError, IndexError and ValueError through, and
-# hyperframe 5 struct's errors as ValueError or InvalidFrameError.
-_PEER_ERRORS = (
-    h2.exceptions.H2Error,
-    hpack.HPACKError,
-    hyperframe.exceptions.InvalidFrameError,
-    hyperframe.exceptions.InvalidPaddingError,
-    hyperframe.exceptions.UnknownFrameError,
-    ValueError,
-    IndexError,
-    KeyError,
-)
-
-
-# At DEBUG hpack logs every header, and so every auth token.
-if logging.getLogger("hpack").level == logging.NOTSET:
-    logging.getLogger("hpack").setLevel(logging.INFO)
-
-
-@dataclass(frozen=True, slots=True)
-class _ResponseStarted:
-    stream_id: int
-
-
-@dataclass(frozen=True, slots=True)
-class _CallEnded:
-    stream_id: int
-    end: Status | StreamLost
-
-
-@dataclass(frozen=True, slots=True)
-class _ConnectionEnded:
-    reason: StreamLost
-
-
-class _Http2(GRPCConnection):  # type: ignore[misc]  # purerpc has no types
-    """purerpc's connection, with no event dropped and none fatal to its neighbours."""
-
-    def __init__(self) -> None:
-        super().__init__(GRPCConfiguration(client_side=True, user_agent=USER_AGENT))
-
-    def _set_h2_connection_local_settings(self) -> None:
-        codes = h2.settings.SettingCodes
-        self.h2_connection.local_settings = h2.settings.Settings(
-            client=True,
-            initial_values={
-                codes.ENABLE_PUSH: 0,
-                codes.INITIAL_WINDOW_SIZE: STREAM_WINDOW,
-                codes.MAX_FRAME_SIZE: MAX_FRAME_SIZE,
-                codes.MAX_HEADER_LIST_SIZE: MAX_HEADER_LIST_SIZE,
-            },
-        )
-        self.h2_connection.max_inbound_frame_size = MAX_FRAME_SIZE
-        self.h2_connection.decoder.max_header_list_size = MAX_HEADER_LIST_SIZE
-
-    def initiate_connection(self) -> None:
-        self.h2_connection.initiate_connection()
-        self.h2_connection.increment_flow_control_window(
-            CONNECTION_WINDOW - _DEFAULT_WINDOW
-        )
-
-    def _response_received(self, event: Any) -> list[object]:
-        headers = dict(event.headers)
-        status, kind = headers.get(":status"), headers.get("content-type", "")
-        end: Status | StreamLost
-        if status != "200":
-            end = StreamLost(f"not gRPC: the server answers HTTP status {status}")
-        elif not kind.startswith("application/grpc"):
-            end = StreamLost(f"not gRPC: the server answers content-type {kind!r}")
-        elif event.stream_ended:
-            end = _status_of(headers)
-        else:
-            return [_ResponseStarted(event.stream_id)]
-        return [_CallEnded(event.stream_id, end)]
-
-    def _trailers_received(self, event: Any) -> list[object]:
-        return [_CallEnded(event.stream_id, _status_of(dict(event.headers)))]
-
-    def _data_received(self, event: Any) -> list[object]:
-        # DATA of a stream whose response has begun does not come here.
-        if not event.flow_controlled_length:
-            return []
-        # h2 has taken it off the connection's window, which others share.
-        self.acknowledge_received_data(event.stream_id, event.flow_controlled_length)
-        reason = StreamLost("not gRPC: DATA outside of a response")
-        return [_CallEnded(event.stream_id, reason)]
-
-    def _stream_ended(self, event: Any) -> list[object]:
-        # After a status this is no news, and `Connection` knows the call no more.
-        reason = StreamLost("the server ended the stream without a status")
-        return [_CallEnded(event.stream_id, reason)]
-
-    def _stream_reset(self, event: Any) -> list[object]:
-        reason = StreamLost(f"the server reset the stream ({_code(event.error_code)})")
-        return [_CallEnded(event.stream_id, reason)]
-
-    def _connection_terminated(self, event: Any) -> list[object]:
-        # Also after a graceful one: h2 closes, and fails on what is still open.
-        text = bytes(event.additional_data or b"").decode("ascii", "backslashreplace")
-        return [
-            _ConnectionEnded(
-                StreamLost(f"the server said GOAWAY ({_code(event.error_code)}) {text}")
-            )
-        ]
-
-
-def _status_of(headers: dict[str, str]) -> Status | StreamLost:
-    code = headers.get("grpc-status", "")
-    if not (code.isascii() and code.isdigit()):
-        return StreamLost("the server ended the stream without a status")
-    return Status(StatusCode(int(code)), unquote(headers.get("grpc-message", "")))
-
-
-def _code(code: object) -> str:
-    return code.name if isinstance(code, h2.errors.ErrorCodes) else str(code)
 
 
 @final
@@ -282,7 +137,7 @@ class Connection:
         self._scheme = scheme
         self._keepalive_time = keepalive_time
         self._keepalive_timeout = keepalive_timeout
-        self._http2 = _Http2()
+        self._http2 = Http2()
         self._frames = FrameReader()
         self._calls: dict[int, Call] = {}
         self._unsent = bytearray()
@@ -328,19 +183,7 @@ class Connection:
         """
         if self.lost:
             raise self.lost
-        service, method = path.removeprefix("/").split("/")
-        try:
-            stream_id = self._http2.get_next_available_stream_id()
-            self._http2.start_request(
-                stream_id,
-                self._scheme,
-                service,
-                method,
-                authority=self._authority,
-                custom_metadata=metadata,
-            )
-        except h2.exceptions.H2Error as exc:
-            raise StreamLost(f"no new stream on this connection: {exc!r}") from exc
+        stream_id = self._http2.open(self._scheme, self._authority, path, metadata)
         call = self._calls[stream_id] = Call(self, stream_id)
         self._flush.set()
         return call
@@ -364,10 +207,9 @@ class Connection:
                 messages += batch
         finally:
             call.reset()
-        status = call.status
-        if status is None or status.code is not StatusCode.OK:
-            assert status is not None  # receive() returns nothing only at the end
-            raise error_of_status(status)
+        assert call.status is not None  # receive() returns nothing only at the end
+        if call.status.code is not StatusCode.OK:
+            raise error_of_status(call.status)
         match messages:
             case [bytes() as response]:
                 return response
@@ -412,7 +254,7 @@ class Connection:
                 await trio.sleep(self._keepalive_time)
                 continue
             asked = trio.current_time()
-            self._http2.h2_connection.ping(bytes(8))
+            self._http2.ping()
             self._flush.set()
             await trio.sleep(self._keepalive_timeout)
             if self._heard < asked:
@@ -422,11 +264,7 @@ class Connection:
 
     def _receive(self, data: bytes) -> None:
         for frame in self._frames.receive(data):
-            try:
-                events = self._http2.receive_data(frame)
-            except _PEER_ERRORS as exc:
-                raise StreamLost(f"the server broke HTTP/2: {exc!r}") from exc
-            for event in events:
+            for event in self._http2.receive(frame):
                 self._handle(event)
         self._unsent += self._frames.window_updates()
         if self._frames.started:
@@ -440,18 +278,18 @@ class Connection:
         if len(self._unsent) > MAX_UNSENT:
             raise StreamLost("the server sends, but does not read")
 
-    def _handle(self, event: object) -> None:
+    def _handle(self, event: Event) -> None:
         match event:
-            case _ResponseStarted(stream_id):
+            case ResponseStarted(stream_id):
                 if call := self._calls.get(stream_id):
                     self._frames.open(stream_id, call._inbound)
-            case _CallEnded(stream_id, end):
+            case CallEnded(stream_id, end):
                 if call := self._calls.get(stream_id):
                     self._forget(call, end)
                     self._reset_stream(stream_id)
-            case _ConnectionEnded(reason):
+            case ConnectionEnded(reason):
                 raise reason
-            case WindowUpdated():
+            case WindowOpened():
                 self._senders.unpark_all()
 
     async def _send(self, call: Call, data: bytes, *, end: bool) -> None:
@@ -486,11 +324,7 @@ class Connection:
         self._senders.unpark_all()
 
     def _reset_stream(self, stream_id: int) -> None:
-        try:
-            self._http2.reset_stream(stream_id, h2.errors.ErrorCodes.CANCEL)
-        except h2.exceptions.ProtocolError:
-            # Both sides have ended it: nothing is left to reset.
-            return
+        self._http2.reset(stream_id)
         self._flush.set()
 
     def _collect(self) -> None:
@@ -504,33 +338,3 @@ class Connection:
             self._forget(call, reason)
         self._ready.set()
         self._scope.cancel(reason=str(reason))
-
-
-def check_metadata(pairs: Metadata) -> None:
-    """Refuse metadata that HTTP/2 or gRPC cannot carry; h2 3.2 would send it.
-
-    Raises:
-        TypeError, ValueError: naming the metadata, but never its value.
-    """
-    for name, value in pairs:
-        if not isinstance(name, str) or not isinstance(value, str | bytes):
-            raise TypeError(f"metadata must map str to str or bytes, got {name!r}")
-        if not _METADATA_NAME.fullmatch(name) or name.startswith("grpc-"):
-            raise ValueError(
-                f"metadata name must be of a-z 0-9 _ . - and not begin with grpc-, "
-                f"got {name!r}"
-            )
-        if name.endswith("-bin") is not isinstance(value, bytes):
-            raise TypeError(
-                f"metadata {name!r}: a value must be bytes if, and only if, its name "
-                f"ends in -bin"
-            )
-        if isinstance(value, str) and not _METADATA_VALUE.fullmatch(value):
-            raise ValueError(f"metadata {name!r}: its value must be printable ASCII")
-
-
-def address_of(channel: object) -> tuple[str, int, SSLContext | None] | None:
-    """Return host, port and TLS context of a purerpc channel; None for all else."""
-    if not isinstance(channel, purerpc.client._Channel):
-        return None
-    return channel._host, channel._port, channel._ssl_context

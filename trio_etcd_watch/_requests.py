@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ._cursor import MAX_REVISION
 from ._pb import watch_pb2 as pb
-
-MAX_REVISION = 2**63 - 1
 
 _LEAST_KEY = b"\0"
 _NO_END = b"\0"

@@ -26,6 +26,12 @@ class EventType(enum.IntEnum):
 
     PUT = 0
     DELETE = 1
+    UNKNOWN = -1
+    """A kind that this version does not know; no server has one."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> EventType:
+        return cls.UNKNOWN
 
 
 @final

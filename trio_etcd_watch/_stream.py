@@ -28,7 +28,8 @@ from ._errors import (
     error_of_status,
 )
 from ._frames import Oversized
-from ._grpc import Call, Metadata
+from ._grpc import Call
+from ._http2 import Metadata
 from ._requests import WatchSpec
 from ._responses import watch_id_of_head
 from ._runs import split_runs
@@ -38,6 +39,9 @@ from ._watch import Watch
 logger = logging.getLogger("trio_etcd_watch")
 
 _WATCH = "/etcdserverpb.Watch/Watch"
+
+MAX_REASONS = 20
+"""How many reasons one outage may log: a broken server can make up new ones."""
 
 
 @dataclass(slots=True)
@@ -229,7 +233,7 @@ class _RetryLog:
         if not self._tries:
             self._began = trio.current_time()
         self._tries += 1
-        if reason not in self._reasons:
+        if reason not in self._reasons and len(self._reasons) < MAX_REASONS:
             self._reasons.add(reason)
             logger.warning("no watch stream: %s; next try in %.2f s", reason, wait)
 

@@ -19,7 +19,7 @@ from ._watch import Watch
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ._grpc import Metadata
+    from ._http2 import Metadata
 
 _REQUIRE_LEADER = ("hasleader", "true")
 

@@ -1,0 +1,49 @@
+"""Retry delays: small first, never large, spread, and begun again after a success."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trio_etcd_watch._backoff import delays
+
+LARGEST = 1 - 2**-53
+"""The largest that `random.random()` gives."""
+BOUNDS = [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.0, 3.0, 3.0]
+
+
+def test_bounds_double_up_to_the_last() -> None:
+    waits = itertools.islice(delays(lambda: LARGEST), len(BOUNDS))
+    assert list(waits) == pytest.approx(BOUNDS)
+
+
+@given(st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=60))
+def test_delays_are_within_their_bounds(drawn: list[float]) -> None:
+    random: Iterator[float] = iter(drawn)
+    waits = delays(random.__next__)
+    for i, fraction in enumerate(drawn):
+        wait, bound = next(waits), BOUNDS[min(i, len(BOUNDS) - 1)]
+        assert wait == pytest.approx(fraction * bound)
+        assert 0 <= wait < bound
+        assert i > 0 or wait < 0.050
+
+
+@given(st.lists(st.booleans(), max_size=60))
+def test_starting_over(successes: list[bool]) -> None:
+    waits = delays(lambda: LARGEST)
+    failures = 0
+    assert next(waits) == pytest.approx(BOUNDS[0])
+    for success in successes:
+        failures = 0 if success else failures + 1
+        bound = BOUNDS[min(failures, len(BOUNDS) - 1)]
+        assert waits.send(success) == pytest.approx(bound)
+
+
+def test_clients_that_failed_together_come_back_apart() -> None:
+    fractions = iter([0.0, 0.5, 0.999])
+    first = [next(delays(fractions.__next__)) for _ in range(3)]
+    assert first == [0.0, 0.025, pytest.approx(0.04995)]
