@@ -263,6 +263,15 @@ class Connector:
         token: Metadata = (("token", self._token),) if self._token else ()
         return connection, (*self.channel.metadata, *token)
 
+    def leave(self, connection: Connection) -> None:
+        """Open the next streams elsewhere: the member refuses them.
+
+        Streams that it serves go on; with the last of them the connection ends.
+        """
+        if connection is self._connection:
+            self._connection = None
+            connection.retire()
+
     def forget_token(self) -> None:
         """Take a new token for the next stream: the server refused this one."""
         self._token = None

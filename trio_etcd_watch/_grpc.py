@@ -146,6 +146,7 @@ class Connection:
         self._ready = trio.Event()
         self._heard = trio.current_time()
         self._scope = trio.CancelScope()
+        self._retired = False
 
     async def run(self) -> None:
         """Serve the connection until it is lost, or closed by cancellation."""
@@ -164,6 +165,11 @@ class Connection:
     def close(self, reason: str) -> None:
         """End the connection, and with it every call on it."""
         self._lose(StreamLost(reason))
+
+    def retire(self) -> None:
+        """End the connection once its last call has ended."""
+        self._retired = True
+        self._close_if_retired()
 
     async def wait_ready(self) -> None:
         """Return once the server has proven to speak HTTP/2.
@@ -322,6 +328,11 @@ class Connection:
         call._end(end)
         # A sender of this call may wait for its window.
         self._senders.unpark_all()
+        self._close_if_retired()
+
+    def _close_if_retired(self) -> None:
+        if self._retired and not self._calls:
+            self.close("retired")
 
     def _reset_stream(self, stream_id: int) -> None:
         self._http2.reset(stream_id)

@@ -156,10 +156,13 @@ class WatchStream:
                 nursery.start_soon(self._send, call)
                 end = await self._dispatch(call)
                 nursery.cancel_scope.cancel(reason=str(end))
-            return end
         finally:
             self._session.disconnect()
             call.reset()
+        if self._replied == math.inf and not isinstance(end, TokenExpired):
+            # Refused by this member; another one may take the stream.
+            self._connector.leave(connection)
+        return end
 
     async def _send(self, call: Call) -> None:
         try:
