@@ -249,6 +249,20 @@ async def test_bookmark_under_events(etcd: Etcd) -> None:
     assert bookmarks == [start, first, first, second, second + 1]
 
 
+async def test_bookmark_after_leaving(etcd: Etcd) -> None:
+    # What was received, and not handed over, comes again at the bookmark.
+    async with open_watcher(etcd.endpoint) as watcher:
+        async with watcher.watch("k", prefix=True) as watch:
+            revision = await etcd.txn(*(Put(f"k{i}", "x") for i in range(3)))
+            await etcd.put("k", "y")
+            await take(watch, 1)
+        assert watch.next_revision == revision
+        async with watcher.watch(
+            "k", prefix=True, start_revision=watch.next_revision
+        ) as watch:
+            assert len(await take(watch, 4)) == 4
+
+
 async def test_events_and_responses_continue_each_other(etcd: Etcd) -> None:
     async with open_watcher(etcd.endpoint) as watcher:
         async with watcher.watch("k", prefix=True) as watch:

@@ -210,6 +210,8 @@ class Watch:
         """End every wait with `trio.ClosedResourceError`; what is unread is gone."""
         self._end = trio.ClosedResourceError("this watch was left")
         self._unread.clear()
+        # What is not handed over by now never is: the bookmark stays before it.
+        self._next_revision = self.next_revision
         self._count = self._handed
         self._arrived.set()
 
