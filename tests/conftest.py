@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 
 import pytest
 import trio
 
+from tests.helpers import SERVERS
 from trio_etcd_watch import testing
 from trio_etcd_watch.testing import Etcd
 from trio_etcd_watch.testing import etcd as etcd
-
-
-def servers() -> dict[str, str]:
-    """The programs by version; the wheel's comes first."""
-    found: dict[str, str] = {}
-    for program in (testing._find_program(None), shutil.which("etcd")):
-        if program is not None:
-            version, _ = testing._inspect(program)
-            found.setdefault(".".join(map(str, version)), program)
-    return found
-
-
-SERVERS = servers()
 
 
 @pytest.fixture(scope="session", params=list(SERVERS.values()), ids=list(SERVERS))

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Awaitable, Callable
 
 import trio
 
-from trio_etcd_watch import Event, Watch
+from trio_etcd_watch import Event, Watch, testing
 
 LIMIT = 30.0
 """Seconds after which a test is stuck; nothing measures time with it."""
+
+
+def servers() -> dict[str, str]:
+    """The programs by version; the wheel's comes first."""
+    found: dict[str, str] = {}
+    for program in (testing._find_program(None), shutil.which("etcd")):
+        if program is not None:
+            version, _ = testing._inspect(program)
+            found.setdefault(".".join(map(str, version)), program)
+    return found
+
+
+SERVERS = servers()
 
 
 async def take(watch: Watch, count: int) -> list[Event]:
