@@ -6,10 +6,14 @@
 #   make test-all          the tests on each Python found, and on the oldest dependencies
 #   make coverage          the tests, with a report of the lines and branches they miss
 #   make protos            generate trio_etcd_watch/_pb anew from protos/
+#   make bench [ARGS=...]  compare with Go's client, aetcd and others; some 15 minutes
+#   make chaos SECONDS=600 SEED=7   a real etcd under random faults, checked
 #   make clean             remove what these have made
 
 VERSIONS := 3.11 3.12 3.13
 VENV := .venv
+SECONDS := 60
+SEED := 7
 ARGS :=
 # Requirements beyond pyproject.toml's.
 PINS :=
@@ -25,7 +29,7 @@ find_python = $(shell for python in $(1); do \
 PYTHON = $(call find_python,python3 \
 	$(foreach v,$(VERSIONS),python$(v) $(PYENV)/$(v).*/bin/python3))
 
-.PHONY: demo test lint coverage protos clean test-all test-oldest $(VERSIONS:%=test-%)
+.PHONY: demo test lint coverage bench chaos protos clean test-all test-oldest $(VERSIONS:%=test-%)
 
 demo: $(VENV)/.demo
 	@$(BIN)/python examples/demo.py
@@ -37,6 +41,12 @@ lint: $(VENV)/.test
 	$(BIN)/python -m ruff check
 	$(BIN)/python -m ruff format --check
 	$(BIN)/python -m mypy
+
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.run $(ARGS)
+
+chaos: $(VENV)/.test
+	$(BIN)/python -m tests.chaos --seconds $(SECONDS) --seed $(SEED) $(ARGS)
 
 coverage: $(VENV)/.test
 	$(BIN)/python -m coverage run -m pytest $(ARGS)
@@ -70,7 +80,7 @@ $(VENV)/.made: pyproject.toml
 	@$(PYTHON) -m venv --clear $(VENV)
 	@touch $@
 
-$(VENV)/.demo $(VENV)/.test: $(VENV)/.%: $(VENV)/.made
+$(VENV)/.bench $(VENV)/.demo $(VENV)/.test: $(VENV)/.%: $(VENV)/.made
 	@echo "installing into $(VENV)"
 	@$(PIP_INSTALL) --editable '.[$*]' $(PINS)
 	@touch $@

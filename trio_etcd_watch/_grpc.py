@@ -82,7 +82,8 @@ class Call:
         Raises:
             StreamLost: the call broke. What came before it has been returned.
         """
-        await trio.lowlevel.checkpoint()
+        if self._inbound.messages:
+            await trio.lowlevel.checkpoint()
         while not self._inbound.messages:
             if self._lost:
                 raise self._lost

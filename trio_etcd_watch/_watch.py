@@ -129,7 +129,8 @@ class Watch:
             raise trio.BusyResourceError("another task is iterating this watch")
         self._receiving = True
         try:
-            await trio.lowlevel.checkpoint()
+            if self._unread or self._handed < self._count:
+                await trio.lowlevel.checkpoint()
             while not self._unread and self._handed == self._count:
                 await self._wait_arrival()
         finally:
@@ -181,7 +182,6 @@ class Watch:
             WatchError: it refuses, or the stream fails.
             trio.ClosedResourceError: the watcher was closed.
         """
-        await trio.lowlevel.checkpoint()
         while self._created is None:
             await self._wait_arrival()
 

@@ -1,0 +1,1 @@
+"""Benchmarks: this library beside other etcd watch clients. See README.md."""

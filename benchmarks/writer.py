@@ -1,0 +1,64 @@
+"""Writes to a real etcd: a history to replay, or puts at a steady pace.
+
+Over grpc.aio, with aetcd's messages: the gateway of `trio_etcd_watch.testing` takes a
+thousand requests a second, and a history has many.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+from typing import Any, Final
+
+import grpc.aio
+from aetcd import rpc
+
+_CONCURRENCY: Final = 100
+_VALUE: Final = b"v" * 64
+
+
+async def write_history(kv: Any, puts: int, puts_per_revision: int) -> None:  # noqa: ANN401  # generated, has no types
+    """Put 64-byte values in turn to 1,000 keys, several in a transaction."""
+    starts = iter(range(0, puts, puts_per_revision))
+
+    async def write() -> None:
+        for start in starts:
+            request = rpc.TxnRequest()
+            for i in range(start, start + puts_per_revision):
+                put = request.success.add().request_put
+                put.key, put.value = b"/config/service/key%03d" % (i % 1000), _VALUE
+            await kv.Txn(request)
+
+    await asyncio.gather(*(write() for _ in range(_CONCURRENCY)))
+
+
+async def write_steadily(kv: Any, rate: float) -> None:  # noqa: ANN401
+    """Put the time, in nanoseconds, so often a second until the process is ended."""
+    began = time.monotonic()
+    count = 0
+    while True:
+        value = str(time.time_ns()).encode()
+        await kv.Put(rpc.PutRequest(key=b"/config/service/time", value=value))
+        count += 1
+        await asyncio.sleep(began + count / rate - time.monotonic())
+
+
+async def main() -> None:
+    """Write until it is done or, with --rate, for ever."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--endpoint", required=True)
+    parser.add_argument("--rate", type=float)
+    parser.add_argument("--puts", type=int)
+    parser.add_argument("--puts-per-revision", type=int)
+    args = parser.parse_args()
+    async with grpc.aio.insecure_channel(args.endpoint) as channel:
+        kv = rpc.KVStub(channel)
+        if args.rate:
+            await write_steadily(kv, args.rate)
+        else:
+            await write_history(kv, args.puts, args.puts_per_revision)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
