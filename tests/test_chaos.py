@@ -1,0 +1,29 @@
+"""Twenty seconds of `chaos`; `make chaos SECONDS=600 SEED=7` runs it long."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.chaos import Options, run
+
+pytestmark = pytest.mark.etcd
+
+
+async def survives(options: Options) -> None:
+    report = await run(options)
+    assert report.violations == [], str(report)
+    assert report.written
+    assert report.delivered
+    assert report.faults
+
+
+async def test_one_server(etcd_binary: str) -> None:
+    await survives(Options(seed=7, seconds=3.0, binary=etcd_binary))
+
+
+async def test_cluster() -> None:
+    await survives(Options(seed=8, seconds=3.0, cluster=True))
+
+
+async def test_storm() -> None:
+    await survives(Options(seed=10, seconds=3.0, storm=100, parks=2))
