@@ -47,6 +47,7 @@ from tests.robustness import (
     Session,
     Write,
     check_history,
+    in_range,
     violations,
 )
 from trio_etcd_watch import (
@@ -509,7 +510,7 @@ class Chaos:
     def _make_readers(self) -> list[Reader]:
         if self.options.storm:
             # Of many keys each, so that every write fills their buffers.
-            wide = [each for each in RANGES if each[1][1] and each[1][0] < KEYS[-1]]
+            wide = [where for where in RANGES if _breadth(where) > 1]
             return [
                 Sleeper(self, f"sleeper {i}", wide[i % len(wide)])
                 for i in range(self.options.storm)
@@ -898,6 +899,10 @@ def _kind(response: WatchResponse) -> Kind:
         requested = response._parts[-1].watch_id == -1
         return Kind.REQUESTED if requested else Kind.PROGRESS
     return Kind.EVENTS
+
+
+def _breadth(where: Where) -> int:
+    return sum(in_range(key, *where[1]) for key in KEYS)
 
 
 # What writers write

@@ -1,7 +1,8 @@
 """The session by itself: each of its promises as an example, and all of them together
 as a state machine that drives it against a model of etcd.
 
-The machine runs longer with `SESSION_PROFILE=session-thorough`.
+`SESSION_PROFILE=session-thorough` makes the machine run for minutes; give pytest
+`-o faulthandler_timeout=0` with it.
 """
 
 from __future__ import annotations
