@@ -234,6 +234,8 @@ class Chaos:
         self._may_write = trio.Semaphore(WRITERS)
         self._writes: list[Write] = []
         self._longest_fault = min(LONGEST_FAULT, options.seconds / 3)
+        # A thousand watches that lag have much to fetch before the next fault.
+        self._mercy = 1 + options.storm / 200
         self._readers = self._make_readers()
 
     def rng(self, who: str) -> random.Random:
@@ -468,7 +470,7 @@ class Chaos:
         ]
         weights, strikes = zip(*faults, strict=True)
         while True:
-            mean = min(0.7, self.options.seconds / 6) * len(self.proxies)
+            mean = min(0.7, self.options.seconds / 6) * len(self.proxies) * self._mercy
             if await self._is_peace_within(rng.expovariate(1 / mean)):
                 return
             (strike,) = rng.choices(strikes, weights)
@@ -478,7 +480,8 @@ class Chaos:
     async def _harm_servers(self, rng: random.Random) -> None:
         """Kill and pause one member after the other, so that a quorum remains."""
         for member in itertools.cycle(self.members):
-            if await self._is_peace_within(rng.uniform(0.2, 2 * self._longest_fault)):
+            pause = rng.uniform(0.2, 2 * self._longest_fault) * self._mercy
+            if await self._is_peace_within(pause):
                 return
             if rng.random() < 0.5:
                 self.report.faults["kill -9"] += 1

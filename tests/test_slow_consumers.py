@@ -20,6 +20,9 @@ from trio_etcd_watch import (
     Watch,
     open_watcher,
 )
+from trio_etcd_watch._requests import WatchSpec
+from trio_etcd_watch._responses import RawResponse
+from trio_etcd_watch._session import MAX_FRAGMENTS, Session, State
 from trio_etcd_watch.testing import Etcd, Put, open_etcd
 
 pytestmark = pytest.mark.etcd
@@ -206,3 +209,17 @@ async def test_statistics(etcd: Etcd) -> None:
 
 async def has_unread(watch: Watch, count: int) -> bool:
     return watch.statistics().unread_events == count
+
+
+def test_endless_empty_fragments_end() -> None:
+    session = Session(max_message_size=2**20)
+    session.connect()
+    subscription = session.open(WatchSpec(key=b"k", range_end=b""))
+    session.receive(RawResponse(created=True))
+    empty = RawResponse(fragment=True)
+    count = 0
+    while subscription.state is State.LIVE:
+        session.receive(empty)
+        count += 1
+    assert count == MAX_FRAGMENTS + 1
+    assert not subscription.fragments

@@ -112,6 +112,9 @@ class Delivery(NamedTuple):
     events: int = 0
 
 
+MAX_FRAGMENTS = 65_536
+"""Of one response. etcd's are of 2 MiB; endless empty ones have to end too."""
+
 MAX_REFUSED_TOKENS = 3
 """How often in a row a watch may be refused for its token before it fails."""
 
@@ -382,7 +385,10 @@ class Session:
         """Return the whole response once its last fragment is there."""
         subscription.fragments.append(response)
         subscription.fragment_bytes += response.ByteSize()
-        if subscription.fragment_bytes > self._max_message_size:
+        if (
+            subscription.fragment_bytes > self._max_message_size
+            or len(subscription.fragments) > MAX_FRAGMENTS
+        ):
             return self._too_large(subscription.fragment_bytes)
         if response.fragment:
             return None
