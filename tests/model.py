@@ -205,6 +205,8 @@ class Watcher:
     fragment: bool
     next_revision: int
     group: Group
+    start_forgotten: bool = False
+    """It waited for a future revision, and was set back by a snapshot."""
     largest: int = 0
     """Events of the largest response so far."""
 
@@ -377,6 +379,7 @@ class Stream:
                 end = due[self.batch]
             elif self.version.ignores_future_start:
                 end = self.applied + 1
+                watcher.start_forgotten |= end < watcher.next_revision
                 watcher.group = Group.SYNCED
             else:
                 end = max(self.applied + 1, watcher.next_revision)
