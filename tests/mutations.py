@@ -308,7 +308,7 @@ MUTATIONS = (
         "parking: late events are dropped",
         "_session",
         8,
-        "del self._live[subscription.watch_id]",
+        "self._live.pop(subscription.watch_id, None)",
         "pass",
     ),
     Mutation(

@@ -40,6 +40,13 @@ class KeyValue(NamedTuple):
     version: int
     lease: int = 0
 
+    def __repr__(self) -> str:
+        # A value may be of some kB, and its beginning names the write.
+        return (
+            f"<{self.key!r} = {self.value[:8]!r} ({len(self.value)} bytes), version "
+            f"{self.version}, revisions {self.create_revision}-{self.mod_revision}>"
+        )
+
 
 class Event(NamedTuple):
     """One change. In a `History` prev_kv and is_create are true, else as received."""

@@ -460,6 +460,18 @@ def test_fragments_are_joined_up_to_the_limit() -> None:
     assert revisions(delivery) == [13, 13, 13, 14]
 
 
+def test_left_between_the_refusal_of_its_token_and_the_end_of_the_stream() -> None:
+    session = Session(max_message_size=1000, can_authenticate=True)
+    session.connect()
+    watch = live(session, 0)
+    reason = "rpc error: code = Unauthenticated desc = etcdserver: invalid auth token"
+    refusal = RawResponse(watch_id=0, canceled=True, cancel_reason=reason)
+    with pytest.raises(TokenExpired):
+        session.receive(refusal)
+    session.close(watch)
+    assert not session.subscriptions
+
+
 def test_fragments_die_with_their_stream() -> None:
     session = connected_session()
     live(session, 0)

@@ -425,7 +425,8 @@ class Session:
 
     def _leave(self, subscription: Subscription) -> None:
         """Take a live watch off the stream; what is in flight for it is dropped."""
-        del self._live[subscription.watch_id]
+        # Not there if the server has just ended it for its token (TokenExpired).
+        self._live.pop(subscription.watch_id, None)
         self._cancel(subscription.watch_id)
         self._drop_fragments(subscription)
 
