@@ -761,12 +761,6 @@ class Sleeper(Reader):
     def _life(self) -> float:
         return math.inf
 
-    def _choose_options(self) -> dict[str, bool]:
-        # No prev_kv: of some ten thousand creations there is one where etcd is so fast
-        # with the first events that it has not yet noted that prev_kv is wanted. Its
-        # recvLoop() notes it after the watch has begun, in all versions up to 3.7.
-        return {}
-
     def _choose_start(self) -> int:
         return 0
 

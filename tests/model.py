@@ -102,6 +102,8 @@ class Cluster:
         self._revisions: list[tuple[pb.Event, ...]] = [()]
         self._latest: dict[bytes, pb.Event] = {}
         self._values = 0
+        # Where a member has once forgotten prev_kv: a watch may ask twice, not thrice.
+        self.forgotten: set[Interest] = set()
         # The newest revision when it happened, and what was compacted.
         self._compactions: list[tuple[int, int]] = []
 
@@ -205,6 +207,8 @@ class Watcher:
     fragment: bool
     next_revision: int
     group: Group
+    forgets_prev_kv: bool = False
+    """Its first response comes without: recvLoop notes prev_kv after registering it."""
     start_forgotten: bool = False
     """It waited for a future revision, and was set back by a snapshot."""
     largest: int = 0
@@ -281,18 +285,20 @@ class Stream:
         before = self.applied
         if self.version.registers_last:
             self.apply(racing)
+        interest = Interest(
+            request.key,
+            request.range_end,
+            no_put=pb.WatchCreateRequest.NOPUT in request.filters,
+            no_delete=pb.WatchCreateRequest.NODELETE in request.filters,
+        )
         start = request.start_revision
         if start == 0:
             start = (before if self.version.registers_last else self.applied) + 1
         watcher = Watcher(
             id=len(self._all),
-            interest=Interest(
-                request.key,
-                request.range_end,
-                no_put=pb.WatchCreateRequest.NOPUT in request.filters,
-                no_delete=pb.WatchCreateRequest.NODELETE in request.filters,
-            ),
+            interest=interest,
             prev_kv=request.prev_kv,
+            forgets_prev_kv=bool(racing) and interest not in self.cluster.forgotten,
             progress_notify=request.progress_notify,
             fragment=request.fragment,
             next_revision=start,
@@ -411,6 +417,11 @@ class Stream:
         events = self.cluster.events(watcher.interest, first, last)
         if events:
             watcher.largest = max(watcher.largest, len(events))
+            if watcher.forgets_prev_kv:
+                watcher.forgets_prev_kv = False
+                self.cluster.forgotten.add(watcher.interest)
+                for event in events:
+                    event.ClearField("prev_kv")
             self._events.append(
                 RawResponse(header=self._header(), watch_id=watcher.id, events=events)
             )

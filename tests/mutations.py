@@ -370,6 +370,27 @@ MUTATIONS = (
         "if False:",
     ),
     Mutation(
+        "prev_kv of the first events",
+        "_session",
+        12,
+        "if lacks_prev_kv(events):",
+        "if False:",
+    ),
+    Mutation(
+        "prev_kv of the first events, also in a run",
+        "_session",
+        8,
+        "return subscription.prev_kv_checked and not subscription.fragments",
+        "return not subscription.fragments",
+    ),
+    Mutation(
+        "prev_kv of the first events, on each stream",
+        "_session",
+        12,
+        "subscription.prev_kv_checked = not subscription.spec.prev_kv",
+        "pass",
+    ),
+    Mutation(
         "requests die with the stream", "_session", 8, "self._requests.clear()", "pass"
     ),
 )

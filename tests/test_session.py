@@ -90,12 +90,14 @@ def live(
     watch_id: int,
     key: str = "k",
     *,
+    prev_kv: bool = False,
     progress_notify: bool = False,
     max_buffered_events: int = 10_000,
 ) -> Subscription:
     """A watch that the server has confirmed, at revision 10."""
     spec = watch_spec(
         key,
+        prev_kv=prev_kv,
         progress_notify=progress_notify,
         max_buffered_events=max_buffered_events,
     )
@@ -345,6 +347,68 @@ def test_a_progress_request_without_a_stream_does_nothing() -> None:
     session.request_progress()
     session.connect()
     assert sent(session) == []
+
+
+def changes(watch_id: int, *revisions: int, prev_kv: bool) -> RawResponse:
+    """Puts of keys that existed."""
+    response = events(watch_id, *revisions)
+    for event in response.events:
+        event.kv.create_revision = 1
+        if prev_kv:
+            event.prev_kv.mod_revision = 1
+    return response
+
+
+def test_first_events_without_their_prev_kv_are_asked_for_once_more() -> None:
+    session = connected_session()
+    subscription = live(session, 0, prev_kv=True)
+    assert not receive(session, changes(0, 12, 13, prev_kv=False))
+    assert not receive(session, changes(0, 14, prev_kv=False))
+    assert sent(session) == [("cancel", 0, 0), ("create", b"k", 11)]
+    receive(session, canceled(0), created(1))
+    (delivery,) = receive(session, changes(1, 12, prev_kv=True))
+    assert revisions(delivery) == [12]
+    # From then on it is believed.
+    (delivery,) = receive(session, changes(1, 13, prev_kv=False))
+    assert revisions(delivery) == [13]
+    assert not sent(session)
+    assert subscription.state is State.LIVE
+
+
+def test_prev_kv_that_is_gone_is_asked_for_only_once_more() -> None:
+    session = connected_session()
+    live(session, 0, prev_kv=True)
+    assert not receive(session, changes(0, 12, prev_kv=False))
+    receive(session, created(1))
+    (delivery,) = receive(session, changes(1, 12, prev_kv=False))
+    assert revisions(delivery) == [12]
+    # The next stream may forget it as well.
+    session.disconnect()
+    session.connect()
+    receive(session, created(0))
+    session.requests()
+    assert not receive(session, changes(0, 13, prev_kv=False))
+    assert sent(session) == [("cancel", 0, 0), ("create", b"k", 13)]
+
+
+def test_events_that_need_no_prev_kv_are_handed_on() -> None:
+    session = connected_session()
+    live(session, 0)
+    live(session, 1, prev_kv=True)
+    creation = events(1, 12)
+    creation.events[0].kv.create_revision = 12
+    (plain,) = receive(session, changes(0, 12, prev_kv=False))
+    (created_key,) = receive(session, creation)
+    assert revisions(plain) == revisions(created_key) == [12]
+    assert not sent(session)
+
+
+def test_a_run_does_not_hide_that_its_first_has_no_prev_kv() -> None:
+    session = connected_session()
+    live(session, 0, prev_kv=True)
+    run = [changes(0, 12, prev_kv=False), changes(0, 13, prev_kv=True)]
+    assert not list(session.receive_run([raw.SerializeToString() for raw in run]))
+    assert sent(session) == [("cancel", 0, 0), ("create", b"k", 11)]
 
 
 def test_another_cluster_fails_what_the_first_had_confirmed() -> None:

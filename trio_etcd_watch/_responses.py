@@ -321,3 +321,14 @@ def join_fragments(fragments: Iterable[RawResponse]) -> RawResponse:
         joined.MergeFrom(fragment)
     joined.fragment = False
     return joined
+
+
+def lacks_prev_kv(events: Iterable[pb.Event]) -> bool:
+    """Whether there are changes of keys that existed, and none tells the earlier key."""
+    changes = [
+        event
+        for event in events
+        if event.type == pb.Event.DELETE
+        or event.kv.create_revision != event.kv.mod_revision
+    ]
+    return bool(changes) and not any(event.HasField("prev_kv") for event in changes)

@@ -42,7 +42,13 @@ from ._requests import (
     create_request,
     progress_request,
 )
-from ._responses import RawResponse, WatchResponse, decode, join_fragments
+from ._responses import (
+    RawResponse,
+    WatchResponse,
+    decode,
+    join_fragments,
+    lacks_prev_kv,
+)
 from ._runs import merge_run
 
 BROADCAST_ID = -1
@@ -77,6 +83,7 @@ class Subscription:
         "cursor",
         "fragment_bytes",
         "fragments",
+        "prev_kv_checked",
         "refused_tokens",
         "spec",
         "state",
@@ -92,6 +99,7 @@ class Subscription:
         self.unread = 0
         self.cluster_id = 0
         self.refused_tokens = 0
+        self.prev_kv_checked = not spec.prev_kv
         self.fragments: list[RawResponse] = []
         self.fragment_bytes = 0
 
@@ -189,6 +197,7 @@ class Session:
         for subscription in self._subscriptions:
             if subscription.state in (State.LIVE, State.CREATING):
                 subscription.state = State.RESUMING
+            subscription.prev_kv_checked = not subscription.spec.prev_kv
             # Rule 6: a response that never came whole is sent again.
             self._drop_fragments(subscription)
         self._live.clear()
@@ -246,7 +255,7 @@ class Session:
         merged = merge_run(run) if len(run) > 1 else None
         if merged is not None:
             subscription = self._live.get(merged.watch_id)
-            if subscription is not None and not subscription.fragments:
+            if subscription is not None and self._may_merge(subscription):
                 unread = subscription.unread + len(merged.events)
                 if unread <= subscription.spec.max_buffered_events:
                     yield from self._receive_events(subscription, merged)
@@ -370,6 +379,11 @@ class Session:
             del events[:seen]
             if not events:
                 return ()
+        if not subscription.prev_kv_checked:
+            subscription.prev_kv_checked = True
+            if lacks_prev_kv(events):
+                self._repeat_creation(subscription)
+                return ()
         count = len(events)
         cursor.delivered(events[-1].kv.mod_revision)
         subscription.unread += count
@@ -397,6 +411,21 @@ class Session:
         return joined
 
     # Steps
+
+    @staticmethod
+    def _may_merge(subscription: Subscription) -> bool:
+        return subscription.prev_kv_checked and not subscription.fragments
+
+    def _repeat_creation(self, subscription: Subscription) -> None:
+        """Drop what comes of a creation that went wrong; once, not for ever.
+
+        etcd begins to send before it has noted that prev_kv is wanted (recvLoop,
+        v3rpc/watch.go): now and then the first responses come without. If they lack it
+        because it is compacted, the second time is no different.
+        """
+        self._leave(subscription)
+        self._create(subscription)
+        subscription.prev_kv_checked = True
 
     def _mend_silenced(self, watch_id: int) -> None:
         """Create anew the live watch whose id the server used for a refusal.
@@ -429,6 +458,7 @@ class Session:
         self._live.pop(subscription.watch_id, None)
         self._cancel(subscription.watch_id)
         self._drop_fragments(subscription)
+        subscription.prev_kv_checked = not subscription.spec.prev_kv
 
     def _end(self, subscription: Subscription) -> None:
         subscription.state = State.ENDED
