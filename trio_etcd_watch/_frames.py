@@ -41,9 +41,11 @@ _STREAM_ID = 0x7FFF_FFFF
 
 _FRAME = struct.Struct(">LBL")
 """Length (24 bits) and type in one word, flags, stream id (4.1)."""
-_FRAME_AND_MESSAGE = struct.Struct(">LBLBL")
-"""The same, and the prefix of a gRPC message: compressed flag, length."""
 _MESSAGE = struct.Struct(">BL")
+"""The prefix of a gRPC message: compressed flag, length."""
+_FRAME_AND_MESSAGE = struct.Struct(">L6sL")
+"""Both, as a frame that is one whole message has them: what says whose it is, and that
+nothing is special about it (flags, stream id, compressed flag), is compared at once."""
 
 _HEAD_SIZE = 64
 """What is kept of a message over the limit, in bytes: enough to tell whose it was."""
@@ -145,6 +147,8 @@ class FrameReader:
     def __init__(self) -> None:
         self._rest = b""
         self._streams: dict[int, Inbound] = {}
+        # The same, by what stands in a frame with a message, and nothing special.
+        self._plain: dict[bytes, Inbound] = {}
         self._consumed = 0
         self.started = False
         # Bytes of an unfinished header block.
@@ -153,10 +157,12 @@ class FrameReader:
     def open(self, stream_id: int, inbound: Inbound) -> None:
         """Take the DATA of this stream from now on; its response has begun."""
         self._streams[stream_id] = inbound
+        self._plain[_whose(stream_id)] = inbound
 
     def close(self, stream_id: int) -> None:
         """Leave what still comes for this stream to h2, which drops it."""
         self._streams.pop(stream_id, None)
+        self._plain.pop(_whose(stream_id), None)
 
     def receive(self, data: bytes) -> Iterator[bytes]:
         """Take bytes; yield each frame that is for h2, before what follows it.
@@ -170,15 +176,9 @@ class FrameReader:
         if not self.started:
             self._check_first(buffer)
         end = len(buffer)
-        start = 0
+        start = self._take_messages(buffer, 0)
         while start + _FRAME.size <= end:
-            if start + _FRAME_AND_MESSAGE.size <= end:
-                word, flags, stream_id, compressed, size = (
-                    _FRAME_AND_MESSAGE.unpack_from(buffer, start)
-                )
-            else:
-                word, flags, stream_id = _FRAME.unpack_from(buffer, start)
-                compressed, size = 1, 0
+            word, flags, stream_id = _FRAME.unpack_from(buffer, start)
             length = word >> 8
             after = start + _FRAME.size + length
             if length > MAX_FRAME_SIZE:
@@ -193,24 +193,48 @@ class FrameReader:
             else:
                 self._consumed += length
                 inbound.consumed += length
-                if (
-                    size + _MESSAGE.size == length
-                    and inbound.whole
-                    and not flags
-                    and not compressed
-                    and size <= inbound.max_message_size
-                ):
-                    inbound.messages.append(
-                        buffer[start + _FRAME_AND_MESSAGE.size : after]
-                    )
-                else:
-                    payload = buffer[start + _FRAME.size : after]
-                    inbound.receive(_unpad(payload) if flags & _PADDED else payload)
-                    if flags & _END_STREAM:
-                        # h2 has to know that the stream is over.
-                        yield _FRAME.pack(_DATA, _END_STREAM, stream_id)
-            start = after
+                payload = buffer[start + _FRAME.size : after]
+                inbound.receive(_unpad(payload) if flags & _PADDED else payload)
+                if flags & _END_STREAM:
+                    # h2 has to know that the stream is over.
+                    yield _FRAME.pack(_DATA, _END_STREAM, stream_id)
+            start = self._take_messages(buffer, after)
         self._rest = buffer[start:]
+
+    def _take_messages(self, buffer: bytes, start: int) -> int:
+        """Take the frames from here on that are one message each; return their end.
+
+        Nearly all frames are, and are cheap here. `receive()` would do the same with
+        them, one by one.
+        """
+        unpack_from, head = _FRAME_AND_MESSAGE.unpack_from, _FRAME_AND_MESSAGE.size
+        end = len(buffer)
+        if self._header_block or start + head > end:
+            return start
+        _, whose, _ = unpack_from(buffer, start)
+        inbound = self._plain.get(whose)
+        if inbound is None or not inbound.whole:
+            return start
+        messages: list[bytes | Oversized] = []
+        limit = min(inbound.max_message_size, MAX_FRAME_SIZE - _MESSAGE.size)
+        begin = start
+        while start + head <= end:
+            word, other, size = unpack_from(buffer, start)
+            after = start + head + size
+            if (
+                other != whose
+                or word != (size + _MESSAGE.size) << 8 | _DATA
+                or size > limit
+                or after > end
+            ):
+                break
+            messages.append(buffer[start + head : after])
+            start = after
+        inbound.messages += messages
+        consumed = start - begin - _FRAME.size * len(messages)
+        self._consumed += consumed
+        inbound.consumed += consumed
+        return start
 
     def window_updates(self) -> bytes:
         """Return the frames that give back what was consumed, in large steps.
@@ -250,6 +274,11 @@ class FrameReader:
                 raise StreamLost(f"a header block is over {MAX_HEADER_BLOCK} bytes")
             if flags & _END_HEADERS:
                 self._header_block = 0
+
+
+def _whose(stream_id: int) -> bytes:
+    """No flags, the stream, no compression."""
+    return struct.pack(">BLB", 0, stream_id, 0)
 
 
 def _unpad(payload: bytes) -> bytes:
