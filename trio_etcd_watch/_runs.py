@@ -3,16 +3,18 @@
 Sans-IO. A server that sends an event a message would cost us a parse and a walk
 through the session for each. But protobuf messages that stand one behind another parse
 as their merge (protobuf.dev, "Encoding", "Last One Wins"): repeated fields append, and
-the last header stays. So the messages of one socket read are cut into runs of
-responses that are alike, and such a run is one parse and one step of the session.
+the last header stays. So of the messages of one socket read those of one watch make a
+run, and a run is one parse and one step of the session.
 
-Alike means: the header is followed by the same watch id, and that by events. Anything
-else (a creation, a cancel, progress, a fragment, fields in another order) is a run of
-its own and takes the slow path, message by message, which is the oracle in the tests.
+Such a message has its watch id right after the header, and events right after that.
+Anything else (a creation, a cancel, progress, a fragment, fields in another order) is a
+run of its own, which what came before it precedes and what came after it follows. It
+takes the slow path, message by message, which is the oracle in the tests.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from operator import lt
 
@@ -22,35 +24,40 @@ from ._responses import RawResponse, decode
 MAX_SIZE = 512
 """Of a message that joins a run, in bytes: in larger ones the events are what costs."""
 
-_HEADER, _WATCH_ID, _EVENTS = 0x0A, 0x10, 0x5A
-"""Tags of WatchResponse's fields 1, 2 and 11."""
+_HEADER = 0x0A
+"""The tag of WatchResponse's field 1."""
+_ID_AND_EVENTS = re.compile(rb"(?:\x10[\x80-\xff]*[\x00-\x7f])?\x5a")
+"""Field 2 (a varint, left out if 0) and the tag of field 11."""
 
 
 def split_runs(
     messages: Sequence[bytes | Oversized],
 ) -> Iterator[list[bytes] | Oversized]:
-    """Cut what one read brought into runs, in order."""
+    """Cut what one read brought into runs; what is said of one watch stays in order."""
+    runs: dict[bytes, list[bytes]] = {}
     run: list[bytes] = []
     mark: bytes | None = None
     for message in messages:
         if isinstance(message, Oversized):
-            if run:
-                yield run
-            run, mark = [], None
+            yield from runs.values()
+            runs, mark = {}, None
             yield message
         elif (
+            # Nearly always of the same watch as the one before.
             mark is not None
             and 1 < len(message) <= MAX_SIZE
             and message[0] == _HEADER
             and message.startswith(mark, message[1] + 2)
         ):
             run.append(message)
+        elif (mark := _mark(message)) is not None:
+            run = runs.setdefault(mark, [])
+            run.append(message)
         else:
-            if run:
-                yield run
-            run, mark = [message], _mark(message)
-    if run:
-        yield run
+            yield from runs.values()
+            runs = {}
+            yield [message]
+    yield from runs.values()
 
 
 def merge_run(run: Sequence[bytes]) -> RawResponse | None:
@@ -82,13 +89,5 @@ def _mark(message: bytes) -> bytes | None:
     """
     if not 2 < len(message) <= MAX_SIZE or message[0] != _HEADER or message[1] > 127:
         return None
-    start = end = message[1] + 2
-    if message[end : end + 1] == bytes([_WATCH_ID]):
-        end += 1
-        # A varint goes on while its bytes have the top bit.
-        while end < len(message) and message[end] > 127:
-            end += 1
-        end += 1
-    if message[end : end + 1] != bytes([_EVENTS]):
-        return None
-    return message[start : end + 1]
+    found = _ID_AND_EVENTS.match(message, message[1] + 2)
+    return found and found[0]
