@@ -18,12 +18,12 @@ async def survives(options: Options) -> None:
 
 
 async def test_one_server(etcd_binary: str) -> None:
-    await survives(Options(seed=7, seconds=3.0, binary=etcd_binary))
+    await survives(Options(seed=7, seconds=6.0, binary=etcd_binary))
 
 
 async def test_cluster() -> None:
-    await survives(Options(seed=8, seconds=3.0, cluster=True))
+    await survives(Options(seed=8, seconds=5.0, cluster=True))
 
 
 async def test_storm() -> None:
-    await survives(Options(seed=10, seconds=3.0, storm=100, parks=2))
+    await survives(Options(seed=10, seconds=4.0, storm=100, parks=2))
