@@ -15,54 +15,44 @@ except in a storm.
 from __future__ import annotations
 
 import argparse
-import base64
-import http.client
 import itertools
-import json
 import logging
-import math
 import os
 import random
 import sys
 import traceback
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, TypeVar
 
 import trio
 
+from tests.chaos_faults import STRIKES
+from tests.chaos_history import ANSWER_LIMIT, Truth
+from tests.chaos_users import Churner, Reader, Sleeper
+from tests.chaos_writes import (
+    KEYS,
+    RANGES,
+    as_write,
+    breadth,
+    draw_operations,
+    transact,
+)
 from tests.helpers import split
 from tests.proxy import Proxy, open_proxy
 from tests.robustness import (
-    DELETE,
-    NO_END,
-    Event,
     History,
-    KeyValue,
-    Kind,
     Record,
-    Request,
-    Response,
-    Session,
     Write,
     check_history,
-    in_range,
     violations,
 )
 from trio_etcd_watch import (
     Channel,
-    CompactedError,
-    NoLeaderError,
-    Watch,
     Watcher,
-    WatchError,
-    WatchResponse,
     open_watcher,
 )
-from trio_etcd_watch import Event as ClientEvent
-from trio_etcd_watch import KeyValue as ClientKeyValue
 from trio_etcd_watch.testing import (
     Delete,
     Etcd,
@@ -71,39 +61,14 @@ from trio_etcd_watch.testing import (
     open_cluster,
 )
 
-T = TypeVar("T")
-
-Strike: TypeAlias = Callable[[Proxy, random.Random, float], Awaitable[None]]
-Where: TypeAlias = tuple[dict[str, Any], tuple[bytes, bytes]]
-"""What is given to watch(), and the range of etcd's API that it must become."""
-
 LIMIT = 180.0
 """Seconds that anything may take once the faults are over; past it, it hangs."""
-
-WRITE_LIMIT = 5.0
-"""Seconds until a writer gives up on a server that is paused, or has no leader."""
 
 SERVER_ARGS = (
     "--experimental-watch-progress-notify-interval=300ms",
     # A response is split above this and 512 KiB, so that most long histories are.
     "--max-request-bytes=131072",
 )
-
-KEYS = (*(f"/k/{i:02}".encode() for i in range(16)), b"\0", b"\xff\xff")
-
-RANGES: tuple[Where, ...] = (
-    ({"key": "/k/00"}, (b"/k/00", b"")),
-    ({"key": "/k/", "prefix": True}, (b"/k/", b"/k0")),
-    ({"key": b"/k/03", "range_end": "/k/12"}, (b"/k/03", b"/k/12")),
-    ({"key": "/k/08", "from_key": True}, (b"/k/08", NO_END)),
-    ({"key": "", "prefix": True}, (b"\0", NO_END)),
-    ({"key": "/k/0", "prefix": True}, (b"/k/0", b"/k/1")),
-    ({"key": b"/k/15"}, (b"/k/15", b"")),
-    ({"key": b"\xff", "prefix": True}, (b"\xff", NO_END)),
-    ({"key": "", "from_key": True}, (b"\0", NO_END)),
-)
-
-METADATA: tuple[dict[str, str] | None, ...] = (None, None, {"x-stream": "a"})
 
 KEEPALIVE = ((1.0, 1.0), (1.0, 1.0), (0.4, 2.0))
 """Time and timeout of the watchers; a long run has one with the defaults, too."""
@@ -116,9 +81,6 @@ BEFORE = 1_100
 
 LONGEST_FAULT = 4.0
 """In seconds, of a run that is long enough for that."""
-
-LATE_BOOKMARKS = 0.5
-"""How often a user looks at `next_revision` only when the watch has been left."""
 
 READERS = 24
 CHURNERS = 6
@@ -397,13 +359,13 @@ class Chaos:
 
     async def _write_before(self, rng: random.Random) -> None:
         for number in range(BEFORE // WRITERS):
-            await self._attempt(self.members[0], _operations(rng, number))
+            await self._attempt(self.members[0], draw_operations(rng, number))
 
     async def _write(self, rng: random.Random) -> None:
         members = list(self.members)
         numbers = itertools.count()
         while self._writing:
-            operations = _operations(rng, next(numbers))
+            operations = draw_operations(rng, next(numbers))
             async with self._may_write:
                 acknowledged = await self._attempt(members[0], operations)
             if not acknowledged:
@@ -417,17 +379,10 @@ class Chaos:
     async def _attempt(self, member: Etcd, operations: Sequence[Put | Delete]) -> bool:
         """Write in one transaction; whether that was acknowledged."""
         revision = None
-        with trio.move_on_after(WRITE_LIMIT):
+        with trio.move_on_after(ANSWER_LIMIT):
             with suppress(OSError, EtcdRequestError):
-                revision = await _transact(member, operations)
-        puts = [each for each in operations if isinstance(each, Put)]
-        deletes = [each for each in operations if isinstance(each, Delete)]
-        write = Write(
-            {_bytes(each.key): _bytes(each.value) for each in puts},
-            tuple(_range(each) for each in deletes),
-            revision,
-        )
-        self._writes.append(write)
+                revision = await transact(member, operations)
+        self._writes.append(as_write(operations, revision))
         self.newest = max(self.newest, revision or 0)
         return revision is not None
 
@@ -453,7 +408,7 @@ class Chaos:
                 if revision > self.truth.compacted:
                     # Noted first: it may happen though we do not hear of it.
                     self.truth.compacted = revision
-                    with trio.move_on_after(WRITE_LIMIT):
+                    with trio.move_on_after(ANSWER_LIMIT):
                         await member.compact(revision, physical=rng.random() < 0.5)
                         self.report.faults["compaction"] += 1
 
@@ -465,21 +420,12 @@ class Chaos:
         return self._peace.is_set()
 
     async def _harm_network(self, proxy: Proxy, rng: random.Random) -> None:
-        faults: list[tuple[int, Strike]] = [
-            (3, _close),
-            (3, _reset),
-            (4, _cut),
-            (2, _blackhole),
-            (2, _refuse),
-            (3, _delay),
-        ]
-        weights, strikes = zip(*faults, strict=True)
         while True:
             mean = min(0.7, self.options.seconds / 6) * len(self.proxies) * self._mercy
             if await self._is_peace_within(rng.expovariate(1 / mean)):
                 return
-            (strike,) = rng.choices(strikes, weights)
-            self.report.faults[strike.__name__[1:]] += 1
+            (strike,) = rng.choices(list(STRIKES), list(STRIKES.values()))
+            self.report.faults[strike.__name__] += 1
             await strike(proxy, rng, rng.uniform(0.1, self._longest_fault))
 
     async def _harm_servers(self, rng: random.Random) -> None:
@@ -518,7 +464,7 @@ class Chaos:
     def _make_readers(self) -> list[Reader]:
         if self.options.storm:
             # Of many keys each, so that every write fills their buffers.
-            wide = [where for where in RANGES if _breadth(where) > 1]
+            wide = [where for where in RANGES if breadth(where) > 1]
             return [
                 Sleeper(self, f"sleeper {i}", wide[i % len(wide)])
                 for i in range(self.options.storm)
@@ -537,465 +483,6 @@ class Chaos:
         while not self.finale.is_set():
             await trio.sleep(rng.uniform(0.0, 2.0))
             await rng.choice(self.watchers).request_progress()
-
-
-class Reader:
-    """A user of watches: reads, dawdles, leaves, comes back where it stopped."""
-
-    def __init__(self, chaos: Chaos, name: str, where: Where) -> None:
-        self.name = name
-        self.done = trio.Event()
-        """Set when it has been through all that it is for."""
-        self._chaos = chaos
-        self._rng = chaos.rng(name)
-        self._where, (key, range_end) = where
-        self._request = Request(key, range_end, **self._choose_options())
-        self._buffer = self._choose(10_000, 1_000, 100, 10, 3, 1)
-        # How long it sits on what it got, at most, and how often for how long it is
-        # stuck altogether.
-        self._dawdle = self._choose(0.0, 0.0, 0.001, 0.02)
-        self._stuck_odds = self._choose(0.0, 0.002, 0.02, 0.05)
-        self._stuck = min(chaos.options.seconds / 4, 20.0)
-        self._watch: Watch | None = None
-        self._session = Session(0)
-
-    def __str__(self) -> str:
-        statistics = self._watch and self._watch.statistics()
-        return (
-            f"{self.name} ({self._request}, from {self._session.start}, bookmark "
-            f"{self._watch and self._watch.next_revision}): {statistics}"
-        )
-
-    def has_caught_up(self, history: History) -> bool:
-        """Whether it has handed over all that there is for it."""
-        if self._watch is None:
-            return False
-        rest = history.matching(self._request, self._watch.next_revision)
-        return not rest
-
-    async def run(self) -> None:
-        self._be_done()
-        while True:
-            record = Record(f"{self.name} {self._request}", self._request)
-            self._chaos.records.append(record)
-            start = self._choose_start()
-            for _ in range(self._rng.randint(1, 5)):
-                with trio.CancelScope() as scope:
-                    async with self._leaving(scope):
-                        await self._read_session(record, start)
-                start = record.sessions[-1].next_start if record.sessions else start
-
-    # What kinds of readers differ in
-
-    def _be_done(self) -> None:
-        self.done.set()
-
-    def _life(self) -> float:
-        """How many seconds to stay with a watch."""
-        return self._rng.expovariate(6 / self._chaos.options.seconds)
-
-    def _choose_options(self) -> dict[str, bool]:
-        filtered = self._choose("put", "delete", "", "", "")
-        return {
-            "no_put": filtered == "put",
-            "no_delete": filtered == "delete",
-            "prev_kv": self._rng.random() < 0.4,
-            "progress_notify": self._rng.random() < 0.4,
-            "created_notify": self._rng.random() < 0.2,
-        }
-
-    async def _read(self, watch: Watch) -> None:
-        """Read until cancelled, or until the watch fails."""
-        while True:
-            take = self._choose(self._take_response, self._take_event)
-            for _ in range(self._choose(1, 3, 100)):
-                await take(watch)
-                await self._rest(self._rng.uniform(0.0, self._dawdle))
-                if self._rng.random() < self._stuck_odds:
-                    await self._rest(self._rng.uniform(0.0, self._stuck))
-                    self._note_parked(watch)
-
-    # Steps
-
-    def _choose(self, *values: T) -> T:
-        return self._rng.choice(values)
-
-    def _choose_start(self) -> int:
-        """From now, from long ago, or from some time to come."""
-        if self._rng.random() < 0.5:
-            return 0
-        newest = self._chaos.newest
-        oldest = max(self._chaos.truth.compacted, 1)
-        return self._choose(
-            oldest,
-            self._rng.randint(oldest, max(newest, oldest)),
-            newest + 1,
-            newest + self._rng.randint(1, 100),
-        )
-
-    @asynccontextmanager
-    async def _leaving(self, scope: trio.CancelScope) -> AsyncGenerator[None]:
-        """Cancel the scope after a while, unless the finale has come."""
-
-        async def leave() -> None:
-            await trio.sleep(self._life())
-            if not self._chaos.finale.is_set():
-                scope.cancel(reason="the user leaves")
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(leave)
-            yield
-            nursery.cancel_scope.cancel(reason="the watch ended")
-
-    async def _read_session(self, record: Record, start: int) -> None:
-        request = self._request
-        opening = self._choose(*self._chaos.watchers).watch(
-            **self._where,
-            start_revision=start,
-            prev_kv=request.prev_kv,
-            no_put=request.no_put,
-            no_delete=request.no_delete,
-            progress_notify=request.progress_notify,
-            created_notify=request.created_notify,
-            require_leader=self._rng.random() < 0.1,
-            metadata=self._choose(*METADATA),
-            max_buffered_events=self._buffer,
-        )
-        watch: Watch | None = None
-        reads_bookmark_late = self._rng.random() < LATE_BOOKMARKS
-        try:
-            async with opening as watch:
-                session = self._session = Session(
-                    start or watch.created.header.revision + 1
-                )
-                record.sessions.append(session)
-                self._watch = watch
-                try:
-                    await self._read(watch)
-                finally:
-                    session.bookmark = watch.next_revision
-        except (CompactedError, NoLeaderError) as exc:
-            self._note_failure(record, start, watch, exc)
-        except WatchError as exc:
-            self._chaos.violated(f"error: {record.name}: {exc!r}")
-            await trio.sleep(0.1)
-        finally:
-            self._watch = None
-            if watch is not None and reads_bookmark_late:
-                self._session.bookmark = watch.next_revision
-
-    def _note_failure(
-        self, record: Record, start: int, watch: Watch | None, error: WatchError
-    ) -> None:
-        compacted = 0
-        if isinstance(error, CompactedError):
-            # Whether that is legal, check_resumable() says.
-            compacted = error.compact_revision
-        if watch is None:
-            if compacted:
-                session = Session(start, bookmark=start, compacted=compacted)
-                record.sessions.append(session)
-            return
-        self._session.compacted = compacted
-        received = watch.statistics().events_received
-        handed = sum(1 for _ in self._session.events())
-        if received != handed:
-            self._chaos.violated(
-                f"error: {record.name}: {error!r} before {received - handed} events"
-            )
-
-    async def _take_response(self, watch: Watch) -> None:
-        response = await anext(watch)
-        self._note(watch, _kind(response), response.events, response.header.revision)
-
-    async def _take_event(self, watch: Watch) -> None:
-        event = await anext(watch.events())
-        self._note(watch, Kind.ONE_EVENT, [event], 0)
-
-    def _note(
-        self, watch: Watch, kind: Kind, events: Sequence[ClientEvent], header: int
-    ) -> None:
-        events_ = tuple(self._chaos.truth.shared(_plain(event)) for event in events)
-        self._session.responses.append(
-            Response(kind, events_, header, watch.next_revision)
-        )
-        self._check_bound(watch)
-
-    def _check_bound(self, watch: Watch) -> None:
-        """A watch that holds more than it may must have been parked by that."""
-        statistics = watch.statistics()
-        if statistics.unread_events > self._buffer and (
-            statistics.state not in {"parked", "ended"}
-        ):
-            self._chaos.violated(f"bound: {self} with a buffer of {self._buffer}")
-
-    def _note_parked(self, watch: Watch) -> bool:
-        parked = watch.statistics().state == "parked"
-        self._chaos.report.parked += parked
-        return parked
-
-    async def _rest(self, seconds: float) -> None:
-        if seconds:
-            with trio.move_on_after(seconds):
-                await self._chaos.finale.wait()
-
-
-class Churner(Reader):
-    """Opens watches, and leaves them at any moment, also before they are there."""
-
-    def _life(self) -> float:
-        return self._rng.expovariate(1 / self._choose(0.003, 0.03, 0.3))
-
-
-class Sleeper(Reader):
-    """Reads only when its watch has been parked for a while."""
-
-    def __init__(self, chaos: Chaos, name: str, where: Where) -> None:
-        self._parks = 0
-        super().__init__(chaos, name, where)
-        self._buffer = self._rng.randint(1, 5)
-
-    def _be_done(self) -> None:
-        """Not before it was parked often enough."""
-
-    def _life(self) -> float:
-        return math.inf
-
-    def _choose_start(self) -> int:
-        return 0
-
-    async def _read(self, watch: Watch) -> None:
-        while self._parks < self._chaos.options.parks:
-            while not self._note_parked(watch):
-                await trio.sleep(self._rng.uniform(0.05, 0.5))
-                if self._chaos.finale.is_set() or (watch.statistics().state == "ended"):
-                    break
-            self._parks += 1
-            await self._rest(self._rng.uniform(0.0, 0.5))
-            while watch.statistics().unread_events:
-                await self._take_response(watch)
-        self.done.set()
-        while True:
-            await self._take_response(watch)
-
-
-class Truth:
-    """The history as etcd gives it out over its JSON gateway, without our code."""
-
-    def __init__(self) -> None:
-        self.changes: list[Event] = []
-        self.compacted = 0
-        """The highest revision that a compaction was requested for."""
-        self._shared: dict[object, Any] = {}
-        self._lock = trio.Lock()
-
-    async def read(self, member: Etcd) -> int:
-        """Read on up to the newest revision, and return that.
-
-        Raises:
-            OSError: the member went away, or was silent; what came is kept.
-        """
-        async with self._lock:
-            with trio.move_on_after(WRITE_LIMIT) as scope:
-                newest = await member.revision()
-            if scope.cancelled_caught:
-                raise TimeoutError
-            known = self.changes[-1].revision if self.changes else 1
-            if known < newest:
-                # Not abandoned when cancelled, lest two threads write at once.
-                await trio.to_thread.run_sync(
-                    self._read, member.endpoint, known + 1, newest
-                )
-            return newest
-
-    def last_without_delete(self, revision: int) -> int:
-        """The last revision up to this one that deletes nothing; 0 if there is none.
-
-        Compacting at a DELETE loses that, and the newest revision even after a crash:
-        https://github.com/etcd-io/etcd/pull/18274, fixed in 3.4.34 and 3.5.16.
-        """
-        deletes = {each.revision for each in self.changes if each.type == DELETE}
-        return next((r for r in range(revision, 1, -1) if r not in deletes), 0)
-
-    def shared(self, event: Event) -> Event:
-        """Return the one instance of what many watches hold."""
-        kv, prev_kv = (
-            self._share(event.kv),
-            event.prev_kv and self._share(event.prev_kv),
-        )
-        return self._share(event._replace(kv=kv, prev_kv=prev_kv))
-
-    def _share(self, value: T) -> T:
-        shared: T = self._shared.setdefault(value, value)
-        return shared
-
-    def _read(self, endpoint: str, start: int, stop: int) -> None:
-        for events in _history(endpoint, start, stop):
-            self.changes += map(self.shared, events)
-
-
-def _history(endpoint: str, start: int, stop: int) -> Iterator[list[Event]]:
-    """Ask the gateway for all changes from one revision to another."""
-    connection = http.client.HTTPConnection(endpoint, timeout=WRITE_LIMIT)
-    try:
-        every_key = {"key": "AA==", "range_end": "AA==", "start_revision": start}
-        body = json.dumps({"create_request": every_key})
-        connection.request("POST", "/v3/watch", body)
-        reply = connection.getresponse()
-        revision = start - 1
-        while revision < stop:
-            line = reply.readline()
-            if not line:
-                raise ConnectionError("the server ended the history")
-            result = json.loads(line)["result"]
-            if result.get("canceled"):
-                raise RuntimeError(f"the gateway gives no history: {result}")
-            events = [_from_json(event) for event in result.get("events", ())]
-            if events:
-                revision = events[-1].revision
-                yield events
-    except http.client.HTTPException as exc:
-        raise ConnectionError(f"the history broke off: {exc!r}") from exc
-    finally:
-        connection.close()
-
-
-def _from_json(event: dict[str, Any]) -> Event:
-    kv = event["kv"]
-    return Event(
-        event.get("type", "PUT"),
-        KeyValue(
-            base64.b64decode(kv["key"]),
-            base64.b64decode(kv.get("value", "")),
-            int(kv.get("create_revision", 0)),
-            int(kv["mod_revision"]),
-            int(kv.get("version", 0)),
-            int(kv.get("lease", 0)),
-        ),
-        prev_kv=None,
-        is_create=False,
-    )
-
-
-# What a client's values are as plain data
-
-
-def _plain(event: ClientEvent) -> Event:
-    prev_kv = event.prev_kv
-    return Event(
-        event.type.name,
-        _plain_kv(event.kv),
-        None if prev_kv is None else _plain_kv(prev_kv),
-        event.is_create,
-    )
-
-
-def _plain_kv(kv: ClientKeyValue) -> KeyValue:
-    return KeyValue(
-        kv.key, kv.value, kv.create_revision, kv.mod_revision, kv.version, kv.lease
-    )
-
-
-def _kind(response: WatchResponse) -> Kind:
-    if response.created:
-        return Kind.CREATED
-    if response.is_progress_notify:
-        # Not public, as it is of no use: both old servers and ours must be told apart.
-        requested = response._parts[-1].watch_id == -1
-        return Kind.REQUESTED if requested else Kind.PROGRESS
-    return Kind.EVENTS
-
-
-def _breadth(where: Where) -> int:
-    return sum(in_range(key, *where[1]) for key in KEYS)
-
-
-# What writers write
-
-
-def _operations(rng: random.Random, number: int) -> list[Put | Delete]:
-    def put(key: bytes) -> Put:
-        size = rng.choice([0, 8, 64, 64, 512, 4_096])
-        return Put(key, (b"%d " % number + rng.randbytes(size))[:size])
-
-    kind = rng.random()
-    if kind < 0.60:
-        return [put(rng.choice(KEYS))]
-    if kind < 0.75:
-        return [Delete(rng.choice(KEYS))]
-    if kind < 0.80:
-        return [Delete(rng.choice(["/k/0", "/k/1", "/k/15"]), prefix=True)]
-    keys = rng.sample(KEYS, rng.choice([2, 3, 6, len(KEYS)]))
-    return [put(key) if rng.random() < 0.8 else Delete(key) for key in keys]
-
-
-async def _transact(member: Etcd, operations: Sequence[Put | Delete]) -> int:
-    """Return the revision of it; 0 if it changed nothing."""
-    match operations:
-        case [Put() as put]:
-            return await member.put(put.key, put.value)
-        case [Delete() as delete]:
-            reply = await member.request("/v3/kv/deleterange", delete.to_json())
-            changes = "deleted" in reply
-        case _:
-            success = [{each.field: each.to_json()} for each in operations]
-            reply = await member.request("/v3/kv/txn", {"success": success})
-            changes = any(
-                "response_put" in each
-                or "deleted" in each.get("response_delete_range", {})
-                for each in reply["responses"]
-            )
-    return int(reply["header"]["revision"]) if changes else 0
-
-
-def _range(delete: Delete) -> tuple[bytes, bytes]:
-    key = _bytes(delete.key)
-    # Prefixes of writers end in an ordinary byte.
-    return key, key[:-1] + bytes([key[-1] + 1]) if delete.prefix else b""
-
-
-def _bytes(text: str | bytes) -> bytes:
-    return text.encode() if isinstance(text, str) else text
-
-
-# Faults of the network, each for so many seconds
-
-
-async def _close(proxy: Proxy, rng: random.Random, seconds: float) -> None:
-    proxy.close_all()
-    await trio.lowlevel.checkpoint()
-
-
-async def _reset(proxy: Proxy, rng: random.Random, seconds: float) -> None:
-    proxy.reset_all()
-    await trio.lowlevel.checkpoint()
-
-
-async def _cut(proxy: Proxy, rng: random.Random, seconds: float) -> None:
-    # From within the first frame to behind the first fragment of a long history.
-    proxy.cut_after(int(10 ** rng.uniform(0, 6.3)), fin=rng.random() < 0.5)
-    proxy.reset_all()
-    await trio.sleep(seconds)
-    proxy.cut_after(None)
-
-
-async def _blackhole(proxy: Proxy, rng: random.Random, seconds: float) -> None:
-    proxy.blackhole()
-    await trio.sleep(seconds)
-    proxy.heal()
-
-
-async def _refuse(proxy: Proxy, rng: random.Random, seconds: float) -> None:
-    proxy.refuse()
-    proxy.reset_all()
-    await trio.sleep(seconds / 2)
-    proxy.accept()
-
-
-async def _delay(proxy: Proxy, rng: random.Random, seconds: float) -> None:
-    proxy.delay(rng.uniform(0.01, 0.5))
-    await trio.sleep(seconds)
-    proxy.delay(0.0)
 
 
 def _parse(arguments: Sequence[str] | None = None) -> tuple[Options, bool]:
