@@ -137,8 +137,8 @@ MUTATIONS = (
         "rule 1",
         "_cursor",
         12,
-        "self.next_revision = header_revision + 1",
-        "self.next_revision = header_revision",
+        "self._advance(header_revision)",
+        "self._advance(header_revision - 1)",
     ),
     Mutation("rule 1", "_cursor", 8, "if self.next_revision == 0:", "if False:"),
     # 2: creation does not move a start that was asked for.

@@ -56,7 +56,7 @@ from trio_etcd_watch import (
     WatchError,
     WatchResponse,
 )
-from trio_etcd_watch._errors import StatusCode, TokenExpired
+from trio_etcd_watch._errors import StatusCode, StreamLost, TokenExpired
 from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._requests import WatchSpec, watch_spec
 from trio_etcd_watch._responses import RawResponse, decode
@@ -409,6 +409,31 @@ def test_a_run_does_not_hide_that_its_first_has_no_prev_kv() -> None:
     run = [changes(0, 12, prev_kv=False), changes(0, 13, prev_kv=True)]
     assert not list(session.receive_run([raw.SerializeToString() for raw in run]))
     assert sent(session) == [("cancel", 0, 0), ("create", b"k", 11)]
+
+
+def test_progress_that_has_not_been_asked_for_yet_is_asked_for_once() -> None:
+    session = connected_session()
+    live(session, 0)
+    for _ in range(3):
+        session.request_progress()
+    assert sent(session) == [("progress", b"", 0)]
+    assert not session.has_requests
+    session.request_progress()
+    session.disconnect()
+    session.connect()
+    assert sent(session) == [("create", b"k", 11)]
+
+
+def test_a_creation_at_the_end_of_all_revisions_loses_the_stream() -> None:
+    session = connected_session()
+    session.open(watch_spec("k"))
+    reply = created(0)
+    reply.header.revision = 2**63 - 1
+    with pytest.raises(StreamLost, match="nonsense"):
+        session.receive(reply)
+    session.disconnect()
+    session.connect()
+    assert sent(session) == [("create", b"k", 0)]
 
 
 def test_another_cluster_fails_what_the_first_had_confirmed() -> None:

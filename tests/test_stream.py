@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import random
+import traceback
 from collections.abc import Awaitable, Callable
 
 import h2.events
 import pytest
 import trio
+from h2.settings import SettingCodes
 
 from tests.helpers import eventually
 from tests.peer import GRPC, Peer, serve_tcp, serve_watches, watch_response
@@ -191,7 +193,82 @@ async def test_neighbours_on_a_member_that_refuses_go_on() -> None:
             assert member.connections == 3
 
 
+async def test_a_member_with_no_room_for_a_stream_is_left_for_another() -> None:
+    connections = 0
+
+    async def serve(stream: trio.abc.Stream) -> None:
+        nonlocal connections
+        connections += 1
+        peer = Peer(stream, {SettingCodes.MAX_CONCURRENT_STREAMS: 1})
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(peer.run)
+            while True:
+                await serve_for_ever(peer, await peer.accept())
+
+    async with serve_tcp(serve) as endpoint, open_watcher(endpoint) as watcher:
+        with trio.fail_after(LIMIT):
+            async with watcher.watch("k") as watch:
+                async with watcher.watch("k", metadata={"x": "y"}) as other:
+                    assert (await anext(other)).events
+                assert (await anext(watch)).events
+        assert watcher.statistics().reconnects == 0
+    assert connections == 2
+
+
+async def test_each_watch_of_a_stream_gets_an_error_of_its_own() -> None:
+    async def end(peer: Peer, stream_id: int) -> None:
+        await peer.headers(stream_id, GRPC)
+        for watch_id in range(2):
+            await peer.message(stream_id)
+            await peer.messages(stream_id, watch_response(watch_id, created=True))
+        await peer.status(stream_id, 9, "enough")
+
+    async def error_of(watch: Watch) -> RpcError:
+        with pytest.raises(RpcError) as caught:
+            await anext(watch)
+        return caught.value
+
+    async with serve_tcp(Member(end).serve) as endpoint, open_watcher(endpoint) as made:
+        with trio.fail_after(LIMIT):
+            async with made.watch("a") as one, made.watch("b") as other:
+                try:
+                    raise KeyError("of one user")
+                except KeyError:
+                    first = await error_of(one)
+                errors = [await error_of(other) for _ in range(10)]
+    assert first.__context__ is not None
+    assert all(error.__context__ is None for error in errors)
+    assert {str(error) for error in (first, *errors)} == {str(first)}
+    # Nor does it grow.
+    depths = {len(traceback.extract_tb(error.__traceback__)) for error in errors}
+    assert len(depths) == 1
+
+
 ROOT = Credentials("root", "secret")
+
+
+@pytest.mark.parametrize("way", ["silent", "unavailable", "junk"])
+async def test_a_member_that_cannot_authenticate_is_left_for_the_next(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(random, "sample", lambda members, count: members)
+
+    async def fail(stream: trio.abc.Stream) -> None:
+        peer = Peer(stream)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(peer.run)
+            while True:
+                stream_id = await peer.accept_call()
+                if way == "unavailable":
+                    await peer.status(stream_id, 14, "etcdserver: request timed out")
+                if way == "junk":
+                    await peer.messages(stream_id, b"\xff\xff\xff")
+                    await peer.status(stream_id)
+
+    willing = Member()
+    async with serve_tcp(fail) as first, serve_tcp(willing.serve) as second:
+        await watch_one(Channel(first, second, credentials=ROOT, connect_timeout=0.2))
+    assert willing.connections == 1
 
 
 @pytest.mark.parametrize("created", [True, False])

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 import gc
+import signal
+import sys
+from collections.abc import Callable
 
 import purerpc
 import pytest
@@ -11,7 +14,8 @@ import trio
 import trio.testing
 
 from tests.helpers import LIMIT, eventually, take
-from trio_etcd_watch import Channel, Watch, Watcher, open_watcher
+from tests.peer import serve_tcp, serve_watches
+from trio_etcd_watch import Channel, Watch, Watcher, _channel, open_watcher
 from trio_etcd_watch.testing import Etcd, Put
 
 
@@ -79,6 +83,60 @@ async def test_a_bug_comes_out_with_the_bodys_error(nobody: str) -> None:
     assert isinstance(caught.value.__cause__, BaseExceptionGroup)
     assert caught.value.__cause__.subgroup(KeyError)
     assert caught.value.__cause__.subgroup(Mine)
+
+
+def raise_in_the_background(
+    monkeypatch: pytest.MonkeyPatch, raises: Callable[[], object]
+) -> None:
+    """As a signal does that comes while a task of ours is at work."""
+
+    def info(*args: object) -> None:
+        assert trio.lowlevel.current_task().name.endswith("_serve")
+        raises()
+
+    monkeypatch.setattr(_channel.logger, "info", info)
+
+
+async def error_of_watching() -> BaseException | None:
+    """What an open_watcher() raises; a Cancelled that is nobody's would vanish."""
+    error: BaseException | None = None
+    async with serve_tcp(serve_watches) as endpoint:
+        with trio.fail_after(LIMIT):
+            try:
+                async with open_watcher(endpoint) as watcher, watcher.watch("a"):
+                    await trio.sleep_forever()
+            except BaseException as exc:
+                error = exc
+    return error
+
+
+def test_ctrl_c_reaches_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    # And not a task of ours, whatever it is at.
+    raise_in_the_background(monkeypatch, lambda: signal.raise_signal(signal.SIGINT))
+    assert type(trio.run(error_of_watching)) is KeyboardInterrupt
+
+
+def test_exit_in_the_background_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    raise_in_the_background(monkeypatch, sys.exit)
+    error = trio.run(error_of_watching)
+    assert isinstance(error, BaseExceptionGroup)
+    assert error.subgroup(SystemExit)
+
+
+async def test_shielded_cleanup_does_not_wait_for_a_cancelled_watcher() -> None:
+    with trio.CancelScope() as scope:
+        async with serve_tcp(serve_watches) as endpoint:
+            async with open_watcher(endpoint) as watcher, watcher.watch("a") as watch:
+                await anext(watch)
+                scope.cancel()
+                with trio.fail_after(LIMIT) as limit:
+                    limit.shield = True
+                    with pytest.raises(trio.ClosedResourceError):
+                        await anext(watch)
+                    with pytest.raises(trio.ClosedResourceError):
+                        async with watcher.watch("b"):
+                            pass
+    assert scope.cancelled_caught
 
 
 async def test_no_endpoint_answers(nobody: str) -> None:
@@ -307,6 +365,7 @@ async def test_nothing_is_left_behind(etcd: Etcd) -> None:
         ({"key": 1}, "key must be str or bytes, got 1"),
         ({"key": bytearray(b"a")}, "key must be"),
         ({"key": ""}, "key must not be empty"),
+        ({"key": "a\udc80"}, "key cannot be encoded as UTF-8: 'a.udc80'"),
         ({"key": "a", "range_end": 1}, "range_end must be str or bytes, got 1"),
         ({"key": "b", "range_end": "a"}, "range_end must be above key"),
         ({"key": "a", "range_end": ""}, "range_end must be above key"),

@@ -14,6 +14,7 @@ from typing import TypeAlias, final
 from urllib.parse import urlsplit
 
 import trio
+from google.protobuf.message import DecodeError
 
 from ._errors import AuthenticationError, RpcError, StreamLost
 from ._grpc import Connection
@@ -46,6 +47,11 @@ class Credentials:
         for name, value in (("user", self.user), ("password", self.password)):
             if not isinstance(value, str):
                 raise TypeError(f"{name} must be str, got {type(value).__name__}")
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                # From None: the cause holds the value.
+                raise ValueError(f"{name} cannot be encoded as UTF-8") from None
         if not self.user:
             raise ValueError("user must not be empty, got ''")
 
@@ -257,14 +263,19 @@ class Connector:
                 connection = await self._dial(next(self._endpoints))
                 self._connection = connection
             if self.channel.credentials and self._token is None:
-                self._token = await self._authenticate(
-                    connection, self.channel.credentials
-                )
+                try:
+                    self._token = await self._authenticate(
+                        connection, self.channel.credentials
+                    )
+                except StreamLost:
+                    # It takes a quorum, which another member may have.
+                    self.leave(connection)
+                    raise
         token: Metadata = (("token", self._token),) if self._token else ()
         return connection, (*self.channel.metadata, *token)
 
     def leave(self, connection: Connection) -> None:
-        """Open the next streams elsewhere: the member refuses them.
+        """Open the next streams elsewhere: this one takes no more of them.
 
         Streams that it serves go on; with the last of them the connection ends.
         """
@@ -308,6 +319,7 @@ class Connector:
         logger.info("connected to %s", endpoint)
         return connection
 
+    @trio.lowlevel.enable_ki_protection
     async def _serve(self, connection: Connection, endpoint: _Endpoint) -> None:
         await connection.run()
         if connection is self._connection:
@@ -331,7 +343,10 @@ class Connector:
                 # Go's client goes on without a token too.
                 return ""
             raise AuthenticationError(exc.code, exc.message) from exc
-        return pb.AuthenticateResponse.FromString(reply).token
+        try:
+            return pb.AuthenticateResponse.FromString(reply).token
+        except DecodeError as exc:
+            raise StreamLost("the answer to Authenticate cannot be parsed") from exc
 
 
 _AUTH_NOT_ENABLED = "etcdserver: authentication is not enabled"

@@ -36,9 +36,13 @@ class Cursor:
         self.next_revision = start_revision
 
     def created(self, header_revision: int) -> None:
-        """Note that the server has confirmed the watch (rules 1 and 2)."""
+        """Note that the server has confirmed the watch (rules 1 and 2).
+
+        Raises:
+            StreamLost: no server can have come that far.
+        """
         if self.next_revision == 0:
-            self.next_revision = header_revision + 1
+            self._advance(header_revision)
 
     def is_new(self, mod_revision: int) -> bool:
         """Whether an event of this revision has still to be delivered (rule 5)."""

@@ -117,6 +117,17 @@ class ClusterChangedError(WatchError):
         )
 
 
+def afresh(error: Exception) -> Exception:
+    """Return an error that says the same, to be raised once more.
+
+    Raised again, an exception keeps the traceback and context of the times before.
+    """
+    kind = type(error)
+    twin = kind.__new__(kind, *error.args)
+    twin.__dict__.update(error.__dict__)
+    return twin
+
+
 class StreamLost(Exception):
     """The stream or its connection broke, and a new one can take over.
 

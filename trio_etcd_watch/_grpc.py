@@ -224,6 +224,7 @@ class Connection:
 
     # Tasks
 
+    @trio.lowlevel.enable_ki_protection
     async def _read(self) -> None:
         try:
             while not self.lost:
@@ -237,6 +238,7 @@ class Connection:
         except StreamLost as exc:
             self._lose(exc)
 
+    @trio.lowlevel.enable_ki_protection
     async def _write(self) -> None:
         try:
             while True:
@@ -251,6 +253,7 @@ class Connection:
         except trio.BrokenResourceError as exc:
             self._lose(StreamLost(f"connection broken: {exc.__cause__ or exc}"))
 
+    @trio.lowlevel.enable_ki_protection
     async def _keep_alive(self) -> None:
         while True:
             await trio.sleep_until(self._heard + self._keepalive_time)

@@ -75,7 +75,10 @@ def key_range(
 
 def _as_bytes(name: str, value: object) -> bytes:
     if isinstance(value, str):
-        return value.encode()
+        try:
+            return value.encode()
+        except UnicodeEncodeError as exc:
+            raise ValueError(f"{name} cannot be encoded as UTF-8: {value!r}") from exc
     if isinstance(value, bytes):
         return value
     raise TypeError(f"{name} must be str or bytes, got {value!r}")

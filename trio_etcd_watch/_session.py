@@ -147,6 +147,7 @@ class Session:
         # Ids that have been canceled on this stream, so that each is canceled once.
         self._canceled: set[int] = set()
         self._requests: list[bytes] = []
+        self._asks_progress = False
 
     # The user's side
 
@@ -178,9 +179,11 @@ class Session:
             self._create(subscription)
 
     def request_progress(self) -> None:
-        """Ask the server how far this stream is; without a stream do nothing."""
-        if self._connected:
-            self._requests.append(progress_request())
+        """Ask the server how far this stream is; without a stream do nothing.
+
+        One answer is as good as many, so what has not been sent yet is asked once.
+        """
+        self._asks_progress = self._connected
 
     # The stream's side
 
@@ -204,15 +207,19 @@ class Session:
         self._creating.clear()
         self._canceled.clear()
         self._requests.clear()
+        self._asks_progress = False
 
     @property
     def has_requests(self) -> bool:
         """Whether there is anything to send."""
-        return bool(self._requests)
+        return bool(self._requests) or self._asks_progress
 
     def requests(self) -> list[bytes]:
         """Return the messages to send, and forget them."""
         requests, self._requests = self._requests, []
+        if self._asks_progress:
+            requests.append(progress_request())
+        self._asks_progress = False
         return requests
 
     def receive(self, response: RawResponse) -> Sequence[Delivery]:

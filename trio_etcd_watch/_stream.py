@@ -147,8 +147,13 @@ class WatchStream:
         """Open a stream, serve it, and return how it ended."""
         try:
             connection, metadata = await self._connector.connect()
-            call = connection.open_call(_WATCH, (*metadata, *self._metadata))
         except (StreamLost, RpcError) as exc:
+            return exc
+        try:
+            call = connection.open_call(_WATCH, (*metadata, *self._metadata))
+        except StreamLost as exc:
+            # It has as many streams as the server allows: the next takes this one.
+            self._connector.leave(connection)
             return exc
         self._session.connect()
         try:
@@ -164,6 +169,7 @@ class WatchStream:
             self._connector.leave(connection)
         return end
 
+    @trio.lowlevel.enable_ki_protection
     async def _send(self, call: Call) -> None:
         try:
             while True:

@@ -9,7 +9,7 @@ from typing import final
 
 import trio
 
-from ._errors import WatchError
+from ._errors import WatchError, afresh
 from ._responses import Event, WatchResponse
 from ._session import Delivery, Subscription
 
@@ -24,7 +24,7 @@ class WatchStatistics:
     events_received: int
     """Since the watch was opened."""
     events_delivered: int
-    """Of these, taken by the user."""
+    """Of these, taken by the user: whole responses, also under `events()`."""
     unread_events: int
     """Of these, still held here."""
     lag: int
@@ -54,11 +54,14 @@ class Watch:
         self._events_received = 0
         # Where to continue once _current is handed over whole.
         self._next_revision = subscription.spec.start_revision
-        # What events() hands over one by one, of how many events, and how far it is.
+        # What events() hands over one by one, of how many events, and how far it is:
+        # none is left where the last two are equal.
         self._current = WatchResponse()
         self._events: Iterator[Event] = iter(())
         self._count = 0
         self._handed = 0
+        # Of _current's events, once somebody asks how far it is handed over.
+        self._revisions: list[int] = []
 
     @property
     def created(self) -> WatchResponse:
@@ -76,12 +79,12 @@ class Watch:
         passes a revision with that revision's last event. It also moves while the
         watch is idle, so it stays ahead of compaction.
         """
-        if self._handed < self._count:
-            events = self._current.events
-            last = events[self._handed - 1].kv.mod_revision
-            following = events[self._handed].kv.mod_revision
-            return last + 1 if last < following else last
-        return self._next_revision
+        if self._handed == self._count:
+            return self._next_revision
+        if not self._revisions:
+            self._revisions = [e.kv.mod_revision for e in self._current.events]
+        last, following = self._revisions[self._handed - 1 : self._handed + 1]
+        return last + 1 if last < following else last
 
     def __aiter__(self) -> Watch:
         return self
@@ -138,7 +141,7 @@ class Watch:
 
     async def _wait_arrival(self) -> None:
         if self._end is not None:
-            raise self._end
+            raise afresh(self._end)
         self._arrived = trio.Event()
         await self._arrived.wait()
 
@@ -172,6 +175,7 @@ class Watch:
             if self._handed == self._count:
                 self._current, self._count = self._pop()
                 self._events, self._handed = iter(self._current.events), 0
+                self._revisions = []
 
     # What the stream calls
 
@@ -202,7 +206,10 @@ class Watch:
             if self._created is None:
                 self._created = item
                 self._next_revision = next_revision
-            if not item.created or self._subscription.spec.created_notify:
+            if not count and self._unread and _is_progress(delivery, self._unread[-1]):
+                # The newest says it all; a user who never looks holds one.
+                self._unread[-1] = delivery
+            elif not item.created or self._subscription.spec.created_notify:
                 self._unread.append(delivery)
         self._arrived.set()
 
@@ -214,6 +221,14 @@ class Watch:
         self._next_revision = self.next_revision
         self._count = self._handed
         self._arrived.set()
+
+
+def _is_progress(*deliveries: Delivery) -> bool:
+    """Whether each of these is a progress notification."""
+    return all(
+        isinstance(delivery.item, WatchResponse) and delivery.item.is_progress_notify
+        for delivery in deliveries
+    )
 
 
 @final

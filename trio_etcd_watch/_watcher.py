@@ -198,8 +198,15 @@ class Watcher:
             self._nursery.start_soon(self._serve, metadata, stream)
         return stream
 
+    @trio.lowlevel.enable_ki_protection
     async def _serve(self, metadata: Metadata, stream: WatchStream) -> None:
-        await stream.run()
+        try:
+            await stream.run()
+        finally:
+            if not stream.closed:
+                # Cancelled from outside. Nobody serves the watches any more, and a
+                # shielded block may still wait for them.
+                self._close()
         if self._streams.get(metadata) is stream:
             del self._streams[metadata]
 
@@ -239,10 +246,11 @@ async def _open_watcher(channel: Channel) -> AsyncGenerator[Watcher]:
     # What the user sees: the body's exception as itself, whatever else happens. A
     # background task raises nothing but Cancelled, unless it has a bug: then the
     # body is cancelled, and the bug comes out, with an exception of the body's.
+    # KeyboardInterrupt goes to the user's tasks: ours are protected from it.
     await trio.lowlevel.checkpoint()
     body: BaseException | None = None
     try:
-        async with trio.open_nursery() as nursery:
+        async with trio.open_nursery(strict_exception_groups=True) as nursery:
             watcher = Watcher(Connector(channel, nursery), nursery)
             try:
                 yield watcher
@@ -259,7 +267,8 @@ async def _open_watcher(channel: Channel) -> AsyncGenerator[Watcher]:
             raise RuntimeError(
                 "a bug in trio-etcd-watch; please report it"
             ) from BaseExceptionGroup("background tasks, and the block", causes)
-        if body is None:
+        if body is None or (failure and failure.split(trio.Cancelled)[1]):
+            # What is no Exception (SystemExit of a signal handler) came to a task.
             raise
     if body is not None:
         raise body

@@ -1,0 +1,86 @@
+"""A watch by itself: what it holds for its user, and what looking at it costs."""
+
+from __future__ import annotations
+
+import sys
+from types import FrameType
+
+import trio
+import trio.testing
+
+from trio_etcd_watch import Watch, WatchResponse
+from trio_etcd_watch._requests import watch_spec
+from trio_etcd_watch._responses import RawResponse
+from trio_etcd_watch._session import Delivery, Subscription
+
+
+class Server:
+    """Delivers to one watch, whose user takes nothing until told to."""
+
+    def __init__(self) -> None:
+        spec = watch_spec("k", progress_notify=True)
+        self.subscription = Subscription(spec)
+        self.watch = Watch(self.subscription, lambda subscription, events: None)
+        self._deliver(RawResponse(created=True), 1)
+
+    def put(self, revision: int) -> None:
+        raw = RawResponse()
+        raw.header.revision = raw.events.add().kv.mod_revision = revision
+        self._deliver(raw, revision)
+
+    def notify(self, revision: int) -> None:
+        raw = RawResponse()
+        raw.header.revision = revision
+        self._deliver(raw, revision)
+
+    def _deliver(self, raw: RawResponse, revision: int) -> None:
+        delivery = Delivery(
+            self.subscription, WatchResponse(raw), revision + 1, len(raw.events)
+        )
+        self.watch._deliver(delivery)
+
+
+async def test_notifications_that_nobody_takes_do_not_pile_up(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = Server()
+    for revision in range(2, 1000):
+        server.notify(revision)
+    server.put(1000)
+    for revision in range(1000, 2000):
+        server.notify(revision)
+    watch = server.watch
+    for is_progress_notify, revision in ((True, 999), (False, 1000), (True, 1999)):
+        response = await anext(watch)
+        assert response.is_progress_notify == is_progress_notify
+        assert response.header.revision == revision
+        assert watch.next_revision == revision + 1
+    with trio.move_on_after(1) as limit:
+        await anext(watch)
+    assert limit.cancelled_caught
+
+
+async def test_a_bookmark_for_each_event_costs_no_more_for_many() -> None:
+    calls = 0
+
+    def count(frame: FrameType, event: str, arg: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    async def calls_per_event(events: int) -> float:
+        nonlocal calls
+        server = Server()
+        for revision in range(2, events + 2):
+            server.put(revision)
+        calls = 0
+        sys.setprofile(count)
+        try:
+            iterator = server.watch.events()
+            for revision in range(2, events + 2):
+                await anext(iterator)
+                assert server.watch.next_revision == revision + 1
+        finally:
+            sys.setprofile(None)
+        return calls / events
+
+    assert await calls_per_event(2000) < 2 * await calls_per_event(100)
