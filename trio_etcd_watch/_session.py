@@ -428,7 +428,7 @@ class Session:
 
         etcd begins to send before it has noted that prev_kv is wanted (recvLoop,
         v3rpc/watch.go): now and then the first responses come without. If they lack it
-        because it is compacted, the second time is no different.
+        because it is compacted, the second time is no different, or `CompactedError`.
         """
         self._leave(subscription)
         self._create(subscription)
