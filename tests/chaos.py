@@ -390,8 +390,9 @@ class Chaos:
     def _compacts(self) -> bool:
         if self.options.compact is not None:
             return self.options.compact
-        # Where the queue of a stream is full, as in a storm, etcd before 3.4.31 and
-        # 3.5.13 forgets to say that a watch is compacted, and leaves out the events:
+        # Where the queue of a stream is full, as in a storm, and otherwise rarely, etcd
+        # before 3.4.31 and 3.5.13 forgets to say that a watch is compacted, and leaves
+        # out the events:
         # https://github.com/etcd-io/etcd/pull/17555
         return bool(self.options.seed % 2) and not self.options.storm
 

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Protocol
 
 import trio_etcd_watch
-from trio_etcd_watch import _requests, _session
+from trio_etcd_watch import _requests, _session, _subscription
 from trio_etcd_watch._requests import WatchSpec
 
 
@@ -46,11 +46,11 @@ class Core:
     """What the machine calls, of the real package or of a mutant."""
 
     session: type[_session.Session]
-    state: type[_session.State]
+    state: type[_subscription.State]
     watch_spec: MakeSpec
 
 
-REAL = Core(_session.Session, _session.State, _requests.watch_spec)
+REAL = Core(_session.Session, _subscription.State, _requests.watch_spec)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ def source_of(module: str) -> str:
 SHARED = ("_errors", "_pb", "_responses", "_runs")
 """Modules that those below import, as they are in the real package."""
 
-MUTABLE = ("_cursor", "_requests", "_session")
+MUTABLE = ("_cursor", "_requests", "_subscription", "_session")
 """Modules that run anew, in an order in which they can be imported."""
 
 PACKAGE = "trio_etcd_watch_mutant"
@@ -122,10 +122,11 @@ def mutated(mutation: Mutation | None) -> Iterator[Core]:
             # Before it runs: dataclasses look their module up.
             modules[module.__name__] = sys.modules[module.__name__] = module
             exec(compile(source, f"<mutated {name}.py>", "exec"), module.__dict__)
-        session, requests = (
-            modules[f"{PACKAGE}.{name}"] for name in ("_session", "_requests")
+        requests, subscription, session = (
+            modules[f"{PACKAGE}.{name}"]
+            for name in ("_requests", "_subscription", "_session")
         )
-        yield Core(session.Session, session.State, requests.watch_spec)
+        yield Core(session.Session, subscription.State, requests.watch_spec)
     finally:
         for full_name in modules:
             del sys.modules[full_name]

@@ -23,6 +23,7 @@ SANS_IO = [
     "_requests",
     "_responses",
     "_session",
+    "_subscription",
 ]
 IMPURE = {"trio", "purerpc", "socket", "time", "random"}
 

@@ -1,4 +1,4 @@
-"""The state machine of `test_session.py` sees every rule that is broken.
+"""The state machine of `session_machine` sees every rule that is broken.
 
 A test that cannot fail proves nothing: so each mutation of the session is run by the
 same machine, from a fixed seed, and must fail; unchanged, through the same path, it
@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.mutations import MUTATIONS, Core, Mutation, mutated, source_of
-from tests.test_session import SessionMachine
+from tests.session_machine import SessionMachine
 
 EXAMPLES = 5_000
 """At most; nearly every mutation fails within 100."""

@@ -13,7 +13,8 @@ from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._requests import WatchSpec
 from trio_etcd_watch._responses import decode
 from trio_etcd_watch._runs import MAX_SIZE, merge_run, split_runs
-from trio_etcd_watch._session import Session, Subscription
+from trio_etcd_watch._session import Session
+from trio_etcd_watch._subscription import Subscription
 
 IDS = [0, 1, 0x5A, 300]
 """One-byte and two-byte varints, and one that looks like the tag of an event."""

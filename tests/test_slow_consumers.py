@@ -22,7 +22,8 @@ from trio_etcd_watch import (
 )
 from trio_etcd_watch._requests import WatchSpec
 from trio_etcd_watch._responses import RawResponse
-from trio_etcd_watch._session import MAX_FRAGMENTS, Session, State
+from trio_etcd_watch._session import MAX_FRAGMENTS, Session
+from trio_etcd_watch._subscription import State
 from trio_etcd_watch.testing import Etcd, Put, open_etcd
 
 pytestmark = pytest.mark.etcd

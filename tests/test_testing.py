@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from trio_etcd_watch import testing
+from trio_etcd_watch import _etcd, testing
 from trio_etcd_watch._gateway import Gateway
 from trio_etcd_watch.testing import (
     Delete,
@@ -274,7 +274,7 @@ async def test_wrong_arguments_show_the_log(binary: str | None) -> None:
 
 
 async def test_too_slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(testing, "_START_LIMIT", 0.3)
+    monkeypatch.setattr(_etcd, "_START_LIMIT", 0.3)
     alone = ["--initial-cluster=m0=http://127.0.0.1:1,m1=http://127.0.0.1:2"]
     alone.append("--initial-advertise-peer-urls=http://127.0.0.1:1")
     with pytest.raises(EtcdStartError, match=r"does not serve after 0\.3 seconds"):

@@ -11,7 +11,7 @@ import trio.testing
 from trio_etcd_watch import Watch, WatchResponse
 from trio_etcd_watch._requests import watch_spec
 from trio_etcd_watch._responses import RawResponse
-from trio_etcd_watch._session import Delivery, Subscription
+from trio_etcd_watch._subscription import Delivery, Subscription
 
 
 class Server:

@@ -33,7 +33,8 @@ from ._http2 import Metadata
 from ._requests import WatchSpec
 from ._responses import watch_id_of_head
 from ._runs import split_runs
-from ._session import MAX_REFUSED_TOKENS, Delivery, Session, Subscription
+from ._session import MAX_REFUSED_TOKENS, Session
+from ._subscription import Delivery, Subscription
 from ._watch import Watch
 
 logger = logging.getLogger("trio_etcd_watch")

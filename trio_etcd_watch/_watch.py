@@ -11,7 +11,7 @@ import trio
 
 from ._errors import WatchError, afresh
 from ._responses import Event, WatchResponse
-from ._session import Delivery, Subscription
+from ._subscription import Delivery, Subscription
 
 
 @final

@@ -12,8 +12,8 @@ import trio
 
 from ._channel import Channel, Connector, MetadataLike, as_channel, metadata_pairs
 from ._requests import WatchSpec, watch_spec
-from ._session import State
 from ._stream import Totals, WatchStream
+from ._subscription import State
 from ._watch import Watch
 
 if TYPE_CHECKING:
