@@ -21,7 +21,7 @@ from operator import lt
 from ._frames import Oversized
 from ._responses import RawResponse, decode
 
-MAX_SIZE = 512
+MAX_SIZE = 4096
 """Of a message that joins a run, in bytes: in larger ones the events are what costs."""
 
 _HEADER = 0x0A
@@ -66,6 +66,9 @@ def merge_run(run: Sequence[bytes]) -> RawResponse | None:
     Raises:
         StreamLost: it cannot be parsed.
     """
+    # Where a response is a transaction, its neighbours probably are as well.
+    if not _is_rising(decode(run[0])):
+        return None
     merged = decode(b"".join(run))
     # What a later message of the run says in any field stays set.
     if (
@@ -78,8 +81,12 @@ def merge_run(run: Sequence[bytes]) -> RawResponse | None:
         return None
     # What a server repeats, the session drops response by response. Here that shows as
     # a revision that does not rise; so does a transaction, and pays the slow path.
-    revisions = [event.kv.mod_revision for event in merged.events]
-    return merged if all(map(lt, revisions, revisions[1:])) else None
+    return merged if _is_rising(merged) else None
+
+
+def _is_rising(response: RawResponse) -> bool:
+    revisions = [event.kv.mod_revision for event in response.events]
+    return all(map(lt, revisions, revisions[1:]))
 
 
 def _mark(message: bytes) -> bytes | None:
