@@ -6,7 +6,7 @@
 #   make test-all          the tests on each Python found, and on the oldest dependencies
 #   make coverage          the tests, with a report of the lines and branches they miss
 #   make protos            generate trio_etcd_watch/_pb anew from protos/
-#   make bench [ARGS=...]  compare with Go's client, aetcd and others; some 15 minutes
+#   make bench [ARGS=...]  compare with Go's client, aetcd and others; some 11 minutes
 #   make chaos SECONDS=600 SEED=7   a real etcd under random faults, checked
 #   make clean             remove what these have made
 

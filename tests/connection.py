@@ -1,0 +1,97 @@
+"""Both ends of one HTTP/2 connection, for the tests of what happens on it.
+
+Time is `MockClock`'s: whatever would hang jumps to the end of `LIMIT` and fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import memory_stream_pair
+
+from tests.peer import Peer
+from trio_etcd_watch._errors import StreamLost
+from trio_etcd_watch._frames import Oversized
+from trio_etcd_watch._grpc import Call, Connection
+
+LIMIT = 1000.0
+PATH = "/etcdserverpb.Watch/Watch"
+INITIAL_WINDOW_SIZE, MAX_CONCURRENT_STREAMS = 4, 3
+
+
+def connection_on(
+    stream: trio.abc.Stream, *, max_message_size: int = 100_000
+) -> Connection:
+    return Connection(
+        stream,
+        authority="etcd:2379",
+        scheme="http",
+        max_message_size=max_message_size,
+        keepalive_time=10.0,
+        keepalive_timeout=5.0,
+    )
+
+
+@dataclass
+class Ends:
+    """Both ends of a connection; `ended` is set when its `run()` has returned."""
+
+    connection: Connection
+    peer: Peer
+    client: Any
+    server: Any
+    ended: trio.Event = field(default_factory=trio.Event)
+
+    def call(self) -> Call:
+        return self.connection.open_call(PATH, ())
+
+    async def accepted(self) -> tuple[Call, int]:
+        """A call whose response has begun."""
+        call = self.call()
+        return call, await self.peer.accept_call()
+
+
+@asynccontextmanager
+async def connected(
+    settings: dict[int, int] | None = None, **options: int
+) -> AsyncGenerator[Ends]:
+    client, server = memory_stream_pair()
+    ends = Ends(
+        connection_on(client, **options), Peer(server, settings), client, server
+    )
+
+    async def serve() -> None:
+        await ends.connection.run()
+        ends.ended.set()
+
+    with trio.fail_after(LIMIT):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve)
+            nursery.start_soon(ends.peer.run)
+            await ends.connection.wait_ready()
+            yield ends
+            nursery.cancel_scope.cancel(reason="the test is over")
+
+
+async def lost(awaitable: Awaitable[object]) -> str:
+    """The reason of the StreamLost that this must raise."""
+    with pytest.raises(StreamLost) as info:
+        await awaitable
+    return str(info.value)
+
+
+async def waits_for(call: Call, reason: str) -> None:
+    assert await lost(call.receive()) == reason
+
+
+async def drain(call: Call) -> list[bytes | Oversized]:
+    """All messages up to the end of a call."""
+    messages: list[bytes | Oversized] = []
+    while batch := await call.receive():
+        messages += batch
+    return messages
