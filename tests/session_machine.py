@@ -1,6 +1,6 @@
 """The session as a state machine: between users, and a model of etcd (`model`).
 
-`test_session.py` runs it as it is, `test_mutations.py` with a rule broken.
+`test_session_machine.py` runs it as it is, `test_mutations.py` with a rule broken.
 """
 
 from __future__ import annotations

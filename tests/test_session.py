@@ -1,24 +1,26 @@
-"""The session by itself: each of its promises as an example, and all of them together
-as a state machine that drives it against a model of etcd.
-
-`SESSION_PROFILE=session-thorough` makes the machine run for minutes; give pytest
-`-o faulthandler_timeout=0` with it.
-"""
+"""The session by itself: each of its promises as an example."""
 
 from __future__ import annotations
 
-import os
-
 import pytest
-from hypothesis import HealthCheck, settings
 
-from tests.model import (
-    DUPLICATE_ID,
-    INVALID_TOKEN,
-    NO_ID,
-    PERMISSION_DENIED,
+from tests.model import DUPLICATE_ID, INVALID_TOKEN, NO_ID, PERMISSION_DENIED
+from tests.replies import (
+    CLUSTER,
+    canceled,
+    changes,
+    compacted,
+    connected_session,
+    created,
+    events,
+    live,
+    progress,
+    receive,
+    refused,
+    revisions,
+    sent,
 )
-from tests.session_machine import MAX_MESSAGE_SIZE, SessionMachine
+from tests.session_machine import MAX_MESSAGE_SIZE
 from trio_etcd_watch import (
     AuthenticationError,
     ClusterChangedError,
@@ -30,118 +32,10 @@ from trio_etcd_watch import (
     WatchResponse,
 )
 from trio_etcd_watch._errors import StatusCode, StreamLost, TokenExpired
-from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._requests import watch_spec
 from trio_etcd_watch._responses import RawResponse
 from trio_etcd_watch._session import MAX_REFUSED_TOKENS, Session
-from trio_etcd_watch._subscription import Delivery, State, Subscription
-
-CLUSTER = 7
-
-
-def connected_session(
-    *, can_authenticate: bool = False, max_message_size: int = MAX_MESSAGE_SIZE
-) -> Session:
-    session = Session(
-        max_message_size=max_message_size, can_authenticate=can_authenticate
-    )
-    session.connect()
-    return session
-
-
-def live(
-    session: Session,
-    watch_id: int,
-    key: str = "k",
-    *,
-    prev_kv: bool = False,
-    progress_notify: bool = False,
-    max_buffered_events: int = 10_000,
-) -> Subscription:
-    """A watch that the server has confirmed, at revision 10."""
-    spec = watch_spec(
-        key,
-        prev_kv=prev_kv,
-        progress_notify=progress_notify,
-        max_buffered_events=max_buffered_events,
-    )
-    subscription = session.open(spec)
-    receive(session, created(watch_id))
-    session.requests()
-    assert subscription.state is State.LIVE
-    return subscription
-
-
-def header(revision: int = 10, cluster_id: int = CLUSTER) -> pb.ResponseHeader:
-    return pb.ResponseHeader(cluster_id=cluster_id, revision=revision)
-
-
-def created(watch_id: int, cluster_id: int = CLUSTER) -> RawResponse:
-    return RawResponse(
-        header=header(cluster_id=cluster_id), watch_id=watch_id, created=True
-    )
-
-
-def refused(watch_id: int, reason: str = PERMISSION_DENIED) -> RawResponse:
-    return RawResponse(
-        header=header(),
-        watch_id=watch_id,
-        created=True,
-        canceled=True,
-        cancel_reason=reason,
-    )
-
-
-def canceled(watch_id: int, reason: str = "") -> RawResponse:
-    return RawResponse(
-        header=header(), watch_id=watch_id, canceled=True, cancel_reason=reason
-    )
-
-
-def compacted(watch_id: int, compact_revision: int) -> RawResponse:
-    return RawResponse(
-        header=header(0),
-        watch_id=watch_id,
-        canceled=True,
-        compact_revision=compact_revision,
-    )
-
-
-def events(watch_id: int, *revisions: int, fragment: bool = False) -> RawResponse:
-    response = RawResponse(header=header(99), watch_id=watch_id, fragment=fragment)
-    for revision in revisions:
-        response.events.add().kv.mod_revision = revision
-    return response
-
-
-def progress(watch_id: int, revision: int) -> RawResponse:
-    return RawResponse(header=header(revision), watch_id=watch_id)
-
-
-def receive(session: Session, *responses: RawResponse) -> list[Delivery]:
-    return [
-        delivery for response in responses for delivery in session.receive(response)
-    ]
-
-
-def sent(session: Session) -> list[tuple[str, bytes | int, int]]:
-    """What is asked for: ("create", key, start), ("cancel", id, 0), ("progress", …)."""
-    asked: list[tuple[str, bytes | int, int]] = []
-    for request in map(pb.WatchRequest.FromString, session.requests()):
-        create = request.create_request
-        if request.HasField("create_request"):
-            asked.append(("create", create.key, create.start_revision))
-        elif request.HasField("cancel_request"):
-            asked.append(("cancel", request.cancel_request.watch_id, 0))
-        else:
-            assert request.HasField("progress_request")
-            asked.append(("progress", b"", 0))
-    return asked
-
-
-def revisions(delivery: Delivery) -> list[int]:
-    assert isinstance(delivery.item, WatchResponse)
-    return [event.kv.mod_revision for event in delivery.item.events]
+from trio_etcd_watch._subscription import State
 
 
 def test_replies_are_matched_in_the_order_of_the_requests() -> None:
@@ -313,16 +207,6 @@ def test_a_progress_request_without_a_stream_does_nothing() -> None:
     assert sent(session) == []
 
 
-def changes(watch_id: int, *revisions: int, prev_kv: bool) -> RawResponse:
-    """Puts of keys that existed."""
-    response = events(watch_id, *revisions)
-    for event in response.events:
-        event.kv.create_revision = 1
-        if prev_kv:
-            event.prev_kv.mod_revision = 1
-    return response
-
-
 def test_first_events_without_their_prev_kv_are_asked_for_once_more() -> None:
     session = connected_session()
     subscription = live(session, 0, prev_kv=True)
@@ -468,51 +352,6 @@ def test_an_old_server_calls_an_expired_token_a_denied_permission() -> None:
     assert isinstance(delivery.item, PermissionDeniedError)
 
 
-def check_too_large(delivery: Delivery, watch: Subscription, size: int) -> None:
-    assert delivery.subscription is watch
-    assert isinstance(delivery.item, RpcError)
-    assert delivery.item.code is StatusCode.RESOURCE_EXHAUSTED
-    assert str(size) in str(delivery.item)
-    assert "max_message_size" in str(delivery.item)
-    assert watch.state is State.ENDED
-
-
-def test_a_message_over_the_limit_fails_its_watch_alone() -> None:
-    session = connected_session()
-    watch, neighbour = live(session, 0), live(session, 1)
-    (delivery,) = session.receive_oversized(0, 2 * MAX_MESSAGE_SIZE)
-    check_too_large(delivery, watch, 2 * MAX_MESSAGE_SIZE)
-    assert sent(session) == [("cancel", 0, 0)]
-    assert list(session.subscriptions) == [neighbour]
-    # Another one was on its way.
-    assert session.receive_oversized(0, 2 * MAX_MESSAGE_SIZE) == ()
-    assert sent(session) == []
-
-
-def test_fragments_over_the_limit_fail_their_watch() -> None:
-    piece = events(0, 11, fragment=True)
-    session = connected_session(max_message_size=2 * piece.ByteSize())
-    watch = live(session, 0)
-    assert receive(session, piece, piece) == []
-    (delivery,) = receive(session, piece)
-    check_too_large(delivery, watch, 3 * piece.ByteSize())
-    assert sent(session) == [("cancel", 0, 0)]
-
-
-def test_fragments_are_joined_up_to_the_limit() -> None:
-    first = [events(0, 11, 11, fragment=True), events(0, 11, 12)]
-    second = [events(0, 13, 13, fragment=True), events(0, 13, 14)]
-    limit = sum(piece.ByteSize() for piece in first)
-    session = connected_session(max_message_size=limit)
-    live(session, 0)
-    (delivery,) = receive(session, *first)
-    assert revisions(delivery) == [11, 11, 11, 12]
-    assert (delivery.events, delivery.next_revision) == (4, 13)
-    # Each response is counted by itself.
-    (delivery,) = receive(session, *second)
-    assert revisions(delivery) == [13, 13, 13, 14]
-
-
 def test_left_between_the_refusal_of_its_token_and_the_end_of_the_stream() -> None:
     session = Session(max_message_size=1000, can_authenticate=True)
     session.connect()
@@ -523,115 +362,6 @@ def test_left_between_the_refusal_of_its_token_and_the_end_of_the_stream() -> No
         session.receive(refusal)
     session.close(watch)
     assert not session.subscriptions
-
-
-def test_fragments_die_with_their_stream() -> None:
-    session = connected_session()
-    live(session, 0)
-    assert receive(session, events(0, 11, 12, fragment=True)) == []
-    session.disconnect()
-    session.connect()
-    assert sent(session) == [("create", b"k", 11)]
-    assert receive(session, created(0)) == []
-    (delivery,) = receive(session, events(0, 11, 12))
-    assert revisions(delivery) == [11, 12]
-
-
-def receive_run(session: Session, *responses: RawResponse) -> list[Delivery]:
-    run = [response.SerializeToString() for response in responses]
-    return list(session.receive_run(run))
-
-
-def test_the_last_fragment_is_not_merged_with_what_follows_it() -> None:
-    session = connected_session()
-    live(session, 0)
-    assert receive(session, events(0, 11, 12, fragment=True)) == []
-    # By its bytes the last fragment is a response like any other.
-    first, second = receive_run(session, events(0, 12), events(0, 13))
-    assert (revisions(first), first.next_revision) == ([11, 12, 12], 13)
-    assert (revisions(second), second.next_revision) == ([13], 14)
-
-
-def test_a_run_is_one_response_only_within_the_bound() -> None:
-    session = connected_session()
-    watch = live(session, 0, max_buffered_events=3)
-    (delivery,) = receive_run(session, events(0, 11), events(0, 12, 13))
-    assert (revisions(delivery), watch.unread) == ([11, 12, 13], 3)
-    session.take(watch, 1)
-    # One by one: the first is within the bound, the second parks, the third is late.
-    first, second = receive_run(session, *(events(0, 14 + i) for i in range(3)))
-    assert (revisions(first), revisions(second)) == ([14], [15])
-    assert (watch.state, watch.unread) == (State.PARKED, 4)
-    assert sent(session) == [("cancel", 0, 0)]
-
-
-def test_past_its_bound_a_watch_is_parked_until_half_is_taken() -> None:
-    session = connected_session()
-    watch = live(session, 0, max_buffered_events=4)
-    neighbour = live(session, 1)
-    receive(session, events(0, 11, 12, 13, 14))
-    assert watch.unread == 4
-    assert sent(session) == []
-    receive(session, events(0, 15))
-    assert (watch.state, watch.unread) == (State.PARKED, 5)
-    assert sent(session) == [("cancel", 0, 0)]
-    # In flight: dropped, and to be asked for again.
-    assert receive(session, events(0, 16), canceled(0)) == []
-    session.take(watch, 2)
-    assert sent(session) == []
-    session.take(watch, 1)
-    assert sent(session) == [("create", b"k", 16)]
-    assert receive(session, created(2)) == []
-    (delivery,) = receive(session, events(2, 16, 17))
-    assert revisions(delivery) == [16, 17]
-    assert neighbour.state is State.LIVE
-
-
-def test_a_parked_watch_is_not_resumed_before_it_is_drained() -> None:
-    session = connected_session()
-    watch = live(session, 0, "parked", max_buffered_events=1)
-    neighbour = live(session, 1, "live")
-    receive(session, events(0, 11, 12))
-    session.disconnect()
-    session.connect()
-    assert sent(session) == [("create", b"live", 11)]
-    assert watch.state is State.PARKED
-    receive(session, created(0))
-    assert neighbour.watch_id == 0
-    session.take(watch, 2)
-    assert sent(session) == [("create", b"parked", 13)]
-
-
-def test_a_watch_drained_without_a_stream_waits_for_the_next() -> None:
-    session = connected_session()
-    watch = live(session, 0, max_buffered_events=1)
-    receive(session, events(0, 11, 12))
-    session.disconnect()
-    session.take(watch, 2)
-    assert watch.state is State.RESUMING
-    session.connect()
-    assert sent(session) == [("create", b"k", 13)]
-
-
-def test_a_parked_watch_can_be_left() -> None:
-    session = connected_session()
-    watch = live(session, 0, max_buffered_events=1)
-    receive(session, events(0, 11, 12))
-    sent(session)
-    session.close(watch)
-    session.take(watch, 2)
-    assert sent(session) == []
-    assert list(session.subscriptions) == []
-
-
-def test_compaction_overtakes_a_parked_watch() -> None:
-    session = connected_session()
-    watch = live(session, 0, max_buffered_events=1)
-    receive(session, events(0, 11, 12))
-    session.take(watch, 2)
-    (delivery,) = receive(session, created(1), compacted(1, 20))
-    assert isinstance(delivery.item, CompactedError)
-    assert delivery.next_revision == 13
 
 
 def test_halt_fails_every_watch_in_every_state() -> None:
@@ -681,20 +411,3 @@ def test_every_watch_is_created_anew_from_where_it_was() -> None:
     # Repeated, in part and whole.
     (delivery,) = receive(session, events(0, 6, 7), events(1, 30))
     assert revisions(delivery) == [7]
-
-
-settings.register_profile(
-    "session",
-    max_examples=600,
-    stateful_step_count=50,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
-settings.register_profile(
-    "session-thorough", settings.get_profile("session"), max_examples=20_000
-)
-
-TestSession = SessionMachine.TestCase
-TestSession.settings = settings.get_profile(
-    os.environ.get("SESSION_PROFILE", "session")
-)
