@@ -15,9 +15,10 @@ import trio
 from trio.testing import memory_stream_pair
 
 from tests.peer import Peer
-from trio_etcd_watch._errors import StreamLost
+from trio_etcd_watch._errors import Status, StreamLost
 from trio_etcd_watch._frames import Oversized
-from trio_etcd_watch._grpc import Call, Connection
+from trio_etcd_watch._grpc import Connection
+from trio_etcd_watch._http2 import Metadata
 
 LIMIT = 1000.0
 PATH = "/etcdserverpb.Watch/Watch"
@@ -37,6 +38,43 @@ def connection_on(
     )
 
 
+class Caller:
+    """A call, and what it has been given."""
+
+    def __init__(self, connection: Connection, metadata: Metadata = ()) -> None:
+        self.call = connection.open_call(PATH, metadata, self._deliver)
+        self.send, self.reset = self.call.send, self.call.reset
+        self._received: list[bytes | Oversized] = []
+        self._arrived = trio.Event()
+
+    def _deliver(self, messages: list[bytes | Oversized]) -> None:
+        assert messages
+        assert self.call._end is None
+        self._received += messages
+        self._arrived.set()
+
+    @property
+    def status(self) -> Status | None:
+        """How the server has ended it."""
+        return self.call._end if isinstance(self.call._end, Status) else None
+
+    async def receive(self) -> list[bytes | Oversized]:
+        """What came since the last time, or comes next; nothing once it has ended."""
+        if not self._received:
+            async with trio.open_nursery() as nursery:
+
+                async def first(event: trio.Event) -> None:
+                    await event.wait()
+                    nursery.cancel_scope.cancel(reason="the other may not come")
+
+                nursery.start_soon(first, self._arrived)
+                nursery.start_soon(first, self.call._ended)
+        if not self._received:
+            await self.call.wait_end()
+        received, self._received, self._arrived = self._received, [], trio.Event()
+        return received
+
+
 @dataclass
 class Ends:
     """Both ends of a connection; `ended` is set when its `run()` has returned."""
@@ -47,10 +85,10 @@ class Ends:
     server: Any
     ended: trio.Event = field(default_factory=trio.Event)
 
-    def call(self) -> Call:
-        return self.connection.open_call(PATH, ())
+    def call(self) -> Caller:
+        return Caller(self.connection)
 
-    async def accepted(self) -> tuple[Call, int]:
+    async def accepted(self) -> tuple[Caller, int]:
         """A call whose response has begun."""
         call = self.call()
         return call, await self.peer.accept_call()
@@ -85,11 +123,11 @@ async def lost(awaitable: Awaitable[object]) -> str:
     return str(info.value)
 
 
-async def waits_for(call: Call, reason: str) -> None:
+async def waits_for(call: Caller, reason: str) -> None:
     assert await lost(call.receive()) == reason
 
 
-async def drain(call: Call) -> list[bytes | Oversized]:
+async def drain(call: Caller) -> list[bytes | Oversized]:
     """All messages up to the end of a call."""
     messages: list[bytes | Oversized] = []
     while batch := await call.receive():

@@ -15,6 +15,7 @@ from tests.connection import (
     LIMIT,
     MAX_CONCURRENT_STREAMS,
     PATH,
+    Caller,
     Ends,
     connected,
     connection_on,
@@ -289,7 +290,7 @@ async def test_cancelled_from_outside(autojump_clock: MockClock) -> None:
         nursery.start_soon(connection.run)
         await server.send_all(SETTINGS)
         await connection.wait_ready()
-        call = connection.open_call(PATH, ())
+        call = Caller(connection)
         nursery.cancel_scope.cancel()
     assert await lost(call.receive()) == "closed"
     with pytest.raises(trio.ClosedResourceError):

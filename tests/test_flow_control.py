@@ -11,10 +11,17 @@ import trio
 from hyperframe import frame as wire
 from trio.testing import MockClock, lockstep_stream_pair, wait_all_tasks_blocked
 
-from tests.connection import INITIAL_WINDOW_SIZE, LIMIT, connected, connection_on, lost
+from tests.connection import (
+    INITIAL_WINDOW_SIZE,
+    LIMIT,
+    Caller,
+    connected,
+    connection_on,
+    lost,
+)
 from tests.peer import SETTINGS
 from trio_etcd_watch._frames import STREAM_WINDOW
-from trio_etcd_watch._grpc import MAX_UNSENT, RECEIVE_SIZE, SEND_AHEAD, Call
+from trio_etcd_watch._grpc import MAX_UNSENT, RECEIVE_SIZE, SEND_AHEAD
 
 
 async def test_window_opens_for_two_calls(autojump_clock: MockClock) -> None:
@@ -23,7 +30,7 @@ async def test_window_opens_for_two_calls(autojump_clock: MockClock) -> None:
         calls = [await ends.accepted() for _ in range(2)]
         done = []
 
-        async def send(call: Call) -> None:
+        async def send(call: Caller) -> None:
             await call.send([bytes(60_000)])
             done.append(call)
 
@@ -163,7 +170,7 @@ async def test_received_bytes_open_the_window_again(autojump_clock: MockClock) -
                 nursery.start_soon(count, call, turns)
 
 
-async def count(call: Call, expected: int) -> None:
+async def count(call: Caller, expected: int) -> None:
     while expected:
         expected -= len(await call.receive())
 

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
+from tests.connection import Caller
 from tests.peer import (
     GRPC,
     SETTINGS,
@@ -36,7 +37,6 @@ from trio_etcd_watch._frames import MAX_FRAME_SIZE, MAX_HEADER_BLOCK
 from trio_etcd_watch._grpc import MAX_UNSENT, RECEIVE_SIZE, Connection
 from trio_etcd_watch._pb import watch_pb2 as pb
 
-PATH = "/etcdserverpb.Watch/Watch"
 MAX_MESSAGE_SIZE = 2000
 
 
@@ -167,8 +167,8 @@ async def play(pieces: list[bytes], *, close: bool) -> None:
     async def watch() -> None:
         try:
             await connection.wait_ready()
-            call = connection.open_call(PATH, ())
-            inbounds.append(call._inbound)
+            call = Caller(connection)
+            inbounds.append(call.call._inbound)
             await call.send([b"create"])
             while await call.receive():
                 pass
@@ -223,7 +223,7 @@ def test_the_unbroken_session_is_understood() -> None:
 
     async def watch(connection: Connection) -> None:
         await connection.wait_ready()
-        call = connection.open_call(PATH, ())
+        call = Caller(connection)
         while batch := await call.receive():
             received.append(len(batch))
         assert str(call.status) == "UNAVAILABLE: etcd "

@@ -10,7 +10,7 @@ import purerpc
 import pytest
 from trio.testing import MockClock
 
-from tests.connection import PATH, connected
+from tests.connection import Caller, connected
 from trio_etcd_watch._http2 import address_of, check_metadata
 
 
@@ -74,7 +74,7 @@ async def test_tokens_are_not_logged(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     async with connected() as ends:
-        ends.connection.open_call(PATH, [("token", "s3cret")])
+        Caller(ends.connection, [("token", "s3cret")])
         await ends.peer.accept_call()
     ours = [r for r in caplog.records if "s3cret" in r.getMessage()]
     assert ours == []

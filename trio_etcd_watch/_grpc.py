@@ -1,15 +1,15 @@
 """One HTTP/2 connection on a trio stream, and the gRPC calls on it.
 
 Bytes come in through `_frames`, which keeps the DATA, and `_http2`, which has the rest.
-A connection is three tasks: one reads, one writes, one pings when the server has been
-silent. Whatever ends one of them ends the connection and each call on it.
+A connection is three tasks: one reads and hands on, one writes, one pings when the server
+has been silent. Whatever ends one of them ends the connection and each call on it.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
-from typing import final
+from collections.abc import Callable, Iterable
+from typing import TypeAlias, final
 
 import trio
 
@@ -29,6 +29,9 @@ RECEIVE_SIZE = 65_536
 """Read at once, in bytes: a batch of some hundred events, parsed within about a
 millisecond, so that a flood leaves other tasks their turns."""
 
+Deliver: TypeAlias = Callable[[list[bytes | Oversized]], None]
+"""What takes the messages of a call. Quick: meanwhile nothing is read."""
+
 SEND_AHEAD = 2**20
 """Bytes that may wait to be written before messages have to wait."""
 
@@ -39,19 +42,17 @@ added, so here the peer floods us and does not read."""
 
 @final
 class Call:
-    """One gRPC call. Made by `Connection.open_call()`.
+    """One gRPC call. Made by `Connection.open_call()`."""
 
-    Attributes:
-        status: how the server ended it; None before.
-    """
-
-    def __init__(self, connection: Connection, stream_id: int) -> None:
-        self.status: Status | None = None
+    def __init__(
+        self, connection: Connection, stream_id: int, deliver: Deliver
+    ) -> None:
         self._connection = connection
         self._stream_id = stream_id
+        self._deliver = deliver
         self._inbound = Inbound(connection.max_message_size)
-        self._lost: StreamLost | None = None
-        self._arrived = trio.Event()
+        self._end: Status | StreamLost | None = None
+        self._ended = trio.Event()
 
     async def send(self, messages: Iterable[bytes], *, end: bool = False) -> None:
         """Send messages, as fast as the server's flow control lets them go.
@@ -74,36 +75,20 @@ class Call:
         )
         await self._connection._send(self, data, end=end)
 
-    async def receive(self) -> list[bytes | Oversized]:
-        """Return all messages that have come; an empty list once it has ended.
-
-        Cancellation loses nothing.
+    async def wait_end(self) -> Status:
+        """Return how the server has ended the call, once all its messages are handed on.
 
         Raises:
-            StreamLost: the call broke. What came before it has been returned.
+            StreamLost: the call broke.
         """
-        if self._inbound.messages:
-            await trio.lowlevel.checkpoint()
-        while not self._inbound.messages:
-            if self._lost:
-                raise self._lost
-            if self.status:
-                return []
-            self._arrived = trio.Event()
-            await self._arrived.wait()
-        messages, self._inbound.messages = self._inbound.messages, []
-        return messages
+        await self._ended.wait()
+        if isinstance(self._end, Status):
+            return self._end
+        raise self._end or AssertionError("set before the event")
 
     def reset(self) -> None:
         """End the call at once (RST_STREAM): etcd keeps sending after a half-close."""
-        self._connection._reset(self)
-
-    def _end(self, end: Status | StreamLost) -> None:
-        if isinstance(end, Status):
-            self.status = end
-        else:
-            self._lost = end
-        self._arrived.set()
+        self._connection._end_call(self, StreamLost("reset"))
 
 
 @final
@@ -182,8 +167,14 @@ class Connection:
         if self.lost:
             raise self.lost
 
-    def open_call(self, path: str, metadata: Metadata) -> Call:
+    def open_call(self, path: str, metadata: Metadata, deliver: Deliver) -> Call:
         """Start a call of `/service/method`.
+
+        Args:
+            path: `/service/method`.
+            metadata: as HTTP/2 can carry it.
+            deliver: is given the messages that one read has brought, in the same step;
+                never an empty list. A StreamLost that it raises ends the call.
 
         Raises:
             StreamLost: the connection is gone, or cannot carry another stream.
@@ -191,7 +182,7 @@ class Connection:
         if self.lost:
             raise self.lost
         stream_id = self._http2.open(self._scheme, self._authority, path, metadata)
-        call = self._calls[stream_id] = Call(self, stream_id)
+        call = self._calls[stream_id] = Call(self, stream_id, deliver)
         self._flush.set()
         return call
 
@@ -204,19 +195,17 @@ class Connection:
             StreamLost: the call broke, or may be tried again.
             RpcError: the server refuses it.
         """
-        call = self.open_call(path, metadata)
+        messages: list[bytes | Oversized] = []
+        call = self.open_call(path, metadata, messages.extend)
         try:
-            # A server may refuse before it has read it all; receive() says how.
+            # A server may refuse before it has read it all; wait_end() says how.
             with contextlib.suppress(StreamLost):
                 await call.send([request], end=True)
-            messages: list[bytes | Oversized] = []
-            while batch := await call.receive():
-                messages += batch
+            status = await call.wait_end()
         finally:
             call.reset()
-        assert call.status is not None  # receive() returns nothing only at the end
-        if call.status.code is not StatusCode.OK:
-            raise error_of_status(call.status)
+        if status.code is not StatusCode.OK:
+            raise error_of_status(status)
         match messages:
             case [bytes() as response]:
                 return response
@@ -233,6 +222,10 @@ class Connection:
                     raise StreamLost("the server closed the connection")
                 self._heard = trio.current_time()
                 self._receive(data)
+                # Those it has woken run in the next pass of Trio's loop, before or
+                # after this task; to read on in the one behind it delays nobody.
+                await trio.lowlevel.checkpoint()
+                await trio.lowlevel.checkpoint()
         except trio.BrokenResourceError as exc:
             self._lose(StreamLost(f"connection broken: {exc.__cause__ or exc}"))
         except StreamLost as exc:
@@ -279,9 +272,8 @@ class Connection:
         self._unsent += self._frames.window_updates()
         if self._frames.started:
             self._ready.set()
-        for call in self._calls.values():
-            if call._inbound.messages:
-                call._arrived.set()
+        for call in list(self._calls.values()):
+            self._hand_on(call)
         self._collect()
         if self._unsent:
             self._flush.set()
@@ -295,19 +287,29 @@ class Connection:
                     self._frames.open(stream_id, call._inbound)
             case CallEnded(stream_id, end):
                 if call := self._calls.get(stream_id):
-                    self._forget(call, end)
-                    self._reset_stream(stream_id)
+                    self._hand_on(call)
+                    self._end_call(call, end)
             case ConnectionEnded(reason):
                 raise reason
             case WindowOpened():
                 self._senders.unpark_all()
 
+    def _hand_on(self, call: Call) -> None:
+        if messages := call._inbound.messages:
+            call._inbound.messages = []
+            try:
+                call._deliver(messages)
+            except StreamLost as exc:
+                self._end_call(call, exc)
+
     async def _send(self, call: Call, data: bytes, *, end: bool) -> None:
         stream_id = call._stream_id
         sent = 0
         while sent < len(data) or end:
-            if call._lost or call.status:
-                raise call._lost or StreamLost("the server has ended the call")
+            if isinstance(call._end, StreamLost):
+                raise call._end
+            if call._end:
+                raise StreamLost("the server has ended the call")
             window = self._http2.flow_control_window(stream_id)
             if window <= 0 or len(self._unsent) >= SEND_AHEAD:
                 await self._senders.park()
@@ -321,15 +323,18 @@ class Connection:
             if last:
                 return
 
-    def _reset(self, call: Call) -> None:
+    def _end_call(self, call: Call, end: Status | StreamLost) -> None:
+        """End a call here and on the server, unless it has ended."""
         if self._calls.get(call._stream_id) is call:
-            self._forget(call, StreamLost("reset"))
-            self._reset_stream(call._stream_id)
+            self._forget(call, end)
+            self._http2.reset(call._stream_id)
+            self._flush.set()
 
     def _forget(self, call: Call, end: Status | StreamLost) -> None:
         del self._calls[call._stream_id]
         self._frames.close(call._stream_id)
-        call._end(end)
+        call._end = end
+        call._ended.set()
         # A sender of this call may wait for its window.
         self._senders.unpark_all()
         self._close_if_retired()
@@ -337,10 +342,6 @@ class Connection:
     def _close_if_retired(self) -> None:
         if self._retired and not self._calls:
             self.close("retired")
-
-    def _reset_stream(self, stream_id: int) -> None:
-        self._http2.reset(stream_id)
-        self._flush.set()
 
     def _collect(self) -> None:
         self._unsent += self._http2.data_to_send()
@@ -350,6 +351,9 @@ class Connection:
             return
         self.lost = reason
         for call in list(self._calls.values()):
-            self._forget(call, reason)
+            # What came whole before the break.
+            self._hand_on(call)
+            if call._end is None:
+                self._forget(call, reason)
         self._ready.set()
         self._scope.cancel(reason=str(reason))

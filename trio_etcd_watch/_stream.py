@@ -1,9 +1,9 @@
 """One gRPC stream and its watches: opened, served, lost, resumed.
 
 The session says what to send and who gets what; here it is sent and handed out. While
-a stream lives it is a nursery of two tasks: one sends, one receives and dispatches.
-When it is lost that nursery ends, and after a while the next begins with all watches
-that are still wanted. Watches outlive it; nothing here ever waits for their users.
+a stream lives, one task sends, one waits for its end, and the connection's reader hands
+out what comes. When it is lost, after a while the next begins with all watches that are
+still wanted. Watches outlive it; nothing here ever waits for their users.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -151,7 +151,9 @@ class WatchStream:
         except (StreamLost, RpcError) as exc:
             return exc
         try:
-            call = connection.open_call(_WATCH, (*metadata, *self._metadata))
+            call = connection.open_call(
+                _WATCH, (*metadata, *self._metadata), self._dispatch
+            )
         except StreamLost as exc:
             # It has as many streams as the server allows: the next takes this one.
             self._connector.leave(connection)
@@ -160,7 +162,7 @@ class WatchStream:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._send, call)
-                end = await self._dispatch(call)
+                end = await _end_of(call)
                 nursery.cancel_scope.cancel(reason=str(end))
         finally:
             self._session.disconnect()
@@ -180,21 +182,15 @@ class WatchStream:
                     self._wanted = trio.Event()
                     await self._wanted.wait()
         except StreamLost:
-            # The dispatcher learns of it too, and says how.
+            # Whoever waits for the end learns of it too, and says how.
             return
 
-    async def _dispatch(self, call: Call) -> StreamLost | RpcError:
-        """Hand out what comes; return how the stream ended."""
-        try:
-            while messages := await call.receive():
-                self._note_reply()
-                for run in split_runs(messages):
-                    self._receive(run)
-                self._flush()
-        except StreamLost as exc:
-            return exc
-        assert call.status is not None  # receive() returns nothing only at the end
-        return error_of_status(call.status)
+    def _dispatch(self, messages: Sequence[bytes | Oversized]) -> None:
+        """Hand out what one read has brought."""
+        self._note_reply()
+        for run in split_runs(messages):
+            self._receive(run)
+        self._flush()
 
     def _receive(self, run: list[bytes] | Oversized) -> None:
         deliveries: Iterable[Delivery]
@@ -229,6 +225,13 @@ class WatchStream:
     def _flush(self) -> None:
         if self._session.has_requests:
             self._wanted.set()
+
+
+async def _end_of(call: Call) -> StreamLost | RpcError:
+    try:
+        return error_of_status(await call.wait_end())
+    except StreamLost as exc:
+        return exc
 
 
 class _RetryLog:
