@@ -360,7 +360,7 @@ MUTATIONS = (
         "cluster changed",
         "_session",
         8,
-        "if confirmed_by and header.cluster_id != confirmed_by:",
+        "if known and header.cluster_id and header.cluster_id != known:",
         "if False:",
     ),
     Mutation(
@@ -374,7 +374,7 @@ MUTATIONS = (
         "prev_kv of the first events",
         "_session",
         12,
-        "if lacks_prev_kv(events):",
+        'if not any(event.HasField("prev_kv") for event in changes):',
         "if False:",
     ),
     Mutation(

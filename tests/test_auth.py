@@ -181,3 +181,40 @@ async def test_password_changed_while_the_watch_lives(etcd_binary: str) -> None:
             assert [e.kv.value for e in await take(watch, 1)] == [b"1"]
             with trio.fail_after(LIMIT), pytest.raises(AuthenticationError):
                 await anext(watch)
+
+
+async def test_auth_is_enabled_while_the_watch_lives(etcd_binary: str) -> None:
+    async with open_etcd(binary=etcd_binary) as etcd:
+        channel = Channel(etcd.endpoint, credentials=READER)
+        async with open_watcher(channel) as watcher, watcher.watch("r") as watch:
+            server = Guarded(etcd)
+            await server.set_up()
+            with trio.fail_after(LIMIT):
+                async with watcher.watch("r") as second:
+                    await server.put("r", "1")
+                    assert [e.kv.value for e in await take(second, 1)] == [b"1"]
+            assert [e.kv.value for e in await take(watch, 1)] == [b"1"]
+            assert watcher.statistics().reconnects == 1
+
+
+async def test_watches_denied_together_cost_one_stream(etcd_binary: str) -> None:
+    async with open_guarded(etcd_binary, "--auth-token-ttl=4") as server:
+        channel = Channel(server.etcd.endpoint, credentials=READER)
+        async with open_watcher(channel) as watcher, watcher.watch("r") as watch:
+            denied = []
+
+            async def enter(key: str) -> None:
+                with pytest.raises(PermissionDeniedError):
+                    async with watcher.watch(key):
+                        pytest.fail("entered")
+                denied.append(key)
+
+            await trio.sleep(3)  # a token that is neither new nor expired
+            with trio.fail_after(LIMIT):
+                async with trio.open_nursery() as nursery:
+                    for i in range(20):
+                        nursery.start_soon(enter, f"x{i}")
+            assert len(denied) == 20
+            assert watcher.statistics().reconnects <= 1
+            await server.put("r", "1")
+            assert [e.kv.value for e in await take(watch, 1)] == [b"1"]

@@ -137,7 +137,7 @@ def test_defaults() -> None:
                 ({name: float("nan")}, ValueError, name),
             )
         ),
-        ({"max_message_size": 0}, ValueError, "max_message_size"),
+        ({"max_message_size": 1023}, ValueError, "max_message_size"),
         ({"max_message_size": 2**32}, ValueError, "max_message_size"),
         ({"max_message_size": 1.5}, TypeError, "max_message_size"),
     ],
@@ -475,9 +475,13 @@ async def test_wrong_password() -> None:
 
 
 async def test_auth_is_not_enabled() -> None:
-    async with logging_in((9, "etcdserver: authentication is not enabled")) as made:
+    refused = (9, "etcdserver: authentication is not enabled")
+    async with logging_in(refused, refused, (0, "token")) as made:
         assert (await made.connect())[1] == (("a", "b"),)
         assert (await made.connect())[1] == (("a", "b"),)
+        # Now it is.
+        assert (await made.connect())[1] == (("a", "b"), ("token", "token"))
+        assert (await made.connect())[1] == (("a", "b"), ("token", "token"))
 
 
 async def test_authenticate_that_may_be_tried_again() -> None:

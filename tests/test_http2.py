@@ -30,6 +30,9 @@ from trio_etcd_watch._http2 import address_of, check_metadata
         [("grpc-timeout", "s3cret")],
         [("töken", "s3cret")],
         [("ok", "fine"), ("Token", "s3cret")],
+        [("te", "s3cret")],
+        [("host", "s3cret")],
+        [("content-type", "s3cret")],
     ],
 )
 def test_metadata_that_http2_cannot_carry(pairs: list[tuple[Any, Any]]) -> None:

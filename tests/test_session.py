@@ -239,6 +239,16 @@ def test_prev_kv_that_is_gone_is_asked_for_only_once_more() -> None:
     assert sent(session) == [("cancel", 0, 0), ("create", b"k", 13)]
 
 
+def test_first_events_that_only_create_keys_prove_nothing_of_prev_kv() -> None:
+    session = connected_session()
+    live(session, 0, prev_kv=True)
+    creation = events(0, 11)
+    creation.events[0].kv.create_revision = 11
+    assert len(receive(session, creation)) == 1
+    assert receive(session, changes(0, 12, prev_kv=False)) == []
+    assert sent(session) == [("cancel", 0, 0), ("create", b"k", 12)]
+
+
 def test_events_that_need_no_prev_kv_are_handed_on() -> None:
     session = connected_session()
     live(session, 0)
@@ -300,6 +310,22 @@ def test_another_cluster_fails_what_the_first_had_confirmed() -> None:
     assert (waiting.state, waiting.cluster_id) == (State.LIVE, 8)
 
 
+def test_a_cluster_that_does_not_say_its_id_is_no_other_one() -> None:
+    session = connected_session()
+    watch = session.open(watch_spec("k", created_notify=True))
+    assert len(receive(session, created(0, cluster_id=0))) == 1
+    for cluster_id in (0, CLUSTER, 0):
+        session.disconnect()
+        session.connect()
+        # Handed over when it was first confirmed, and not again.
+        assert receive(session, created(0, cluster_id=cluster_id)) == []
+        assert watch.state is State.LIVE
+    session.disconnect()
+    session.connect()
+    (delivery,) = receive(session, created(0, cluster_id=CLUSTER + 1))
+    assert isinstance(delivery.item, ClusterChangedError)
+
+
 def refuse_token(session: Session) -> None:
     """Refuse the one creation that is under way, and begin a new stream."""
     with pytest.raises(TokenExpired, match="invalid auth token"):
@@ -349,6 +375,33 @@ def test_an_old_server_calls_an_expired_token_a_denied_permission() -> None:
     # With a new token it is still denied, so that is what it is.
     (delivery,) = receive(session, refused(0, PERMISSION_DENIED))
     assert delivery.subscription is watch
+    assert isinstance(delivery.item, PermissionDeniedError)
+
+
+def test_what_a_new_token_may_not_read_is_denied() -> None:
+    session = Session(
+        max_message_size=1000, can_authenticate=True, has_new_token=lambda: True
+    )
+    session.connect()
+    watch = session.open(watch_spec("k"))
+    (delivery,) = receive(session, refused(0, PERMISSION_DENIED))
+    assert delivery.subscription is watch
+    assert isinstance(delivery.item, PermissionDeniedError)
+
+
+@pytest.mark.parametrize("watch_id", [NO_ID, 0])
+@pytest.mark.parametrize("can_authenticate", [True, False])
+def test_refused_for_having_no_token(watch_id: int, can_authenticate: bool) -> None:
+    session = connected_session(can_authenticate=can_authenticate)
+    session.open(watch_spec("k"))
+    refusal = refused(watch_id, "etcdserver: user name is empty")
+    if can_authenticate:
+        # Auth has been enabled since the stream began.
+        with pytest.raises(TokenExpired):
+            receive(session, refusal)
+        session.disconnect()
+        session.connect()
+    (delivery,) = receive(session, refusal)
     assert isinstance(delivery.item, PermissionDeniedError)
 
 

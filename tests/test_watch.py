@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 from types import FrameType
 
+import pytest
 import trio
 import trio.testing
 
 from trio_etcd_watch import Watch, WatchResponse
+from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._requests import watch_spec
-from trio_etcd_watch._responses import RawResponse
+from trio_etcd_watch._responses import RawResponse, _Events
 from trio_etcd_watch._subscription import Delivery, Subscription
 
 
@@ -84,3 +86,38 @@ async def test_a_bookmark_for_each_event_costs_no_more_for_many() -> None:
         return calls / events
 
     assert await calls_per_event(2000) < 2 * await calls_per_event(100)
+
+
+def merged_response(events: int) -> WatchResponse:
+    first, *others = (
+        WatchResponse(RawResponse(events=[pb.Event(kv=pb.KeyValue(mod_revision=i))]))
+        for i in range(events)
+    )
+    return first.merged(others)
+
+
+def test_events_are_a_sequence() -> None:
+    response = merged_response(10).after(2)
+    revisions = [event.kv.mod_revision for event in response.events]
+    assert revisions == list(range(2, 10))
+    events = response.events
+    assert len(events) == 8
+    assert [events[i].kv.mod_revision for i in range(-8, 8)] == revisions * 2
+    assert [event.kv.mod_revision for event in reversed(events)] == revisions[::-1]
+    assert [event.kv.mod_revision for event in events[5:1:-2]] == [7, 5]
+    assert events.index(events[3]) == 3
+    for index in (-9, 8):
+        with pytest.raises(IndexError):
+            events[index]
+    # Made once: a walk for each index would be quadratic in merged responses.
+    assert isinstance(events, _Events)
+    assert events._list() is events._list()
+
+
+async def test_statistics_of_what_was_left() -> None:
+    server = Server()
+    server.put(2)
+    server.put(3)
+    assert server.watch.statistics().unread_events == 2
+    server.watch._close()
+    assert server.watch.statistics().unread_events == 0

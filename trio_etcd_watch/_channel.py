@@ -147,8 +147,8 @@ class Channel:
         keepalive_time: seconds of silence after which the server is pinged; etcd
             ends connections that ping more often than every 5 s.
         keepalive_timeout: seconds that it then has to answer.
-        max_message_size: bound in bytes of one response; a watch that needs more
-            fails with `RpcError` (RESOURCE_EXHAUSTED).
+        max_message_size: bound in bytes of one response, 1024 or more; a watch that
+            needs more fails with `RpcError` (RESOURCE_EXHAUSTED).
 
     Raises:
         TypeError, ValueError: naming the argument.
@@ -187,7 +187,7 @@ class Channel:
         _check_seconds("connect_timeout", connect_timeout)
         _check_seconds("keepalive_time", keepalive_time)
         _check_seconds("keepalive_timeout", keepalive_timeout)
-        check_int("max_message_size", max_message_size, low=1, high=2**32 - 1)
+        check_int("max_message_size", max_message_size, low=1024, high=2**32 - 1)
         self._endpoints = parsed
         self.ssl_context = ssl_context
         self.credentials = credentials
@@ -246,6 +246,8 @@ class Connector:
         )
         self._connection: Connection | None = None
         self._token: str | None = None
+        # Where and when the token was taken.
+        self._token_origin: tuple[Connection | None, float] = (None, -math.inf)
         self._lock = trio.Lock()
 
     async def connect(self) -> tuple[Connection, Metadata]:
@@ -267,6 +269,8 @@ class Connector:
                     self._token = await self._authenticate(
                         connection, self.channel.credentials
                     )
+                    if self._token is not None:
+                        self._token_origin = (connection, trio.current_time())
                 except StreamLost:
                     # It takes a quorum, which another member may have.
                     self.leave(connection)
@@ -282,6 +286,14 @@ class Connector:
         if connection is self._connection:
             self._connection = None
             connection.retire()
+
+    def token_taken(self, connection: Connection) -> float:
+        """Return when the present token was taken on this very connection, or -inf.
+
+        A server that restarts forgets its tokens, and with it goes the connection.
+        """
+        origin, taken = self._token_origin
+        return taken if origin is connection else -math.inf
 
     def forget_token(self) -> None:
         """Take a new token for the next stream: the server refused this one."""
@@ -327,7 +339,7 @@ class Connector:
 
     async def _authenticate(
         self, connection: Connection, credentials: Credentials
-    ) -> str:
+    ) -> str | None:
         request = pb.AuthenticateRequest(
             name=credentials.user, password=credentials.password
         ).SerializeToString()
@@ -340,8 +352,8 @@ class Connector:
             raise StreamLost("no answer to Authenticate") from exc
         except RpcError as exc:
             if exc.message == _AUTH_NOT_ENABLED:
-                # Go's client goes on without a token too.
-                return ""
+                # Go's client goes on without a token too. The next stream asks again.
+                return None
             raise AuthenticationError(exc.code, exc.message) from exc
         try:
             return pb.AuthenticateResponse.FromString(reply).token

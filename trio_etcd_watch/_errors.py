@@ -198,14 +198,11 @@ _STALE_TOKEN = frozenset(
     }
 )
 
-_DENIED = frozenset(
-    {
-        "etcdserver: permission denied",
-        # The same for a client without a token; 3.4.21, 3.5.5 and older say
-        # "permission denied" here too.
-        "etcdserver: user name is empty",
-    }
-)
+# Said to a client without a token; 3.4.21, 3.5.5 and older say "permission denied" here
+# too.
+_NO_USER = "etcdserver: user name is empty"
+
+_DENIED = frozenset({"etcdserver: permission denied", _NO_USER})
 
 _COMPACTED = "etcdserver: mvcc: required revision has been compacted"
 
@@ -232,6 +229,11 @@ def is_stale_token(reason: str) -> bool:
     if prefix and prefix[1] == "Unauthenticated":
         return True
     return _RPC_PREFIX.sub("", reason, count=1) in _STALE_TOKEN
+
+
+def lacks_token(reason: str) -> bool:
+    """Whether a cancel_reason says that the stream has come without a token."""
+    return _RPC_PREFIX.sub("", reason, count=1) == _NO_USER
 
 
 def error_of_cancel(response: WatchResponse) -> WatchCanceledError:

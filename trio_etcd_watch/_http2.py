@@ -35,6 +35,21 @@ USER_AGENT = "trio-etcd-watch"
 
 _DEFAULT_WINDOW = 65_535
 _METADATA_NAME = re.compile(r"[0-9a-z_.-]+")
+_RESERVED = frozenset(
+    {
+        "connection",
+        "content-length",
+        "content-type",
+        "host",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "transfer-encoding",
+        "upgrade",
+        "user-agent",
+    }
+)
+"""Names that we send ourselves, or that HTTP/2 forbids (RFC 9113, 8.2.2)."""
 _METADATA_VALUE = re.compile(r"[\x20-\x7e]*")
 
 # What purerpc and h2 raise over bytes that break the protocol. h2 makes its own of what
@@ -222,6 +237,8 @@ def check_metadata(pairs: Metadata) -> None:
     for name, value in pairs:
         if not isinstance(name, str) or not isinstance(value, str | bytes):
             raise TypeError(f"metadata must map str to str or bytes, got {name!r}")
+        if name in _RESERVED:
+            raise ValueError(f"metadata name {name!r} is HTTP/2's or gRPC's own")
         if not _METADATA_NAME.fullmatch(name) or name.startswith("grpc-"):
             raise ValueError(
                 f"metadata name must be of a-z 0-9 _ . - and not begin with grpc-, "

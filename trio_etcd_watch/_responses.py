@@ -157,15 +157,19 @@ class _Events(Sequence[Event]):
     collector than in their making.
     """
 
-    __slots__ = ("_parts", "_start")
+    __slots__ = ("_parts", "_raw", "_start")
 
     def __init__(self, parts: Sequence[RawResponse], start: int = 0) -> None:
         self._parts = parts
         self._start = start
+        # All of them in a row, once somebody wants them by index.
+        self._raw: list[pb.Event] | None = None
 
     def __iter__(self) -> Iterator[Event]:
-        raw = chain.from_iterable([part.events for part in self._parts])
-        return map(Event, islice(raw, self._start, None) if self._start else raw)
+        return map(Event, self._walk())
+
+    def __reversed__(self) -> Iterator[Event]:
+        return map(Event, reversed(self._list()))
 
     def __len__(self) -> int:
         return sum([len(part.events) for part in self._parts]) - self._start
@@ -177,12 +181,16 @@ class _Events(Sequence[Event]):
     def __getitem__(self, index: int | slice) -> Event | Sequence[Event]:
         if isinstance(index, slice):
             return tuple(self)[index]
-        position = range(len(self))[index] + self._start
-        for part in self._parts:
-            if position < len(part.events):
-                return Event(part.events[position])
-            position -= len(part.events)
-        raise AssertionError("range() has checked the index")
+        return Event(self._list()[index])
+
+    def _walk(self) -> Iterator[pb.Event]:
+        raw = chain.from_iterable([part.events for part in self._parts])
+        return islice(raw, self._start, None) if self._start else raw
+
+    def _list(self) -> list[pb.Event]:
+        if self._raw is None:
+            self._raw = list(self._walk())
+        return self._raw
 
     def __repr__(self) -> str:
         return repr(tuple(self))
@@ -323,12 +331,11 @@ def join_fragments(fragments: Iterable[RawResponse]) -> RawResponse:
     return joined
 
 
-def lacks_prev_kv(events: Iterable[pb.Event]) -> bool:
-    """Whether there are changes of keys that existed, and none tells the earlier key."""
-    changes = [
+def changes_of(events: Iterable[pb.Event]) -> list[pb.Event]:
+    """Return the events of keys that existed, and so have an earlier key to tell."""
+    return [
         event
         for event in events
         if event.type == pb.Event.DELETE
         or event.kv.create_revision != event.kv.mod_revision
     ]
-    return bool(changes) and not any(event.HasField("prev_kv") for event in changes)

@@ -20,7 +20,7 @@ again from its cursor when half of what it holds has been taken.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ._errors import (
     AuthenticationError,
@@ -32,6 +32,7 @@ from ._errors import (
     WatchError,
     error_of_cancel,
     is_stale_token,
+    lacks_token,
 )
 from ._requests import (
     WatchSpec,
@@ -42,9 +43,9 @@ from ._requests import (
 from ._responses import (
     RawResponse,
     WatchResponse,
+    changes_of,
     decode,
     join_fragments,
-    lacks_prev_kv,
 )
 from ._runs import merge_run
 from ._subscription import BROADCAST_ID, Delivery, State, Subscription
@@ -62,13 +63,20 @@ class Session:
     Args:
         max_message_size: bound, in bytes, of a response joined from fragments.
         can_authenticate: whether a new stream would come with a new token.
+        has_new_token: whether the present one has come with one, so that what it may
+            not read is no matter of its token.
     """
 
     def __init__(
-        self, *, max_message_size: int, can_authenticate: bool = False
+        self,
+        *,
+        max_message_size: int,
+        can_authenticate: bool = False,
+        has_new_token: Callable[[], bool] = lambda: False,
     ) -> None:
         self._max_message_size = max_message_size
         self._can_authenticate = can_authenticate
+        self._has_new_token = has_new_token
         self._connected = False
         self._subscriptions: dict[Subscription, None] = {}
         self._live: dict[int, Subscription] = {}
@@ -234,18 +242,20 @@ class Session:
         if response.canceled:
             return self._receive_refusal(subscription, response)
         header = response.header
-        confirmed_by = subscription.cluster_id
+        known = subscription.cluster_id
         subscription.state = State.LIVE
         subscription.watch_id = response.watch_id
         subscription.refused_tokens = 0
         self._live[response.watch_id] = subscription
-        if confirmed_by and header.cluster_id != confirmed_by:
-            error = ClusterChangedError(confirmed_by, header.cluster_id)
+        # etcd's grpc-proxy leaves it out where it has the same watch already.
+        if known and header.cluster_id and header.cluster_id != known:
+            error = ClusterChangedError(known, header.cluster_id)
             return [self._fail(subscription, error)]
-        subscription.cluster_id = header.cluster_id
+        subscription.cluster_id = known or header.cluster_id
         subscription.cursor.created(header.revision)
-        if confirmed_by:
+        if subscription.confirmed:
             return ()
+        subscription.confirmed = True
         return [self._delivery(subscription, WatchResponse(response))]
 
     def _receive_canceled(self, response: RawResponse) -> Sequence[Delivery]:
@@ -268,12 +278,15 @@ class Session:
     ) -> Sequence[Delivery]:
         error: WatchError = error_of_cancel(WatchResponse(response))
         if is_stale_token(response.cancel_reason) or (
-            # The servers that refuse under another id than -1 call an expired token
-            # "permission denied" too: once more with a new one tells.
             isinstance(error, PermissionDeniedError)
-            and response.watch_id != BROADCAST_ID
             and self._can_authenticate
             and not subscription.refused_tokens
+            and (
+                lacks_token(response.cancel_reason)
+                # The servers that refuse under another id than -1 call an expired
+                # token "permission denied" too: a new one tells.
+                or (response.watch_id != BROADCAST_ID and not self._has_new_token())
+            )
         ):
             subscription.refused_tokens += 1
             if self._can_authenticate and (
@@ -315,9 +328,10 @@ class Session:
             del events[:seen]
             if not events:
                 return ()
-        if not subscription.prev_kv_checked:
+        # What only creates keys says nothing of it.
+        if not subscription.prev_kv_checked and (changes := changes_of(events)):
             subscription.prev_kv_checked = True
-            if lacks_prev_kv(events):
+            if not any(event.HasField("prev_kv") for event in changes):
                 self._repeat_creation(subscription)
                 return ()
         count = len(events)

@@ -41,6 +41,10 @@ logger = logging.getLogger("trio_etcd_watch")
 
 _WATCH = "/etcdserverpb.Watch/Watch"
 
+NEW_TOKEN_AGE = 2.0
+"""Seconds for which a token is taken to be good: watches that are denied together must
+not each cost the stream. etcd's tokens live for minutes, unless told otherwise."""
+
 MAX_REASONS = 20
 """How many reasons one outage may log: a broken server can make up new ones."""
 
@@ -70,7 +74,9 @@ class WatchStream:
         self._session = Session(
             max_message_size=connector.channel.max_message_size,
             can_authenticate=self._can_authenticate,
+            has_new_token=self._has_new_token,
         )
+        self._token_taken = -math.inf
         self._watches: dict[Subscription, Watch] = {}
         self._wanted = trio.Event()
         self._scope = trio.CancelScope()
@@ -108,7 +114,8 @@ class WatchStream:
 
     def close_watches(self) -> None:
         """End every wait for these watches: their watcher is closed."""
-        for watch in self._watches.values():
+        for subscription, watch in self._watches.items():
+            self._session.close(subscription)
             watch._close()
 
     def request_progress(self) -> None:
@@ -150,6 +157,7 @@ class WatchStream:
             connection, metadata = await self._connector.connect()
         except (StreamLost, RpcError) as exc:
             return exc
+        self._token_taken = self._connector.token_taken(connection)
         try:
             call = connection.open_call(
                 _WATCH, (*metadata, *self._metadata), self._dispatch
@@ -209,6 +217,9 @@ class WatchStream:
             self._replied = trio.current_time()
             self._refused_tokens = 0
             self._retries.recovered()
+
+    def _has_new_token(self) -> bool:
+        return trio.current_time() - self._token_taken < NEW_TOKEN_AGE
 
     def _renew_token(self, refusal: TokenExpired) -> StreamLost | RpcError:
         self._connector.forget_token()

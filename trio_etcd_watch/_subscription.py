@@ -37,11 +37,13 @@ class Subscription:
 
     Attributes:
         unread: events delivered that the user has not taken yet.
-        cluster_id: of the cluster that confirmed it; 0 before.
+        confirmed: whether a server has ever confirmed it.
+        cluster_id: of the cluster that did; 0 where it has not said.
     """
 
     __slots__ = (
         "cluster_id",
+        "confirmed",
         "cursor",
         "fragment_bytes",
         "fragments",
@@ -59,6 +61,7 @@ class Subscription:
         self.state = State.RESUMING
         self.watch_id = BROADCAST_ID
         self.unread = 0
+        self.confirmed = False
         self.cluster_id = 0
         self.refused_tokens = 0
         self.prev_kv_checked = not spec.prev_kv

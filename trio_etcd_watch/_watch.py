@@ -122,7 +122,7 @@ class Watch:
             state=self._subscription.state.value,
             events_received=self._events_received,
             events_delivered=self._events_received - unread,
-            unread_events=unread,
+            unread_events=sum(delivery.events for delivery in self._unread),
             lag=max(0, newest + 1 - self.next_revision),
         )
 

@@ -158,7 +158,7 @@ class Watcher:
 
     def statistics(self) -> WatcherStatistics:
         """Return how the watcher stands. Never blocks."""
-        streams = self._streams.values()
+        streams = () if self._closed else self._streams.values()
         watches = [watch for stream in streams for watch in stream.subscriptions]
         states = Counter(watch.state for watch in watches)
         totals = self._totals
