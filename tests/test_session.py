@@ -50,6 +50,49 @@ def test_replies_are_matched_in_the_order_of_the_requests() -> None:
     assert (watches[0].watch_id, watches[2].watch_id) == (0, 1)
 
 
+def test_replies_out_of_order_are_told_by_their_ids() -> None:
+    session = connected_session()
+    live(session, 0, "first")
+    watches = [session.open(watch_spec(key)) for key in "abc"]
+    sent(session)
+    with pytest.raises(StreamLost, match="out of order"):
+        receive(session, created(2))
+    session.disconnect()
+    session.connect()
+    # From now on one waits for the other, on every stream.
+    assert sent(session) == [("create", b"first", 11)]
+    receive(session, created(0))
+    assert sent(session) == [("create", b"a", 0)]
+    # Left before it was asked for, and while its reply is awaited.
+    session.close(watches[1])
+    session.close(watches[0])
+    assert sent(session) == []
+    receive(session, created(7))
+    assert sent(session) == [("create", b"c", 0), ("cancel", 7, 0)]
+    receive(session, created(3))
+    assert (watches[2].state, watches[2].watch_id) == (State.LIVE, 3)
+    # A refusal makes way, too.
+    session.open(watch_spec("d"))
+    session.open(watch_spec("e"))
+    assert sent(session) == [("create", b"d", 0)]
+    receive(session, refused(NO_ID))
+    assert sent(session) == [("create", b"e", 0)]
+
+
+def test_the_only_reply_awaited_may_have_any_id() -> None:
+    session = connected_session()
+    for watch_id in (5, 2, 9):
+        live(session, watch_id)
+    session.open(watch_spec("a"))
+    session.open(watch_spec("b"))
+    receive(session, created(10), created(11))
+    session.disconnect()
+    session.connect()
+    # Each stream counts anew.
+    receive(session, *map(created, range(5)))
+    assert len(session._live) == 5
+
+
 def test_an_abandoned_creation_keeps_its_place_and_is_canceled() -> None:
     session = connected_session()
     abandoned = session.open(watch_spec("a"))

@@ -5,7 +5,9 @@ the watches come out. The rules that a change must keep:
 
 1. Replies to creations carry nothing that names their request, but come in its
    order. So every creation sent waits in a queue, also one that nobody wants any
-   more: its reply must still be met, and its watch id canceled.
+   more: its reply must still be met, and its watch id canceled. Ids are given in that
+   order too. Where they show that replies are not (etcd's grpc-proxy), a new stream
+   is needed, and from then on each creation waits for the reply to the one before.
 2. A watch is in one state. Only `LIVE` has a watch id, and only ids of live watches
    are listened to; anything under another id is answered with one cancel.
 3. What is delivered moves the cursor in the same step (`_cursor` says how), and
@@ -28,6 +30,7 @@ from ._errors import (
     PermissionDeniedError,
     RpcError,
     StatusCode,
+    StreamLost,
     TokenExpired,
     WatchError,
     error_of_cancel,
@@ -80,7 +83,10 @@ class Session:
         self._connected = False
         self._subscriptions: dict[Subscription, None] = {}
         self._live: dict[int, Subscription] = {}
+        # Their replies are awaited; unless pipelined, only the first has been sent.
         self._creating: deque[Subscription] = deque()
+        self._pipelined = True
+        self._next_watch_id = 0
         # Ids that have been canceled on this stream, so that each is canceled once.
         self._canceled: set[int] = set()
         self._requests: list[bytes] = []
@@ -142,6 +148,7 @@ class Session:
             self._drop_fragments(subscription)
         self._live.clear()
         self._creating.clear()
+        self._next_watch_id = 0
         self._canceled.clear()
         self._requests.clear()
         self._asks_progress = False
@@ -163,6 +170,7 @@ class Session:
         """Take one response of the stream; return what the watches get of it.
 
         Raises:
+            StreamLost: it cannot be known whose replies are whose. Open a new one.
             TokenExpired: the stream's token is refused. Open a new one.
         """
         if response.created:
@@ -231,6 +239,10 @@ class Session:
                 self._cancel(response.watch_id)
             return ()
         subscription = self._creating.popleft()
+        if not response.canceled:
+            self._check_order(response.watch_id)
+        if not self._pipelined:
+            self._create_next()
         # Servers before 3.4.22 and 3.5.6 refuse with id 0 instead of -1, so the id
         # says nothing about success.
         if response.canceled:
@@ -393,9 +405,27 @@ class Session:
             return
         subscription.state = State.CREATING
         self._creating.append(subscription)
+        if self._pipelined or len(self._creating) == 1:
+            self._request(subscription)
+
+    def _create_next(self) -> None:
+        # Of those that were left meanwhile the server has never heard.
+        while self._creating and self._creating[0].state is not State.CREATING:
+            self._creating.popleft()
+        if self._creating:
+            self._request(self._creating[0])
+
+    def _request(self, subscription: Subscription) -> None:
         self._requests.append(
             create_request(subscription.spec, subscription.cursor.next_revision)
         )
+
+    def _check_order(self, watch_id: int) -> None:
+        expected, self._next_watch_id = self._next_watch_id, watch_id + 1
+        # The only reply that was awaited is the right one, whatever its id.
+        if self._pipelined and self._creating and watch_id != expected:
+            self._pipelined = False
+            raise StreamLost("the server answers creations out of order")
 
     def _cancel(self, watch_id: int) -> None:
         if watch_id not in self._canceled:
