@@ -219,7 +219,13 @@ class Reader:
     ) -> None:
         events_ = tuple(self._chaos.truth.shared(_plain(event)) for event in events)
         self._session.responses.append(
-            Response(kind, events_, header, watch.next_revision)
+            Response(
+                kind,
+                events_,
+                header,
+                watch.next_revision,
+                self._chaos.truth.compacted,
+            )
         )
         self._check_bound(watch)
 

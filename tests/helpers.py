@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Awaitable, Callable
 
@@ -16,7 +17,9 @@ LIMIT = 30.0
 def servers() -> dict[str, str]:
     """The programs by version; the wheel's comes first."""
     found: dict[str, str] = {}
-    for program in (testing._find_program(None), shutil.which("etcd")):
+    # In an active environment, the wheel's hides the system's.
+    on_path = (shutil.which("etcd", path=folder) for folder in os.get_exec_path())
+    for program in (testing._find_program(None), *on_path):
         if program is not None:
             version, _ = testing._inspect(program)
             found.setdefault(".".join(map(str, version)), program)

@@ -109,6 +109,8 @@ class Response(NamedTuple):
     header_revision: int
     bookmark: int
     """`Watch.next_revision` right after."""
+    compacted: int = 0
+    """The highest revision that a compaction had been requested for by then."""
 
 
 @dataclass(slots=True)
@@ -450,6 +452,35 @@ CHECKS: Mapping[str, Callable[[Record, History], Iterator[str]]] = {
     "reliable": check_reliable,
     "prev_kv": check_prev_kv,
 }
+
+
+def is_silently_compacted(record: Record, history: History) -> bool:
+    """Whether what is missing begins with compacted events, wherever any is missing.
+
+    Then a server may have left them out without a word, and events after them, too, as
+    etcd before 3.4.31 and 3.5.13 does: https://github.com/etcd-io/etcd/issues/17529
+    """
+    gaps = [gap for each in record.sessions for gap in _gaps(record, history, each)]
+    return bool(gaps) and all(first.revision < by for first, by in gaps)
+
+
+def _gaps(
+    record: Record, history: History, session: Session
+) -> Iterator[tuple[Event, int]]:
+    """Where events were passed over: the first, and the compaction known by then."""
+    handed = {(event.revision, event.kv.key) for event in session.events()}
+    responses = iter(session.responses)
+    response = next(responses, None)
+    in_gap = False
+    for event in history.matching(record.request, session.start):
+        while response and response.bookmark <= event.revision:
+            response = next(responses, None)
+        if response is None:
+            return
+        is_missing = (event.revision, event.kv.key) not in handed
+        if is_missing and not in_gap:
+            yield event, response.compacted
+        in_gap = is_missing
 
 
 def violations(record: Record, history: History) -> list[str]:

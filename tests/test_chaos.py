@@ -17,10 +17,10 @@ async def survives(options: Options) -> None:
     assert report.faults
 
 
-async def test_one_server(etcd_binary: str) -> None:
-    # No compaction: under load these servers lose events by it, about once in a
-    # hundred such runs (`Chaos._compacts` says how).
-    await survives(Options(seed=6, seconds=6.0, binary=etcd_binary))
+@pytest.mark.parametrize("compact", [False, True])
+async def test_one_server(etcd_binary: str, compact: bool) -> None:
+    options = Options(seed=6, seconds=6.0, binary=etcd_binary, compact=compact)
+    await survives(options)
 
 
 async def test_cluster() -> None:

@@ -24,6 +24,7 @@ from tests.robustness import (
     Write,
     check_history,
     in_range,
+    is_silently_compacted,
     violations,
 )
 
@@ -417,6 +418,38 @@ def test_compaction_leaves_a_gap_and_no_prev_kv() -> None:
 )
 def test_ranges(key: bytes, start: bytes, end: bytes, inside: bool) -> None:
     assert in_range(key, start, end) is inside
+
+
+def with_gap(*left_out: int, compacted: int) -> Record:
+    """One session, and by every response history was compacted up to there."""
+    responses = [
+        response(revision)._replace(compacted=compacted)
+        for revision in (2, 3, 4, 6, 7, 8)
+        if revision not in left_out
+    ]
+    return Record("watch", REQUEST, [Session(2, responses, bookmark=9)])
+
+
+@pytest.mark.parametrize(
+    ("left_out", "compacted", "verdict"),
+    [
+        ([], 9, False),
+        ([2, 3], 4, True),
+        # From the compacted ones on, etcd may leave out more.
+        ([3, 4, 6], 4, True),
+        # The revision of the compaction is there.
+        ([4, 6], 4, False),
+        ([2, 7], 4, False),
+        ([2, 7], 8, True),
+        # Nothing was handed over after it.
+        ([8], 9, False),
+    ],
+)
+def test_what_a_compaction_may_have_taken(
+    left_out: list[int], compacted: int, verdict: bool
+) -> None:
+    record = with_gap(*left_out, compacted=compacted)
+    assert is_silently_compacted(record, TRUTH) is verdict
 
 
 WRITES = [

@@ -164,7 +164,11 @@ async def test_what_was_received_comes_before_the_error() -> None:
         async with open_watcher(endpoint) as watcher, watcher.watch("k") as watch:
             with trio.fail_after(LIMIT):
                 await eventually(lambda: has_ended(watch))
+                statistics = watcher.statistics()
+                assert (statistics.streams, statistics.unread_events) == (0, 1)
+                assert "enough" in str(statistics.last_loss)
                 assert (await anext(watch)).events
+                assert watcher.statistics().unread_events == 0
                 for _ in range(2):
                     with pytest.raises(RpcError, match="enough"):
                         await anext(watch)

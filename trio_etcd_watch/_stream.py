@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -89,11 +89,6 @@ class WatchStream:
     def closed(self) -> bool:
         """Whether it takes no more watches: the last one was left, or it halted."""
         return self._scope.cancel_called
-
-    @property
-    def subscriptions(self) -> Collection[Subscription]:
-        """The watches that have not been left, failed ones among them."""
-        return self._watches.keys()
 
     # The user's side
 
@@ -229,6 +224,7 @@ class WatchStream:
         return AuthenticationError(StatusCode.UNAUTHENTICATED, str(refusal))
 
     def _halt(self, error: RpcError) -> None:
+        self._totals.last_loss = str(error)
         for delivery in self._session.halt(error):
             self._watches[delivery.subscription]._deliver(delivery)
         self._scope.cancel(reason=str(error))

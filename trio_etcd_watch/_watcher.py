@@ -13,7 +13,7 @@ import trio
 from ._channel import Channel, Connector, MetadataLike, as_channel, metadata_pairs
 from ._requests import WatchSpec, watch_spec
 from ._stream import Totals, WatchStream
-from ._subscription import State
+from ._subscription import State, Subscription
 from ._watch import Watch
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class WatcherStatistics:
     reconnects: int
     """How often a stream that had worked was lost."""
     last_loss: str | None
-    """Why a stream was lost or could not be opened, the last time; None if never."""
+    """Why a stream was lost, refused or not opened, the last time; None if never."""
     bytes_received: int
     """Of watch responses, without their frames."""
     events_received: int
@@ -63,6 +63,8 @@ class Watcher:
         self._connector = connector
         self._nursery = nursery
         self._streams: dict[Metadata, WatchStream] = {}
+        # Of the watches that have not been left, also those whose stream has halted.
+        self._subscriptions: set[Subscription] = set()
         self._totals = Totals()
         self._closed = False
 
@@ -159,7 +161,7 @@ class Watcher:
     def statistics(self) -> WatcherStatistics:
         """Return how the watcher stands. Never blocks."""
         streams = () if self._closed else self._streams.values()
-        watches = [watch for stream in streams for watch in stream.subscriptions]
+        watches = () if self._closed else self._subscriptions
         states = Counter(watch.state for watch in watches)
         totals = self._totals
         return WatcherStatistics(
@@ -183,10 +185,12 @@ class Watcher:
         self._check_open()
         stream = self._stream(metadata)
         subscription, watch = stream.open(spec)
+        self._subscriptions.add(subscription)
         try:
             await watch._wait_created()
             yield watch
         finally:
+            self._subscriptions.remove(subscription)
             stream.close(subscription)
         await trio.lowlevel.checkpoint()
 
