@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import socket
+
 import h2.events
 import h2.exceptions
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.connection import connected, lost
+from tests.connection import PATH, connected, connection_on, lost
 from tests.peer import Peer, data_frame
+from trio_etcd_watch._frames import Oversized
+
+PING = b"\0\0\x08\x06\0\0\0\0\0"
+"""How the frame begins."""
+SETTINGS = b"\0\0\0\x04\0\0\0\0\0"
 
 
 def pings(peer: Peer) -> int:
@@ -38,6 +45,34 @@ async def test_no_answer_to_a_ping(autojump_clock: MockClock) -> None:
         assert trio.current_time() - began == pytest.approx(15)
         await ends.ended.wait()
         assert pings(ends.peer) == 1
+
+
+async def test_an_answer_that_came_while_the_application_blocked(
+    mock_clock: MockClock,
+) -> None:
+    ours, theirs = socket.socketpair()
+    connection = connection_on(trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.run)
+        theirs.sendall(SETTINGS)
+        await connection.wait_ready()
+        connection.open_call(PATH, (), list[bytes | Oversized]().extend)
+        theirs.setblocking(False)
+        for _ in range(20):
+            await wait_all_tasks_blocked()
+            theirs.recv(10_000)
+            mock_clock.jump(10)
+            await wait_all_tasks_blocked()
+            assert PING in theirs.recv(10_000)
+            # All this while no task of ours has its turn.
+            theirs.sendall(SETTINGS)
+            mock_clock.jump(10)
+            for _ in range(5):
+                await wait_all_tasks_blocked()
+                mock_clock.jump(1)
+            assert not connection.lost
+        nursery.cancel_scope.cancel(reason="the test is over")
+    theirs.close()
 
 
 async def test_any_byte_answers_a_ping(autojump_clock: MockClock) -> None:

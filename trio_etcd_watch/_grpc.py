@@ -262,7 +262,9 @@ class Connection:
             asked = trio.current_time()
             self._http2.ping()
             self._flush.set()
-            await trio.sleep(self._keepalive_timeout)
+            for _ in range(4):
+                # In parts: while the application blocks the loop, nothing is read.
+                await trio.sleep(self._keepalive_timeout / 4)
             if self._heard < asked:
                 self.close(f"no answer to a ping within {self._keepalive_timeout:g} s")
 
