@@ -166,7 +166,6 @@ class Proxy:
         self._black_hole = False
         self._was_accepted = trio.Event()
         self._listener: trio.SocketListener | None = None
-        self._listening = trio.CancelScope()
         # Keeps the port ours while we refuse. It must not take a client that dials us,
         # either: a socket that happens to get our port for its own would reach itself.
         self._reservation = _bind("127.0.0.1", 0)
@@ -209,7 +208,6 @@ class Proxy:
 
     def refuse(self) -> None:
         """Refuse new connections, until `accept()`."""
-        self._listening.cancel(reason="refuse()")
         if self._listener is not None:
             self._listener.socket.close()
             self._listener = None
@@ -220,8 +218,7 @@ class Proxy:
             sock = _bind(*self._address)
             sock.listen()
             self._listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
-            self._listening = trio.CancelScope()
-            self._nursery.start_soon(self._serve, self._listener, self._listening)
+            self._nursery.start_soon(self._serve, self._listener)
 
     def delay(self, seconds: float) -> None:
         """Let what is read from now on arrive so much later, in each direction."""
@@ -238,10 +235,9 @@ class Proxy:
         self.refuse()
         self._reservation.close()
 
-    async def _serve(
-        self, listener: trio.SocketListener, listening: trio.CancelScope
-    ) -> None:
-        with listening:
+    async def _serve(self, listener: trio.SocketListener) -> None:
+        # Closed by refuse().
+        with suppress(trio.ClosedResourceError):
             while True:
                 client = await listener.accept()
                 self.accepted += 1

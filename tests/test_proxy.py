@@ -12,6 +12,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from tests.helpers import split
 from tests.proxy import Proxy, open_proxy
 
 LIMIT = 10.0
@@ -151,6 +152,18 @@ async def test_refuse_and_accept() -> None:
             proxy.accept()
             async with await connect(proxy) as another:
                 await ask(another, b"hello")
+
+
+async def test_refuse_while_a_client_dials() -> None:
+    async with echo_proxy() as proxy:
+        for _ in range(20):
+            await wait_all_tasks_blocked()
+            with socket.create_connection(split(proxy.endpoint)):
+                # Refused before or after its task has its turn: Trio throws dice.
+                await trio.lowlevel.checkpoint()
+                proxy.refuse()
+                await wait_all_tasks_blocked()
+                proxy.accept()
 
 
 async def test_delay_is_latency_without_a_limit_of_throughput() -> None:
