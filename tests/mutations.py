@@ -149,15 +149,15 @@ MUTATIONS = (
         "rule 3",
         "_session",
         8,
-        "cursor.delivered(events[-1].kv.mod_revision)",
-        "cursor.delivered(response.header.revision)",
+        "cursor.delivered(parts[-1].events[-1].kv.mod_revision)",
+        "cursor.delivered(parts[-1].header.revision)",
     ),
     Mutation(
         "rule 3",
         "_session",
         8,
-        "cursor.delivered(events[-1].kv.mod_revision)",
-        "cursor.delivered(events[0].kv.mod_revision)",
+        "cursor.delivered(parts[-1].events[-1].kv.mod_revision)",
+        "cursor.delivered(parts[0].events[0].kv.mod_revision)",
     ),
     Mutation(
         "rule 3",
@@ -295,7 +295,7 @@ MUTATIONS = (
         "_session",
         8,
         "return [Delivery(subscription, item, cursor.next_revision, count)]",
-        "return [Delivery(subscription, item, response.header.revision + 1, count)]",
+        "return [Delivery(subscription, item, parts[-1].header.revision + 1, count)]",
     ),
     # Parking (section 6 of the design).
     Mutation(

@@ -15,7 +15,7 @@ from tests.replies import (
     sent,
 )
 from tests.session_machine import MAX_MESSAGE_SIZE
-from trio_etcd_watch import CompactedError, RpcError
+from trio_etcd_watch import CompactedError, RpcError, WatchResponse
 from trio_etcd_watch._errors import StatusCode
 from trio_etcd_watch._subscription import Delivery, State, Subscription
 
@@ -63,6 +63,34 @@ def test_fragments_are_joined_up_to_the_limit() -> None:
     # Each response is counted by itself.
     (delivery,) = receive(session, *second)
     assert revisions(delivery) == [13, 13, 13, 14]
+
+
+def test_of_fragments_only_what_is_new_is_delivered() -> None:
+    session = connected_session()
+    live(session, 0)
+    receive(session, events(0, 13))
+    repeated = [events(0, 11, 12, fragment=True), events(0, 12, 13)]
+    assert receive(session, *repeated) == []
+    # Not even a part of it is empty.
+    (delivery,) = receive(
+        session,
+        events(0, 11, 12, fragment=True),
+        events(0, fragment=True),
+        events(0, 13, 14, 14, fragment=True),
+        events(0, 14, 15, fragment=True),
+        events(0),
+    )
+    assert revisions(delivery) == [14, 14, 14, 15]
+    assert (delivery.events, delivery.next_revision) == (4, 16)
+    assert isinstance(delivery.item, WatchResponse)
+    assert not delivery.item.is_progress_notify
+
+
+def test_fragments_without_events_are_progress() -> None:
+    session = connected_session()
+    live(session, 0)
+    (delivery,) = receive(session, events(0, fragment=True), events(0))
+    assert (delivery.item, delivery.next_revision) == (None, 100)
 
 
 def test_fragments_die_with_their_stream() -> None:

@@ -1,4 +1,4 @@
-"""The way in: protobuf becomes `WatchResponse`, `Event`, `KeyValue`; fragments join.
+"""The way in: protobuf becomes `WatchResponse`, `Event`, `KeyValue`.
 
 Sans-IO. The classes are views: an event is wrapped when it is looked at and not
 before, because that is most of its price.
@@ -322,20 +322,12 @@ def watch_id_of_head(head: bytes) -> int:
     raise AssertionError("an empty message always decodes")
 
 
-def join_fragments(fragments: Iterable[RawResponse]) -> RawResponse:
-    """Return the response that a server has split, with the header of the last."""
-    joined = pb.WatchResponse()
-    for fragment in fragments:
-        joined.MergeFrom(fragment)
-    joined.fragment = False
-    return joined
-
-
-def changes_of(events: Iterable[pb.Event]) -> list[pb.Event]:
+def changes_of(parts: Iterable[RawResponse]) -> list[pb.Event]:
     """Return the events of keys that existed, and so have an earlier key to tell."""
     return [
         event
-        for event in events
+        for part in parts
+        for event in part.events
         if event.type == pb.Event.DELETE
         or event.kv.create_revision != event.kv.mod_revision
     ]

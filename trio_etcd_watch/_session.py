@@ -48,7 +48,6 @@ from ._responses import (
     WatchResponse,
     changes_of,
     decode,
-    join_fragments,
 )
 from ._runs import merge_run
 from ._subscription import BROADCAST_ID, Delivery, State, Subscription
@@ -184,15 +183,16 @@ class Session:
                 return self._receive_broadcast(response)
             self._cancel(watch_id)
             return ()
+        parts = [response]
         if response.fragment or subscription.fragments:
-            joined = self._receive_fragment(subscription, response)
-            if isinstance(joined, WatchError):
-                return [self._fail(subscription, joined)]
-            if joined is None:
+            whole = self._receive_fragment(subscription, response)
+            if isinstance(whole, WatchError):
+                return [self._fail(subscription, whole)]
+            if whole is None:
                 return ()
-            response = joined
-        if response.events:
-            return self._receive_events(subscription, response)
+            parts = [part for part in whole if part.events]
+        if parts and parts[0].events:
+            return self._receive_events(subscription, parts)
         return self._receive_progress(subscription, response)
 
     def receive_run(self, run: Sequence[bytes]) -> Iterator[Delivery]:
@@ -210,7 +210,7 @@ class Session:
             if subscription is not None and self._may_merge(subscription):
                 unread = subscription.unread + len(merged.events)
                 if unread <= subscription.spec.max_buffered_events:
-                    yield from self._receive_events(subscription, merged)
+                    yield from self._receive_events(subscription, [merged])
                     return
         for message in run:
             yield from self.receive(decode(message))
@@ -327,11 +327,12 @@ class Session:
         return [self._delivery(subscription, item)]
 
     def _receive_events(
-        self, subscription: Subscription, response: RawResponse
+        self, subscription: Subscription, parts: list[RawResponse]
     ) -> Sequence[Delivery]:
+        """Take one response, or its fragments; none of them is without events."""
         cursor = subscription.cursor
-        events = response.events
-        if not cursor.is_new(events[0].kv.mod_revision):
+        while parts and not cursor.is_new(parts[0].events[0].kv.mod_revision):
+            events = parts[0].events
             seen = 1
             while seen < len(events) and not cursor.is_new(
                 events[seen].kv.mod_revision
@@ -339,38 +340,40 @@ class Session:
                 seen += 1
             del events[:seen]
             if not events:
-                return ()
+                del parts[0]
+        if not parts:
+            return ()
         # What only creates keys says nothing of it.
-        if not subscription.prev_kv_checked and (changes := changes_of(events)):
+        if not subscription.prev_kv_checked and (changes := changes_of(parts)):
             subscription.prev_kv_checked = True
             if not any(event.HasField("prev_kv") for event in changes):
                 self._repeat_creation(subscription)
                 return ()
-        count = len(events)
-        cursor.delivered(events[-1].kv.mod_revision)
+        count = sum([len(part.events) for part in parts])
+        cursor.delivered(parts[-1].events[-1].kv.mod_revision)
         subscription.unread += count
         if subscription.unread > subscription.spec.max_buffered_events:
             self._leave(subscription)
             subscription.state = State.PARKED
-        item = WatchResponse(response)
+        item = WatchResponse(*parts)
         return [Delivery(subscription, item, cursor.next_revision, count)]
 
     def _receive_fragment(
         self, subscription: Subscription, response: RawResponse
-    ) -> RawResponse | WatchError | None:
-        """Return the whole response once its last fragment is there."""
-        subscription.fragments.append(response)
+    ) -> list[RawResponse] | WatchError | None:
+        """Return all fragments of a response once the last one is there."""
+        fragments = subscription.fragments
+        fragments.append(response)
         subscription.fragment_bytes += response.ByteSize()
         if (
             subscription.fragment_bytes > self._max_message_size
-            or len(subscription.fragments) > MAX_FRAGMENTS
+            or len(fragments) > MAX_FRAGMENTS
         ):
             return self._too_large(subscription.fragment_bytes)
         if response.fragment:
             return None
-        joined = join_fragments(subscription.fragments)
         self._drop_fragments(subscription)
-        return joined
+        return fragments
 
     # Steps
 
