@@ -37,8 +37,10 @@ async def discover(watch: Watch, instances: dict[str, str]) -> None:
 async def run(endpoint: str, etcd: Etcd | None = None) -> None:
     """Follow the service; `etcd`, if given, is one of our own, with our instances."""
     async with open_watcher(endpoint) as watcher:
+        # From the first revision on: also those that were up before we began. In a
+        # cluster that compacts, read the prefix first and watch from the revision after.
         async with (
-            watcher.watch(PREFIX, prefix=True, prev_kv=True) as watch,
+            watcher.watch(PREFIX, prefix=True, start_revision=1, prev_kv=True) as watch,
             trio.open_nursery() as nursery,
         ):
             if etcd is not None:

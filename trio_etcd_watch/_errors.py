@@ -94,7 +94,7 @@ class NoLeaderError(RpcError):
 
 
 class AuthenticationError(RpcError):
-    """The server refuses the credentials, or asks for some and there are none."""
+    """The server refuses the credentials, or their token again and again."""
 
 
 class ClusterChangedError(WatchError):

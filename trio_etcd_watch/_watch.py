@@ -76,8 +76,8 @@ class Watch:
 
         Store it after the response has been dealt with, and give it to
         `Watcher.watch(start_revision=...)` after a restart. Under `events()` it
-        passes a revision with that revision's last event. It also moves while the
-        watch is idle, so it stays ahead of compaction.
+        passes a revision with that revision's last event. While the watch is idle it
+        moves with the server's progress notifications, every 10 minutes by default.
         """
         if self._handed == self._count:
             return self._next_revision
