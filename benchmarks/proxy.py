@@ -10,7 +10,7 @@ import sys
 
 import trio
 
-from tests.proxy import open_proxy
+from tests.support.proxy import open_proxy
 
 
 async def main() -> None:

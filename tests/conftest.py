@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import trio
 
-from tests.helpers import SERVERS
+from tests.support.helpers import SERVERS
 from trio_etcd_watch import testing
 from trio_etcd_watch.testing import Etcd
 from trio_etcd_watch.testing import etcd as etcd

@@ -12,9 +12,9 @@ from ._errors import FutureRevisionError as FutureRevisionError
 from ._errors import NoLeaderError as NoLeaderError
 from ._errors import PermissionDeniedError as PermissionDeniedError
 from ._errors import RpcError as RpcError
-from ._errors import StatusCode as StatusCode
 from ._errors import WatchCanceledError as WatchCanceledError
 from ._errors import WatchError as WatchError
+from ._grpc.status import StatusCode as StatusCode
 from ._responses import Event as Event
 from ._responses import EventType as EventType
 from ._responses import KeyValue as KeyValue

@@ -17,7 +17,7 @@ Sans-IO. The numbers are the resume rules of the project's design; README's sect
 
 from __future__ import annotations
 
-from ._errors import StreamLost
+from ._grpc.status import StreamLost
 
 MAX_REVISION = 2**63 - 1
 """The last that can be asked for."""

@@ -17,10 +17,10 @@ This module knows neither I/O nor protobuf.
 
 from __future__ import annotations
 
-import enum
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from ._grpc.status import Status, StatusCode, StreamLost
 
 if TYPE_CHECKING:
     from ._responses import WatchResponse
@@ -128,52 +128,8 @@ def afresh(error: Exception) -> Exception:
     return twin
 
 
-class StreamLost(Exception):
-    """The stream or its connection broke, and a new one can take over.
-
-    Never leaves the package: its text is the reason in the log.
-    """
-
-
 class TokenExpired(StreamLost):
     """The stream's auth token is no longer good: take a new one, then resume."""
-
-
-class StatusCode(enum.IntEnum):
-    """The status codes of gRPC (grpc.io, "Status codes and their use in gRPC")."""
-
-    OK = 0
-    CANCELLED = 1
-    UNKNOWN = 2
-    INVALID_ARGUMENT = 3
-    DEADLINE_EXCEEDED = 4
-    NOT_FOUND = 5
-    ALREADY_EXISTS = 6
-    PERMISSION_DENIED = 7
-    RESOURCE_EXHAUSTED = 8
-    FAILED_PRECONDITION = 9
-    ABORTED = 10
-    OUT_OF_RANGE = 11
-    UNIMPLEMENTED = 12
-    INTERNAL = 13
-    UNAVAILABLE = 14
-    DATA_LOSS = 15
-    UNAUTHENTICATED = 16
-
-    @classmethod
-    def _missing_(cls, value: object) -> StatusCode:
-        return cls.UNKNOWN
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """How the server ended a call."""
-
-    code: StatusCode
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.code.name}: {self.message}" if self.message else self.code.name
 
 
 _NO_LEADER = "etcdserver: no leader"

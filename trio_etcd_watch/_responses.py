@@ -14,7 +14,8 @@ from typing import TypeAlias, final, overload
 
 from google.protobuf.message import DecodeError
 
-from ._errors import StreamLost, error_of_cancel
+from ._errors import error_of_cancel
+from ._grpc.status import StreamLost
 from ._pb import watch_pb2 as pb
 
 RawResponse: TypeAlias = pb.WatchResponse

@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterator, Sequence
 from operator import lt
 
-from ._frames import Oversized
+from ._grpc.frames import Oversized
 from ._responses import RawResponse, decode
 
 MAX_SIZE = 4096

@@ -29,14 +29,13 @@ from ._errors import (
     ClusterChangedError,
     PermissionDeniedError,
     RpcError,
-    StatusCode,
-    StreamLost,
     TokenExpired,
     WatchError,
     error_of_cancel,
     is_stale_token,
     lacks_token,
 )
+from ._grpc.status import StatusCode, StreamLost
 from ._requests import (
     WatchSpec,
     cancel_request,

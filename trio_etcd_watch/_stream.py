@@ -18,18 +18,17 @@ from typing import final
 import trio
 
 from ._backoff import delays
-from ._channel import Connector
+from ._connector import Connector
 from ._errors import (
     AuthenticationError,
     RpcError,
-    StatusCode,
-    StreamLost,
     TokenExpired,
     error_of_status,
 )
-from ._frames import Oversized
-from ._grpc import Call
-from ._http2 import Metadata
+from ._grpc.connection import Call
+from ._grpc.frames import Oversized
+from ._grpc.metadata import Metadata
+from ._grpc.status import Status, StatusCode, StreamLost
 from ._requests import WatchSpec
 from ._responses import watch_id_of_head
 from ._runs import split_runs
@@ -235,10 +234,8 @@ class WatchStream:
 
 
 async def _end_of(call: Call) -> StreamLost | RpcError:
-    try:
-        return error_of_status(await call.wait_end())
-    except StreamLost as exc:
-        return exc
+    end = await call.wait_end()
+    return error_of_status(end) if isinstance(end, Status) else end
 
 
 class _RetryLog:

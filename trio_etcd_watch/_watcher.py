@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, final
 
 import trio
 
-from ._channel import Channel, Connector, MetadataLike, as_channel, metadata_pairs
+from ._channel import Channel, MetadataLike, as_channel, metadata_pairs
+from ._connector import Connector
 from ._requests import WatchSpec, watch_spec
 from ._stream import Totals, WatchStream
 from ._subscription import State, Subscription
@@ -19,7 +20,7 @@ from ._watch import Watch
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ._http2 import Metadata
+    from ._grpc.metadata import Metadata
 
 _REQUIRE_LEADER = ("hasleader", "true")
 

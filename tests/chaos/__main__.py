@@ -1,0 +1,5 @@
+"""`python -m tests.chaos --help`."""
+
+from tests.chaos.run import main
+
+main()

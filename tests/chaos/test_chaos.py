@@ -1,0 +1,31 @@
+"""Twenty seconds of `chaos`; `make chaos SECONDS=600 SEED=7` runs it long."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.chaos.run import Options, run
+
+pytestmark = pytest.mark.etcd
+
+
+async def survives(options: Options) -> None:
+    report = await run(options)
+    assert report.violations == [], str(report)
+    assert report.written
+    assert report.delivered
+    assert report.faults
+
+
+@pytest.mark.parametrize("compact", [False, True])
+async def test_one_server(etcd_binary: str, compact: bool) -> None:
+    options = Options(seed=6, seconds=6.0, binary=etcd_binary, compact=compact)
+    await survives(options)
+
+
+async def test_cluster() -> None:
+    await survives(Options(seed=8, seconds=5.0, cluster=True))
+
+
+async def test_storm() -> None:
+    await survives(Options(seed=10, seconds=4.0, storm=100, parks=2))

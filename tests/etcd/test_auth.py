@@ -1,0 +1,220 @@
+"""etcd's auth: users, tokens that expire, ranges that are denied."""
+
+from __future__ import annotations
+
+import base64
+import logging
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+
+from tests.support.helpers import LIMIT, eventually, split, take
+from tests.support.proxy import open_proxy
+from trio_etcd_watch import (
+    AuthenticationError,
+    Channel,
+    Credentials,
+    PermissionDeniedError,
+    open_watcher,
+)
+from trio_etcd_watch.testing import Etcd, open_etcd
+
+pytestmark = pytest.mark.etcd
+
+ROOT = Credentials("root", "root's password")
+READER = Credentials("reader", "reader's password")
+
+
+class Guarded:
+    """An etcd with auth on, and a writer who is root."""
+
+    def __init__(self, etcd: Etcd) -> None:
+        self.etcd = etcd
+
+    async def request(self, path: str, body: Mapping[str, object]) -> dict[str, object]:
+        """A request of root's, with a new token."""
+        self.etcd.token = None
+        answer = await self.etcd.request(
+            "/v3/auth/authenticate", {"name": ROOT.user, "password": ROOT.password}
+        )
+        self.etcd.token = answer["token"]
+        return await self.etcd.request(path, body)
+
+    async def put(self, key: str, value: str) -> None:
+        await self.request("/v3/kv/put", {"key": b64(key), "value": b64(value)})
+
+    async def set_up(self) -> None:
+        """root may do all; reader may read keys that begin with `r`."""
+        add = self.etcd.request
+        await add("/v3/auth/role/add", {"name": "root"})
+        await add("/v3/auth/role/add", {"name": "r"})
+        permission = {"permType": "READ", "key": b64("r"), "range_end": b64("s")}
+        await add("/v3/auth/role/grant", {"name": "r", "perm": permission})
+        for user, role in ((ROOT, "root"), (READER, "r")):
+            await add(
+                "/v3/auth/user/add", {"name": user.user, "password": user.password}
+            )
+            await add("/v3/auth/user/grant", {"user": user.user, "role": role})
+        await add("/v3/auth/enable", {})
+
+
+def b64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+@asynccontextmanager
+async def open_guarded(binary: str, *args: str) -> AsyncGenerator[Guarded]:
+    async with open_etcd(binary=binary, args=args) as etcd:
+        guarded = Guarded(etcd)
+        await guarded.set_up()
+        yield guarded
+
+
+async def test_a_user_reads_what_it_may(
+    etcd_binary: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with open_guarded(etcd_binary) as server:
+        channel = Channel(server.etcd.endpoint, credentials=READER)
+        async with open_watcher(channel) as watcher:
+            async with watcher.watch("r", prefix=True) as watch:
+                # Denied for that watch alone.
+                with trio.fail_after(LIMIT):
+                    with pytest.raises(PermissionDeniedError) as caught:
+                        async with watcher.watch("x"):
+                            pytest.fail("entered")
+                assert caught.value.reason == "etcdserver: permission denied"
+                await server.put("r1", "news")
+                assert [e.kv.value for e in await take(watch, 1)] == [b"news"]
+            token = watcher._connector._token
+        assert token
+        for secret in (READER.password, token):
+            assert secret not in caplog.text
+            assert secret not in repr((channel, READER, caught.value, watcher))
+            assert secret not in str(caught.value)
+
+
+async def test_a_wrong_password_fails_at_once(etcd_binary: str) -> None:
+    async with open_guarded(etcd_binary) as server:
+        wrong = Credentials("reader", "wrong password")
+        channel = Channel(server.etcd.endpoint, credentials=wrong)
+        async with open_watcher(channel) as watcher:
+            for _ in range(2):
+                with (
+                    trio.fail_after(LIMIT),
+                    pytest.raises(AuthenticationError) as caught,
+                ):
+                    async with watcher.watch("r"):
+                        pytest.fail("entered")
+                assert "wrong password" not in str(caught.value)
+                assert "wrong password" not in repr(caught.value)
+
+
+async def test_no_credentials_are_denied(etcd_binary: str) -> None:
+    async with open_guarded(etcd_binary) as server:
+        async with open_watcher(server.etcd.endpoint) as watcher:
+            with trio.fail_after(LIMIT), pytest.raises(PermissionDeniedError):
+                async with watcher.watch("r"):
+                    pytest.fail("entered")
+
+
+async def test_credentials_where_auth_is_off(etcd: Etcd) -> None:
+    channel = Channel(etcd.endpoint, credentials=READER)
+    async with open_watcher(channel) as watcher, watcher.watch("a") as watch:
+        await etcd.put("a", "1")
+        assert len(await take(watch, 1)) == 1
+
+
+async def test_living_through_expiry_and_reconnects(etcd_binary: str) -> None:
+    async with (
+        open_guarded(etcd_binary, "--auth-token-ttl=2") as server,
+        open_proxy(*split(server.etcd.endpoint)) as proxy,
+    ):
+        channel = Channel(proxy.endpoint, credentials=READER)
+        async with open_watcher(channel) as watcher, watcher.watch("r") as watch:
+            used = watcher._connector._token
+            await trio.sleep(4)  # the server's clock, which only time moves
+            # A reconnect, with a token that has expired.
+            proxy.reset_all()
+            await server.put("r", "1")
+            assert [e.kv.value for e in await take(watch, 1)] == [b"1"]
+            assert watcher._connector._token != used
+            used = watcher._connector._token
+            await trio.sleep(4)
+            # A creation on a stream that lives: its reply says that the token is bad.
+            with trio.fail_after(LIMIT):
+                async with watcher.watch("r1") as second:
+                    await server.put("r1", "2")
+                    assert len(await take(second, 1)) == 1
+            assert watcher._connector._token != used
+            await server.put("r", "3")
+            assert [e.kv.value for e in await take(watch, 1)] == [b"3"]
+
+
+async def test_tokens_are_gone_after_a_restart(etcd_binary: str) -> None:
+    async with open_guarded(etcd_binary) as server:
+        channel = Channel(server.etcd.endpoint, credentials=READER)
+        async with open_watcher(channel) as watcher, watcher.watch("r") as watch:
+            await server.etcd.kill()
+            await server.etcd.start()
+            await server.put("r", "1")
+            assert [e.kv.value for e in await take(watch, 1)] == [b"1"]
+
+
+async def test_password_changed_while_the_watch_lives(etcd_binary: str) -> None:
+    async with open_guarded(etcd_binary, "--auth-token-ttl=2") as server:
+        channel = Channel(server.etcd.endpoint, credentials=READER)
+        async with open_watcher(channel) as watcher, watcher.watch("r") as watch:
+            await server.put("r", "1")
+
+            async def has_one() -> bool:
+                return watch.statistics().unread_events == 1
+
+            await eventually(has_one)
+            change = {"name": READER.user, "password": "another"}
+            await server.request("/v3/auth/user/changepw", change)
+            await server.etcd.kill()
+            await server.etcd.start()
+            # First what was received, then the error.
+            assert [e.kv.value for e in await take(watch, 1)] == [b"1"]
+            with trio.fail_after(LIMIT), pytest.raises(AuthenticationError):
+                await anext(watch)
+
+
+async def test_auth_is_enabled_while_the_watch_lives(etcd_binary: str) -> None:
+    async with open_etcd(binary=etcd_binary) as etcd:
+        channel = Channel(etcd.endpoint, credentials=READER)
+        async with open_watcher(channel) as watcher, watcher.watch("r") as watch:
+            server = Guarded(etcd)
+            await server.set_up()
+            with trio.fail_after(LIMIT):
+                async with watcher.watch("r") as second:
+                    await server.put("r", "1")
+                    assert [e.kv.value for e in await take(second, 1)] == [b"1"]
+            assert [e.kv.value for e in await take(watch, 1)] == [b"1"]
+            assert watcher.statistics().reconnects == 1
+
+
+async def test_watches_denied_together_cost_one_stream(etcd_binary: str) -> None:
+    async with open_guarded(etcd_binary, "--auth-token-ttl=4") as server:
+        channel = Channel(server.etcd.endpoint, credentials=READER)
+        async with open_watcher(channel) as watcher, watcher.watch("r") as watch:
+            denied = []
+
+            async def enter(key: str) -> None:
+                with pytest.raises(PermissionDeniedError):
+                    async with watcher.watch(key):
+                        pytest.fail("entered")
+                denied.append(key)
+
+            await trio.sleep(3)  # a token that is neither new nor expired
+            with trio.fail_after(LIMIT):
+                async with trio.open_nursery() as nursery:
+                    for i in range(20):
+                        nursery.start_soon(enter, f"x{i}")
+            assert len(denied) == 20
+            assert watcher.statistics().reconnects <= 1
+            await server.put("r", "1")
+            assert [e.kv.value for e in await take(watch, 1)] == [b"1"]

@@ -1,0 +1,98 @@
+"""Through etcd's grpc-proxy, which merges watches and answers creations out of order."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import AsyncGenerator
+from contextlib import ExitStack, asynccontextmanager
+
+import pytest
+import trio
+
+from tests.support.helpers import eventually, take
+from trio_etcd_watch import open_watcher
+from trio_etcd_watch.testing import Etcd, _reserve_port, open_etcd
+
+pytestmark = pytest.mark.etcd
+
+
+@asynccontextmanager
+async def open_grpc_proxy(etcd: Etcd, program: str) -> AsyncGenerator[str]:
+    """Run a grpc-proxy in front of etcd; yield its endpoint."""
+    with ExitStack() as resources:
+        endpoint, metrics = _reserve_port(resources), _reserve_port(resources)
+        process = await trio.lowlevel.open_process(
+            [
+                program,
+                "grpc-proxy",
+                "start",
+                f"--endpoints={etcd.endpoint}",
+                f"--listen-addr={endpoint}",
+                f"--metrics-addr=http://{metrics}",
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            yield endpoint
+        finally:
+            process.kill()
+            with trio.CancelScope(shield=True):
+                await process.wait()
+
+
+async def test_nobody_gets_what_another_asked_for(etcd_binary: str) -> None:
+    async with (
+        open_etcd(binary=etcd_binary) as etcd,
+        open_grpc_proxy(etcd, etcd_binary) as endpoint,
+        open_watcher(endpoint) as neighbour,
+        open_watcher(endpoint) as watcher,
+        # Opens the stream, so that the two below find it open.
+        watcher.watch("z"),
+    ):
+        for turn in range(10):
+            # The proxy has a watch on the second already, and confirms it at once.
+            keys = [f"a{turn}", f"b{turn}"]
+            start = await etcd.put("x", "") + 1
+            async with (
+                neighbour.watch(keys[1], start_revision=start),
+                trio.open_nursery() as nursery,
+            ):
+
+                async def read(key: str, start: int = start) -> None:
+                    async with watcher.watch(key, start_revision=start) as watch:
+                        events = await take(watch, 2)
+                    assert [e.kv.key for e in events] == [key.encode()] * 2
+
+                nursery.start_soon(read, keys[0])
+                for _ in range(3):
+                    await trio.lowlevel.checkpoint()
+                nursery.start_soon(read, keys[1])
+                for key in keys * 2:
+                    await etcd.put(key, "")
+
+
+async def test_resumes_though_the_proxy_hides_the_cluster(etcd_binary: str) -> None:
+    async with (
+        open_etcd(binary=etcd_binary) as etcd,
+        open_grpc_proxy(etcd, etcd_binary) as endpoint,
+        open_watcher(endpoint) as neighbour,
+        open_watcher(endpoint) as watcher,
+        watcher.watch("c", start_revision=2) as watch,
+        # Joins the first; and when the first comes back, that one joins this.
+        neighbour.watch("c", start_revision=2),
+    ):
+        connection = watcher._connector._connection
+        assert connection is not None
+        connection.close("a test wants it")
+
+        async def resumed() -> bool:
+            # Or failed; then there is nothing to wait for.
+            state = watch.statistics().state
+            made = watcher.statistics().connections_made
+            return made == 2 and state in ("live", "ended")
+
+        await eventually(resumed)
+        await etcd.put("c", "1")
+        assert len(await take(watch, 1)) == 1
+        assert watcher.statistics().reconnects == 1

@@ -1,0 +1,757 @@
+"""The session as a state machine: between users, and a model of etcd (`model`).
+
+`test_session_machine.py` runs it as it is, `test_mutations.py` with a rule broken.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    MultipleResults,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+)
+
+from tests.machine.model import (
+    DUPLICATE_ID,
+    INVALID_TOKEN,
+    NO_ID,
+    PERMISSION_DENIED,
+    V3_4_23,
+    V3_5_1,
+    V3_6,
+    Cluster,
+    Group,
+    Interest,
+    Stream,
+    Version,
+)
+from tests.machine.mutations import REAL, Core
+from trio_etcd_watch import (
+    AuthenticationError,
+    ClusterChangedError,
+    CompactedError,
+    Event,
+    PermissionDeniedError,
+    WatchCanceledError,
+    WatchError,
+)
+from trio_etcd_watch._errors import TokenExpired
+from trio_etcd_watch._pb import watch_pb2 as pb
+from trio_etcd_watch._requests import WatchSpec
+from trio_etcd_watch._responses import RawResponse, decode
+from trio_etcd_watch._runs import split_runs
+from trio_etcd_watch._session import MAX_REFUSED_TOKENS
+from trio_etcd_watch._subscription import Delivery, State, Subscription
+
+MAX_MESSAGE_SIZE = 2**20
+
+
+@dataclass(slots=True, eq=False)
+class User:
+    """What the user of one watch was given, and what is owed to them.
+
+    Attributes:
+        next_revision: of the last delivery.
+        bookmark: where to continue after what was taken.
+        cluster: that confirmed the watch, if any has.
+        first: the first revision that the watch covers, once it is confirmed.
+        log: every event taken, also before the watch was opened anew at its bookmark.
+        unread: what was delivered and not taken: events, and the bookmark after them.
+        confirmed: whether its creation was delivered.
+        answers: how many answers to progress requests were delivered.
+        refused: how often in a row its creation was refused for the token.
+        seen: the state of the subscription at the last look.
+    """
+
+    wish: Wish
+    spec: WatchSpec
+    subscription: Subscription
+    interest: Interest
+    seen: State
+    next_revision: int
+    bookmark: int
+    cluster: Cluster | None = None
+    first: int = 0
+    log: list[Event] = field(default_factory=list)
+    unread: deque[tuple[Sequence[Event], int]] = field(default_factory=deque)
+    error: WatchError | None = None
+    confirmed: bool = False
+    answers: int = 0
+    refused: int = 0
+
+    @property
+    def unread_events(self) -> int:
+        return sum(len(events) for events, _ in self.unread)
+
+    def take(self, *, merge: bool) -> int:
+        """Take the oldest as `Watch` does: with merge, events come all at once.
+
+        Returns:
+            How many events were taken.
+        """
+        taken = 0
+        while self.unread:
+            if taken and not (merge and self.unread[0][0]):
+                break
+            events, self.bookmark = self.unread.popleft()
+            self.log += events
+            taken += len(events)
+            if not events:
+                break
+        return taken
+
+    def check_owed(self, events: Sequence[Event], first: int, last: int) -> None:
+        """Assert that these events are exactly those of the revisions given."""
+        assert self.cluster is not None
+        owed = self.cluster.events(self.interest, first, last)
+        assert [(event.kv.mod_revision, event.kv.key) for event in events] == [
+            (raw.kv.mod_revision, raw.kv.key) for raw in owed
+        ]
+        for event, raw in zip(events, owed, strict=True):
+            is_put = raw.type == pb.Event.PUT
+            assert event.is_create == (is_put and not raw.HasField("prev_kv"))
+            assert event.is_modify == (is_put and raw.HasField("prev_kv"))
+            too_old = event.kv.mod_revision - 1 < self.cluster.compacted()
+            if not self.spec.prev_kv or (event.prev_kv is None and too_old):
+                raw.ClearField("prev_kv")
+            assert event == Event(raw)
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What `watch_spec()` is called with; start is relative to the newest revision."""
+
+    where: dict[str, Any]
+    start: int | None = None
+    prev_kv: bool = False
+    no_put: bool = False
+    no_delete: bool = False
+    progress_notify: bool = False
+    bound: int = 10_000
+
+    def spec(self, core: Core, start_revision: int) -> WatchSpec:
+        return core.watch_spec(
+            **self.where,
+            start_revision=start_revision,
+            prev_kv=self.prev_kv,
+            no_put=self.no_put,
+            no_delete=self.no_delete,
+            progress_notify=self.progress_notify,
+            max_buffered_events=self.bound,
+        )
+
+
+# Mostly: without watches nothing happens.
+REOPENS = st.sampled_from([True, True, True, False])
+# How many events a message holds: fragments are many, some, or none.
+SIZE = st.sampled_from([1, 2, 10])
+# How many revisions the member that one connects to is late.
+BEHIND = st.sampled_from([0, 0, 1, 3])
+MAX_WATCHES = 5
+FUTURE = 3
+"""Largest start of a watch, in revisions above the newest."""
+
+KEYS = [b"a", b"b", b"b1", b"c"]
+EVERYTHING = {"key": b"", "prefix": True}
+RANGES = [
+    EVERYTHING,
+    EVERYTHING,
+    {"key": b"b", "prefix": True},
+    {"key": b"b"},
+    {"key": b"a", "range_end": b"b1"},
+    {"key": b"b1", "from_key": True},
+]
+FILTERS: list[dict[str, bool]] = [{}, {}, {"no_put": True}, {"no_delete": True}]
+# More puts than deletions: deleting what is not there changes nothing.
+CHANGES = st.dictionaries(
+    st.sampled_from(KEYS), st.sampled_from([True, True, False]), min_size=1
+)
+WISHES = st.builds(
+    lambda filtered, **wish: Wish(**filtered, **wish),
+    filtered=st.sampled_from(FILTERS),
+    where=st.sampled_from(RANGES),
+    start=st.none() | st.integers(-5, FUTURE),
+    prev_kv=st.booleans(),
+    progress_notify=st.booleans(),
+    bound=st.sampled_from([4, 2, 1, 10_000]),
+)
+REFUSALS = ["", "", "", "", "", PERMISSION_DENIED, INVALID_TOKEN, DUPLICATE_ID]
+# 3.4.23 differs from 3.5.1 in refusals alone.
+VERSIONS = [V3_6, V3_5_1, V3_6, V3_5_1, V3_4_23]
+
+connected = precondition(lambda self: self.stream is not None)
+# After an expired token nothing more is received; whoever has the session still may call.
+served = precondition(lambda self: self.stream is not None and not self.doomed)
+
+
+class SessionMachine(RuleBasedStateMachine):
+    """A session between users and a model of etcd.
+
+    What is checked: at each delivery, that its events are exactly those from the last
+    next_revision to the new one, and that this moved as its rule says; after each step,
+    the bound on what is unread and what depends on it; in the end, that everything has
+    come, and that the server holds nothing that nobody wants.
+    """
+
+    core: ClassVar[Core] = REAL
+    watches: Bundle[User] = Bundle("watches")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clusters = Cluster(7), Cluster(8)
+        self.cluster = self.clusters[0]
+        self.version = V3_6
+        self.stream: Stream | None = None
+        self.doomed = False
+        self.users: dict[Subscription, User] = {}
+        # Creations: those that the session must have asked for, with their start;
+        # those whose request is in the outbox; those whose reply is to come.
+        self.creating: deque[tuple[User, int]] = deque()
+        self.outbox: deque[tuple[bytes, User | None]] = deque()
+        self.awaiting: deque[User] = deque()
+
+    @initialize(
+        target=watches,
+        can_authenticate=st.booleans(),
+        history=st.lists(CHANGES, min_size=2, max_size=6),
+        version=st.sampled_from(VERSIONS),
+        size=SIZE,
+        wish=WISHES,
+    )
+    def begin(
+        self,
+        can_authenticate: bool,
+        history: list[Mapping[bytes, bool]],
+        version: Version,
+        size: int,
+        wish: Wish,
+    ) -> User:
+        self.can_authenticate = can_authenticate
+        self.session = self.core.session(
+            max_message_size=MAX_MESSAGE_SIZE, can_authenticate=can_authenticate
+        )
+        for cluster in self.clusters:
+            for changes in history:
+                cluster.commit(changes)
+        self._connect(version, 0, elsewhere=False, size=size)
+        return self._open(wish)
+
+    # What happens in the cluster. Few rules with choices inside: Hypothesis switches
+    # off some rules in each run, and without a server at work little can happen.
+
+    @rule(
+        transactions=st.lists(CHANGES, min_size=1, max_size=3),
+        lags=st.booleans(),
+        crowded=st.booleans(),
+    )
+    def commit(
+        self, transactions: list[Mapping[bytes, bool]], lags: bool, crowded: bool
+    ) -> None:
+        for changes in transactions:
+            self.cluster.commit(changes)
+        if self.stream and not lags:
+            self.stream.apply(self.cluster.revision, crowded=crowded)
+
+    @connected
+    @rule(job=st.sampled_from(["tick", "sync", "compact", "restore", "expire"]))
+    def work(self, job: str) -> None:
+        assert self.stream
+        match job:
+            case "tick":
+                self.stream.tick()
+            case "sync":
+                self.stream.sync()
+            case "compact":
+                self.cluster.compact(self.cluster.revision - 1)
+            case "restore":
+                self.stream.restore()
+            case "expire":
+                self.stream.token_expired = True
+
+    @precondition(lambda self: self.stream is None)
+    @rule(back=st.integers(0, 4))
+    def compact(self, back: int) -> None:
+        """While nobody looks."""
+        self.cluster.compact(self.cluster.revision - back)
+
+    # What the users do
+
+    @precondition(lambda self: len(self.users) < MAX_WATCHES)
+    @rule(target=watches, wish=WISHES, refusal=st.sampled_from(REFUSALS))
+    def open(self, wish: Wish, refusal: str) -> User:
+        if self.stream and refusal:
+            self.stream.refusals.append(refusal)
+        return self._open(wish)
+
+    @rule(target=watches, user=consumes(watches), reopens=REOPENS)
+    def leave(self, user: User, reopens: bool) -> User | MultipleResults[User]:
+        """Leave; or end as a program does, and start again at the bookmark it has."""
+        self._leave(user)
+        if not reopens:
+            return multiple()
+        again = self._open(user.wish, user.bookmark)
+        again.cluster, again.first, again.log = user.cluster, user.first, user.log
+        return again
+
+    @rule(user=watches, times=st.integers(1, 2), merge=st.booleans())
+    def take(self, user: User, times: int, merge: bool) -> None:
+        for _ in range(times):
+            self._take(user, merge=merge)
+
+    # What happens on the way
+
+    @precondition(lambda self: self.stream is None)
+    @rule(
+        version=st.sampled_from(VERSIONS),
+        behind=BEHIND,
+        elsewhere=st.sampled_from([False] * 5 + [True]),
+        size=SIZE,
+    )
+    def connect(
+        self, version: Version, behind: int, elsewhere: bool, size: int
+    ) -> None:
+        self._connect(version, behind, elsewhere=elsewhere, size=size)
+
+    @connected
+    @rule(
+        after=st.integers(0, 8),
+        then=st.sampled_from(["back"] * 5 + ["down", "elsewhere"]),
+        version=st.sampled_from(VERSIONS),
+        behind=BEHIND,
+        size=SIZE,
+    )
+    def disconnect(
+        self, after: int, then: str, version: Version, behind: int, size: int
+    ) -> None:
+        """Lose the connection in the middle of what one transaction brings."""
+        assert self.stream
+        if not self.doomed and after:
+            self._ask_all(races=False)
+            self.stream.sync()
+            self.cluster.commit(dict.fromkeys(KEYS, True))
+            self.stream.apply(self.cluster.revision)
+            self._receive_each(after)
+        elsewhere = (self.cluster is self.clusters[1]) != (then == "elsewhere")
+        self._disconnect()
+        if then != "down":
+            self._connect(version, behind, elsewhere=elsewhere, size=size)
+
+    @served
+    @rule(
+        count=st.integers(0, 3),
+        races=st.booleans(),
+        picks=st.lists(st.booleans(), min_size=1, max_size=5),
+        asks_progress=st.booleans(),
+    )
+    def exchange_some(
+        self, count: int, races: bool, picks: list[bool], asks_progress: bool
+    ) -> None:
+        """A few requests are handled, and a few replies received."""
+        assert self.stream
+        self.stream.apply(1)
+        if asks_progress:
+            self.session.request_progress()
+        self._pull()
+        for _ in range(min(count, len(self.outbox))):
+            self._ask(races=races)
+        messages = [self.stream.send(control_first=pick) for pick in picks]
+        self._receive([message for message in messages if message is not None])
+
+    @served
+    @rule(races=st.booleans(), progress=st.sampled_from(["asked", "tick", "none"]))
+    def exchange(self, races: bool, progress: str) -> None:
+        """Everything sent is handled, and everything replied is received."""
+        assert self.stream
+        if progress == "asked":
+            self.session.request_progress()
+        self._ask_all(races=races)
+        self.stream.sync()
+        if progress == "tick":
+            self.stream.tick()
+        messages = []
+        while message := self.stream.send(control_first=False):
+            messages.append(message)
+        self._receive(messages)
+
+    def teardown(self) -> None:
+        # Not after a failure, nor where Hypothesis broke off.
+        if sys.exc_info()[0] is None and self.users:
+            self._settle()
+            # Whoever waits for the future, or was silenced, has something to miss.
+            future = max(user.spec.start_revision for user in self.users.values())
+            for _ in range(max(1, future - self.cluster.revision)):
+                self.cluster.commit(dict.fromkeys(KEYS, True))
+            self._settle()
+            self._check_settled()
+            for user in list(self.users.values()):
+                self._leave(user)
+            self._settle()
+            assert self.stream
+            assert not self.stream.watchers
+
+    # The steps
+
+    def _connect(
+        self, version: Version, behind: int, *, elsewhere: bool, size: int
+    ) -> None:
+        self.cluster = self.clusters[elsewhere]
+        self.version = version
+        applied = max(1, self.cluster.revision - behind)
+        self.stream = Stream(self.cluster, version, applied, fragment_events=size)
+        self.session.connect()
+        self._look()
+
+    def _disconnect(self) -> None:
+        self.stream = None
+        self.doomed = False
+        self.session.disconnect()
+        assert not self.session.has_requests
+        self.creating.clear()
+        self.outbox.clear()
+        self.awaiting.clear()
+        self._look()
+
+    def _open(self, wish: Wish, start_revision: int | None = None) -> User:
+        if start_revision is None:
+            start = wish.start
+            newest = self.cluster.revision
+            start_revision = 0 if start is None else max(1, newest + start)
+        spec = wish.spec(self.core, start_revision)
+        subscription = self.session.open(spec)
+        user = User(
+            wish,
+            spec,
+            subscription,
+            Interest(spec.key, spec.range_end, spec.no_put, spec.no_delete),
+            seen=self.core.state.RESUMING,
+            next_revision=start_revision,
+            bookmark=start_revision,
+        )
+        self.users[subscription] = user
+        self._look()
+        return user
+
+    def _leave(self, user: User) -> None:
+        self.session.close(user.subscription)
+        del self.users[user.subscription]
+
+    def _take(self, user: User, *, merge: bool) -> None:
+        if taken := user.take(merge=merge):
+            self.session.take(user.subscription, taken)
+        self._look()
+
+    def _look(self) -> None:
+        """Note which watches the session has begun to create, after each call."""
+        states = self.core.state
+        for user in self.users.values():
+            state = user.subscription.state
+            if state is states.CREATING and user.seen is not states.CREATING:
+                self.creating.append((user, user.next_revision))
+            if user.seen is states.PARKED and state is not states.PARKED:
+                # It goes on at half, and not before.
+                assert user.unread_events * 2 <= user.spec.max_buffered_events
+            user.seen = state
+
+    def _pull(self) -> None:
+        """Take the session's requests, and compare its creations with what is due."""
+        for request in self.session.requests():
+            decoded = pb.WatchRequest.FromString(request)
+            if not decoded.HasField("create_request"):
+                self.outbox.append((request, None))
+                continue
+            # Rule 7: each in its turn, and from what was received.
+            assert self.creating, "a creation that is not due"
+            user, start = self.creating.popleft()
+            filters = []
+            if user.spec.no_put:
+                filters.append(pb.WatchCreateRequest.NOPUT)
+            if user.spec.no_delete:
+                filters.append(pb.WatchCreateRequest.NODELETE)
+            assert decoded.create_request == pb.WatchCreateRequest(
+                key=user.spec.key,
+                range_end=user.spec.range_end,
+                start_revision=start,
+                prev_kv=user.spec.prev_kv,
+                filters=filters,
+                # Rules 6 and 8.
+                fragment=True,
+                progress_notify=True,
+            )
+            self.outbox.append((request, user))
+        assert not self.creating, "a creation was not sent"
+
+    def _ask(self, *, races: bool) -> None:
+        """Let the server handle one request; a race is a put in the middle of it."""
+        assert self.stream
+        if races:
+            self.cluster.commit({b"b": True})
+        request, user = self.outbox.popleft()
+        if user:
+            self.awaiting.append(user)
+        handled = self.stream.handle(request, racing=self.cluster.revision * races)
+        if handled.HasField("cancel_request"):
+            watch_id = handled.cancel_request.watch_id
+            assert 0 <= watch_id < self.stream.created, "canceled what never was"
+            assert self.stream.cancels[watch_id] == 1, "canceled twice"
+
+    def _ask_all(self, *, races: bool) -> None:
+        self._pull()
+        while self.outbox:
+            self._ask(races=races)
+
+    def _receive_each(self, count: int) -> None:
+        """Hand over up to so many messages, one in each read."""
+        assert self.stream
+        for _ in range(count):
+            message = self.stream.send(control_first=False)
+            if message is None or self.doomed:
+                break
+            self._receive([message])
+
+    def _receive(self, messages: list[RawResponse]) -> None:
+        """Hand over what one read brought, as `_stream` does."""
+        assert self.stream
+        for run in split_runs([message.SerializeToString() for message in messages]):
+            assert isinstance(run, list)
+            raw = decode(run[-1])
+            owner, expected = self._expect(raw)
+            got = 0
+            try:
+                for delivery in self.session.receive_run(run):
+                    got += 1
+                    self._deliver(delivery, raw, owner)
+            except TokenExpired as exc:
+                self._check_expired(raw, exc, owner)
+                self.doomed = True
+            self._look()
+            if raw.created and raw.canceled:
+                # A watch that has the id of a refusal gets nothing more under it.
+                assert raw.watch_id not in self._live()
+            if self.doomed:
+                return
+            if raw.created and not raw.canceled:
+                self._check_confirmed(raw, owner)
+            assert expected is None or got == expected, "of a message went missing"
+
+    def _live(self) -> dict[int, User]:
+        return {
+            user.subscription.watch_id: user
+            for user in self.users.values()
+            if user.subscription.state is self.core.state.LIVE
+        }
+
+    def _expect(self, raw: RawResponse) -> tuple[User | None, int | None]:
+        """Whom a message is for (None: not one watch that there is), and how many
+        deliveries it makes; None where only the events can tell."""
+        live = self._live()
+        if raw.created:
+            first = self.awaiting.popleft()
+            if first.subscription not in self.users or first.error:
+                return None, 0
+            # Seen by its user the first time, and if it fails.
+            return first, None if first.confirmed else 1
+        if raw.watch_id == NO_ID:
+            return None, len(live)
+        owner = live.get(raw.watch_id)
+        if owner is None:
+            return None, 0
+        return owner, None if raw.events else 1
+
+    # What is checked
+
+    def _deliver(
+        self, delivery: Delivery, raw: RawResponse, owner: User | None
+    ) -> None:
+        assert self.stream
+        user = self.users.get(delivery.subscription)
+        assert user, "delivered to a watch that was left"
+        assert owner is user or raw.watch_id == NO_ID
+        assert user.error is None, "nothing follows an error"
+        item, before, now = delivery.item, user.next_revision, delivery.next_revision
+        header = raw.header.revision
+        events: Sequence[Event] = ()
+        if isinstance(item, WatchError):
+            self._check_error(user, item, raw)
+            assert now == before
+            user.error = item
+            return
+        if raw.created:
+            # Once in its life, and rules 1 and 2.
+            assert not user.confirmed
+            assert item is not None
+            user.confirmed = True
+            assert now == (user.spec.start_revision or header + 1)
+            if user.cluster is not self.cluster:
+                # A bookmark of another cluster means nothing: its log begins here.
+                user.cluster, user.first, user.log = self.cluster, now, []
+            user.next_revision = user.bookmark = now
+            return
+        if raw.events:
+            # Rules 3 and 6: what counts is the last event, and it is whole.
+            assert item is not None
+            events = list(item.events)
+            assert now == events[-1].kv.mod_revision + 1
+        elif raw.watch_id == NO_ID:
+            # Rule 4, for the answer to a request.
+            assert item is not None
+            assert now == before
+            user.answers += 1
+        else:
+            # Rules 4 and 8, for this id: after R, nothing up to R will follow.
+            assert (item is not None) == user.spec.progress_notify
+            assert now == max(before, header + 1)
+        # Rule 5, and section 1: filtered, ordered, unique, reliable and atomic, since
+        # no revision is torn between two of these.
+        assert delivery.events == len(events)
+        assert now >= before
+        user.check_owed(events, before, now - 1)
+        user.next_revision = now
+        if item is not None:
+            user.unread.append((events, now))
+        elif user.unread:
+            user.unread[-1] = user.unread[-1][0], now
+        else:
+            user.bookmark = now
+        if events:
+            # Section 6: as many as asked for, and one response.
+            largest = self.stream.watcher(raw.watch_id).largest
+            assert user.unread_events <= user.spec.max_buffered_events + largest
+
+    def _check_confirmed(self, raw: RawResponse, owner: User | None) -> None:
+        """A reply is for the first creation without one, whoever else waits."""
+        if owner is None or owner.error:
+            return
+        assert owner.subscription.state is self.core.state.LIVE
+        assert owner.subscription.watch_id == raw.watch_id
+        assert owner.cluster is self.cluster
+        owner.refused = 0
+
+    def _check_error(self, user: User, error: WatchError, raw: RawResponse) -> None:
+        assert self.stream
+        match error:
+            case CompactedError():
+                assert error.compact_revision == raw.compact_revision > 0
+                # True, unless the server forgot the start, and only after everything
+                # that it had sent before.
+                watcher = self.stream.watcher(raw.watch_id)
+                assert (
+                    user.next_revision < self.cluster.compacted()
+                    or watcher.start_forgotten
+                )
+                assert watcher.group is Group.COMPACTED
+                user.check_owed([], user.next_revision, watcher.next_revision - 1)
+            case ClusterChangedError():
+                assert raw.created
+                assert user.cluster is not None
+                assert error.expected == user.cluster.cluster_id
+                assert error.actual == self.cluster.cluster_id != error.expected
+            case AuthenticationError():
+                assert raw.created
+                assert raw.cancel_reason == INVALID_TOKEN
+                patience = MAX_REFUSED_TOKENS if self.can_authenticate else 0
+                assert user.refused == patience
+            case PermissionDeniedError():
+                assert raw.created
+                assert raw.cancel_reason == PERMISSION_DENIED
+            case WatchCanceledError():
+                assert raw.created
+                assert error.reason == raw.cancel_reason == DUPLICATE_ID
+            case _:
+                raise AssertionError(f"nothing here leads to {error!r}")
+
+    def _check_expired(
+        self, raw: RawResponse, error: TokenExpired, owner: User | None
+    ) -> None:
+        assert owner
+        assert self.can_authenticate
+        owner.refused += 1
+        assert raw.created
+        assert raw.canceled
+        if raw.cancel_reason != INVALID_TOKEN:
+            assert raw.cancel_reason == PERMISSION_DENIED
+            assert self.version.refuses_under_id_0
+        assert str(error) == raw.cancel_reason
+
+    @invariant()
+    def unread_is_counted_and_bounded(self) -> None:
+        state = self.core.state
+        for user in self.users.values():
+            subscription, bound = user.subscription, user.spec.max_buffered_events
+            assert subscription.unread == user.unread_events
+            if subscription.state is state.PARKED:
+                # Drained to half, it goes on.
+                assert subscription.unread * 2 > bound
+            elif subscription.state is not state.ENDED:
+                # Past the bound it waits, on whatever stream.
+                assert subscription.unread <= bound
+
+    @invariant()
+    def states_are_true(self) -> None:
+        state = self.core.state
+        wanted = [user.subscription for user in self.users.values() if not user.error]
+        assert list(self.session.subscriptions) == wanted
+        for user in self.users.values():
+            subscription = user.subscription
+            assert (subscription.state is state.ENDED) == (user.error is not None)
+            # Rule 9: the cursor is what was received, whatever the user has taken.
+            assert subscription.cursor.next_revision == user.next_revision
+            assert user.bookmark <= user.next_revision
+            if self.stream is None:
+                assert subscription.state not in (state.CREATING, state.LIVE)
+            elif not self.doomed:
+                assert subscription.state is not state.RESUMING
+
+    def _settle(self) -> None:
+        for _ in range(300):
+            if self.doomed:
+                self._disconnect()
+            if self.stream is None:
+                elsewhere = self.cluster is self.clusters[1]
+                self._connect(self.version, 0, elsewhere=elsewhere, size=1)
+            assert self.stream
+            self.stream.refusals.clear()
+            self.stream.apply(self.cluster.revision)
+            self._ask_all(races=False)
+            self.stream.sync()
+            self._receive_each(sys.maxsize)
+            for user in self.users.values():
+                while user.unread:
+                    self._take(user, merge=True)
+            at_rest = not (self.session.has_requests or self.outbox or self.awaiting)
+            if at_rest and self.stream.idle and not self.doomed:
+                return
+        raise AssertionError("it never comes to rest")
+
+    def _check_settled(self) -> None:
+        assert self.stream
+        newest = self.cluster.revision
+        users = [user for user in self.users.values() if not user.error]
+        live = self._live()
+        assert sorted(map(id, live.values())) == sorted(map(id, users))
+        for user in users:
+            # Everything, counted without next_revision, and across every reopening.
+            user.check_owed(user.log, user.first, newest)
+        # The server holds these and no others, and nothing keeps it from vouching.
+        assert self.stream.watchers.keys() == live.keys()
+        self.stream.tick()
+        self._receive_each(sys.maxsize)
+        for user in users:
+            assert user.next_revision == newest + 1
+        answers = [user.answers + 1 for user in users]
+        self.session.request_progress()
+        self._ask_all(races=False)
+        self._receive_each(sys.maxsize)
+        assert [user.answers for user in users] == answers

@@ -1,0 +1,337 @@
+"""A scripted HTTP/2 server: h2's server side, and frames that h2 would refuse to send.
+
+`Peer` notes what the client does and answers only what HTTP/2 itself has answered
+(SETTINGS, PING, windows); all else is the test's to say. `serve_watches()` speaks as
+much of etcd's Watch as an end-to-end test needs.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias
+
+import h2.config
+import h2.connection
+import h2.events
+import h2.exceptions
+import h2.settings
+import hpack
+import trio
+from hyperframe import frame as wire
+
+from trio_etcd_watch._pb import watch_pb2 as pb
+
+Headers: TypeAlias = Iterable[tuple[str | bytes, str | bytes]]
+
+GRPC: Headers = ((":status", "200"), ("content-type", "application/grpc"))
+"""How a gRPC response begins."""
+OK: Headers = (("grpc-status", "0"),)
+"""How one ends well."""
+SETTINGS = wire.SettingsFrame(0).serialize()
+"""How a server begins."""
+
+MAX_FRAME_SIZE = 16_384
+
+
+def grpc_message(payload: bytes, *, compressed: int = 0) -> bytes:
+    """A message as it stands in DATA."""
+    return struct.pack(">BL", compressed, len(payload)) + payload
+
+
+def pieces(data: bytes, size: int) -> list[bytes]:
+    """Data cut after every so many bytes."""
+    return [data[i : i + size] for i in range(0, len(data), size)]
+
+
+def raw_frame(kind: int, flags: int, stream_id: int, payload: bytes = b"") -> bytes:
+    """A frame of any type, true or not."""
+    return struct.pack(">LBL", len(payload) << 8 | kind, flags, stream_id) + payload
+
+
+def data_frame(
+    stream_id: int, payload: bytes, *, pad: int | None = None, end: bool = False
+) -> bytes:
+    """A DATA frame; pad is the length of the padding behind payload."""
+    frame = wire.DataFrame(stream_id, payload)
+    if pad is not None:
+        frame.flags.add("PADDED")
+        frame.pad_length = pad
+    if end:
+        frame.flags.add("END_STREAM")
+    return bytes(frame.serialize())
+
+
+def header_frames(
+    stream_id: int, block: bytes, *, end: bool = False, size: int = MAX_FRAME_SIZE
+) -> list[bytes]:
+    """HEADERS, and CONTINUATION for what of the block is over size."""
+    first, *rest = pieces(block, size) or [b""]
+    frames: list[Any] = [wire.HeadersFrame(stream_id, first)]
+    frames += [wire.ContinuationFrame(stream_id, piece) for piece in rest]
+    frames[-1].flags.add("END_HEADERS")
+    if end:
+        frames[0].flags.add("END_STREAM")
+    return [bytes(frame.serialize()) for frame in frames]
+
+
+def encoded(headers: Headers) -> bytes:
+    """A header block that neither reads nor changes the state of the compression."""
+    encoder = hpack.Encoder()
+    # "Never indexed" entries leave the table alone.
+    return bytes(
+        encoder.encode([hpack.NeverIndexedHeaderTuple(n, v) for n, v in headers])
+    )
+
+
+class Peer:
+    """One connection of a client, seen from the server.
+
+    Attributes:
+        http2: h2's connection, to send what it can.
+        events: of h2, those that no `next()` has taken.
+        received: gRPC bytes of each stream's request.
+        gives_window: whether the client's windows are opened again.
+        mute: whether it listens, and says nothing of its own accord.
+    """
+
+    def __init__(
+        self, stream: trio.abc.Stream, settings: dict[int, int] | None = None
+    ) -> None:
+        self.stream = stream
+        self.http2 = h2.connection.H2Connection(
+            h2.config.H2Configuration(
+                client_side=False,
+                header_encoding="utf-8",
+                validate_outbound_headers=False,
+                normalize_outbound_headers=False,
+            )
+        )
+        self.http2.local_settings = h2.settings.Settings(
+            client=False,
+            initial_values={
+                h2.settings.SettingCodes(code): value
+                for code, value in (settings or {}).items()
+            },
+        )
+        self.events: list[Any] = []
+        self.received: dict[int, bytearray] = {}
+        self.gives_window = True
+        self.mute = False
+        self._arrived = trio.Event()
+        self._sending = trio.Lock()
+
+    async def run(self) -> None:
+        """Begin to speak HTTP/2, and listen until the client closes."""
+        self.http2.initiate_connection()
+        await self.flush()
+        await self.listen()
+
+    async def listen(self) -> None:
+        """Note what the client does until it closes."""
+        try:
+            while data := await self.stream.receive_some():
+                for event in self.http2.receive_data(bytes(data)):
+                    self._note(event)
+                self._arrived.set()
+                self._arrived = trio.Event()
+                if not self.mute:
+                    await self.flush()
+        except trio.BrokenResourceError:
+            return
+
+    def _note(self, event: Any) -> None:  # noqa: ANN401  # h2 has no types
+        self.events.append(event)
+        match event:
+            case h2.events.RequestReceived():
+                self.received[event.stream_id] = bytearray()
+            case h2.events.DataReceived():
+                self.received[event.stream_id] += event.data
+                if self.gives_window:
+                    self.http2.acknowledge_received_data(
+                        event.flow_controlled_length, event.stream_id
+                    )
+
+    async def flush(self) -> None:
+        """Send what h2 has to say."""
+        async with self._sending:
+            if data := self.http2.data_to_send():
+                await self.stream.send_all(data)
+
+    async def raw(self, *frames: bytes) -> None:
+        """Send any bytes, behind h2's back."""
+        await self.flush()
+        async with self._sending:
+            await self.stream.send_all(b"".join(frames))
+
+    # What the client does
+
+    async def next(  # h2 has no types
+        self, kind: type[Any], stream_id: int | None = None
+    ) -> Any:  # noqa: ANN401
+        """Take the next event of this kind, and of this stream if one is given."""
+        while True:
+            for event in self.events:
+                if isinstance(event, kind) and (
+                    stream_id is None or event.stream_id == stream_id
+                ):
+                    self.events.remove(event)
+                    return event
+            await self._arrived.wait()
+
+    async def accept(self) -> int:
+        """The stream of the next request, before its response."""
+        request = await self.next(h2.events.RequestReceived)
+        return int(request.stream_id)
+
+    async def accept_call(self) -> int:
+        """The stream of the next request, its response begun."""
+        stream_id = await self.accept()
+        await self.headers(stream_id, GRPC)
+        return stream_id
+
+    async def message(self, stream_id: int) -> bytes:
+        """The next message of a request."""
+        received = self.received[stream_id]
+        while len(received) < 5 or len(received) < 5 + int.from_bytes(received[1:5]):
+            await self._arrived.wait()
+        size = 5 + int.from_bytes(received[1:5])
+        message = bytes(received[5:size])
+        del received[:size]
+        return message
+
+    async def reset_by_client(self, stream_id: int) -> None:
+        """Wait for the client's RST_STREAM."""
+        await self.next(h2.events.StreamReset, stream_id)
+
+    def resets(self) -> list[int]:
+        """The streams that the client has reset so far."""
+        return [e.stream_id for e in self.events if type(e) is h2.events.StreamReset]
+
+    # What the server says
+
+    async def headers(
+        self, stream_id: int, headers: Headers, *, end: bool = False
+    ) -> None:
+        """Send a header list; with end the last frame of the stream."""
+        self.http2.send_headers(stream_id, list(headers), end_stream=end)
+        await self.flush()
+
+    async def data(
+        self, stream_id: int, data: bytes, *, pad: int | None = None, end: bool = False
+    ) -> None:
+        """Send one DATA frame."""
+        self.http2.send_data(stream_id, data, end_stream=end, pad_length=pad)
+        await self.flush()
+
+    async def messages(
+        self, stream_id: int, *payloads: bytes, size: int = MAX_FRAME_SIZE
+    ) -> None:
+        """Send gRPC messages in DATA frames of this size, as windows allow."""
+        for piece in pieces(b"".join(map(grpc_message, payloads)), size):
+            while self.http2.local_flow_control_window(stream_id) < len(piece):
+                await self._arrived.wait()
+            await self.data(stream_id, piece)
+
+    async def status(self, stream_id: int, code: int = 0, message: str = "") -> None:
+        """End a response."""
+        trailers = [("grpc-status", str(code))]
+        if message:
+            trailers.append(("grpc-message", message))
+        await self.headers(stream_id, trailers, end=True)
+
+    async def reset(self, stream_id: int, code: int = 2) -> None:
+        """Send RST_STREAM; by default INTERNAL_ERROR."""
+        self.http2.reset_stream(stream_id, code)
+        await self.flush()
+
+    async def goaway(self, last_stream_id: int, code: int = 0, text: str = "") -> None:
+        """Send GOAWAY; by default the graceful one."""
+        frame = wire.GoAwayFrame(0, last_stream_id, code, text.encode())
+        await self.raw(frame.serialize())
+
+
+Handler: TypeAlias = Callable[[trio.SocketStream], Awaitable[object]]
+
+
+@asynccontextmanager
+async def serve_tcp(handler: Handler) -> AsyncGenerator[str]:
+    """Serve loopback connections; give the endpoint. Handlers end with the block."""
+
+    async def serve(stream: trio.SocketStream) -> None:
+        async with stream:
+            try:
+                await handler(stream)
+            except* (trio.BrokenResourceError, h2.exceptions.ProtocolError):
+                # The client is gone, or cannot be understood by now.
+                pass
+
+    async with trio.open_nursery() as nursery:
+        [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, serve, [listener])
+        yield f"127.0.0.1:{listener.socket.getsockname()[1]}"
+        nursery.cancel_scope.cancel(reason="the test is over")
+
+
+CLUSTER_ID = 0xC1
+
+
+def watch_response(
+    watch_id: int = 0,
+    *,
+    revision: int = 1,
+    events: Iterable[tuple[bytes, int]] = (),
+    value: bytes = b"",
+    **fields: Any,  # noqa: ANN401  # as protobuf has it
+) -> bytes:
+    """A message of the Watch stream; events are keys with their mod_revisions."""
+    response = pb.WatchResponse(watch_id=watch_id, **fields)
+    response.header.cluster_id = CLUSTER_ID
+    response.header.revision = revision
+    for key, mod_revision in events:
+        event = response.events.add()
+        event.kv.key = key
+        event.kv.value = value
+        event.kv.create_revision = event.kv.mod_revision = mod_revision
+        event.kv.version = 1
+    return response.SerializeToString()
+
+
+async def serve_watches(
+    stream: trio.abc.Stream, *, revision: int = 1, value: bytes = b""
+) -> None:
+    """Be an etcd: every watch is created, and gets one event where it starts.
+
+    Args:
+        stream: the connection.
+        revision: of the store; a watch from now on begins behind it.
+        value: of the events.
+    """
+    peer = Peer(stream)
+    async with trio.open_nursery() as nursery:
+
+        async def serve_stream(stream_id: int) -> None:
+            ids = 0
+            while True:
+                request = pb.WatchRequest.FromString(await peer.message(stream_id))
+                if not request.HasField("create_request"):
+                    continue
+                start = request.create_request.start_revision or revision + 1
+                key = request.create_request.key
+                await peer.messages(
+                    stream_id,
+                    watch_response(ids, revision=revision, created=True),
+                    watch_response(
+                        ids, revision=start, events=[(key, start)], value=value
+                    ),
+                )
+                ids += 1
+
+        async def accept() -> None:
+            while True:
+                nursery.start_soon(serve_stream, await peer.accept_call())
+
+        nursery.start_soon(accept)
+        await peer.run()
+        nursery.cancel_scope.cancel(reason="the client closed")

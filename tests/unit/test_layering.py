@@ -1,0 +1,144 @@
+"""The map of the package: who may import what, and which names are public."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import trio_etcd_watch
+
+PACKAGE = "trio_etcd_watch"
+ROOT = Path(__file__).parents[2]
+
+# Modules that may know neither I/O nor time nor chance: what they do is decided by
+# their arguments alone, so that tests can replay it.
+SANS_IO = [
+    "_backoff",
+    "_cursor",
+    "_errors",
+    "_grpc.frames",
+    "_grpc.metadata",
+    "_grpc.status",
+    "_runs",
+    "_requests",
+    "_responses",
+    "_session",
+    "_subscription",
+]
+IMPURE = {"trio", "purerpc", "socket", "time", "random"}
+
+HTTP2 = {"h2", "hpack", "hyperframe"}
+
+PUBLIC = {
+    "open_watcher",
+    "Channel",
+    "Credentials",
+    "Watcher",
+    "Watch",
+    "WatchResponse",
+    "ResponseHeader",
+    "Event",
+    "EventType",
+    "KeyValue",
+    "WatchError",
+    "WatchCanceledError",
+    "CompactedError",
+    "PermissionDeniedError",
+    "FutureRevisionError",
+    "RpcError",
+    "StatusCode",
+    "NoLeaderError",
+    "AuthenticationError",
+    "ClusterChangedError",
+    "WatcherStatistics",
+    "WatchStatistics",
+}
+
+
+def source_of(module: str) -> Path | None:
+    """The file of a dotted name, if it is a module of this package."""
+    path = ROOT.joinpath(*module.split("."))
+    candidates = (path.with_suffix(".py"), path / "__init__.py")
+    return next((file for file in candidates if file.is_file()), None)
+
+
+def modules() -> list[str]:
+    """The dotted names of all modules of this package."""
+    files = (ROOT / PACKAGE).rglob("*.py")
+    parts = [file.relative_to(ROOT).with_suffix("").parts for file in files]
+    return sorted(".".join(p[:-1] if p[-1] == "__init__" else p) for p in parts)
+
+
+def imports(module: str) -> set[str]:
+    """The dotted names that a module of this package imports itself.
+
+    Imports for the type checker alone count: an annotation is knowledge too.
+    """
+    file = source_of(module)
+    assert file is not None, f"{module} is gone: take it off the list"
+    package = module.split(".")
+    if file.name != "__init__.py":
+        package.pop()
+
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(), file)):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            origin = ".".join([*base, *filter(None, [node.module])])
+            for alias in node.names:
+                submodule = f"{origin}.{alias.name}"
+                found.add(submodule if source_of(submodule) else origin)
+    return found
+
+
+def reach(module: str) -> dict[str, str]:
+    """All that a module imports, by way of this package's modules too.
+
+    Returns:
+        The top-level name of each foreign module, and who imports it.
+    """
+    foreign: dict[str, str] = {}
+    seen, waiting = {module}, [module]
+    while waiting:
+        importer = waiting.pop()
+        for name in imports(importer):
+            if source_of(name) is None:
+                foreign[name.partition(".")[0]] = importer
+            elif name not in seen:
+                seen.add(name)
+                waiting.append(name)
+    return foreign
+
+
+@pytest.mark.parametrize("name", SANS_IO)
+def test_sans_io_modules_reach_nothing_impure(name: str) -> None:
+    foreign = reach(f"{PACKAGE}.{name}")
+    assert {top: by for top, by in foreign.items() if top in IMPURE} == {}
+
+
+def test_the_walk_sees_imports_through_other_modules() -> None:
+    assert "google" in reach(f"{PACKAGE}._session")  # by way of _requests and _pb
+    assert IMPURE & reach(f"{PACKAGE}._stream").keys()
+
+
+def test_only_http2_imports_h2() -> None:
+    importers = {
+        module
+        for module in modules()
+        if HTTP2 & {name.partition(".")[0] for name in imports(module)}
+    }
+    assert importers == {f"{PACKAGE}._grpc.http2"}
+
+
+def test_public_names() -> None:
+    assert set(trio_etcd_watch.__all__) == PUBLIC
+    assert [name for name in PUBLIC if not hasattr(trio_etcd_watch, name)] == []
+
+
+def test_modules_are_private() -> None:
+    children = {module.split(".")[1] for module in modules() if "." in module}
+    assert {name for name in children if not name.startswith("_")} == {"testing"}

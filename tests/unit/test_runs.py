@@ -1,0 +1,158 @@
+"""Runs of responses parsed as one give what each by itself gives: the oracle."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trio_etcd_watch import WatchResponse
+from trio_etcd_watch._grpc.frames import Oversized
+from trio_etcd_watch._pb import watch_pb2 as pb
+from trio_etcd_watch._requests import WatchSpec
+from trio_etcd_watch._responses import decode
+from trio_etcd_watch._runs import MAX_SIZE, merge_run, split_runs
+from trio_etcd_watch._session import Session
+from trio_etcd_watch._subscription import Subscription
+
+IDS = [0, 1, 0x5A, 300]
+"""One-byte and two-byte varints, and one that looks like the tag of an event."""
+
+
+def response(watch_id: int, revisions: list[int], **fields: object) -> bytes:
+    """A serialized response, as etcd writes it: fields in order."""
+    message = pb.WatchResponse(watch_id=watch_id, **fields)  # type: ignore[arg-type]  # any
+    message.header.cluster_id = 7
+    message.header.revision = revisions[-1] if revisions else 1000
+    for revision in revisions:
+        event = message.events.add()
+        event.kv.key = b"key"
+        event.kv.mod_revision = revision
+    return message.SerializeToString()
+
+
+plain = st.builds(
+    response, st.sampled_from(IDS), st.lists(st.integers(2, 20), max_size=3).map(sorted)
+)
+special = st.builds(
+    response,
+    st.sampled_from([*IDS, -1]),
+    st.lists(st.integers(2, 20), max_size=2).map(sorted),
+    created=st.booleans(),
+    canceled=st.booleans(),
+    compact_revision=st.sampled_from([0, 0, 5]),
+    fragment=st.booleans(),
+)
+big = st.builds(
+    lambda message, padding: message + b"\xaa\x06" + bytes([padding]) + bytes(padding),
+    plain,
+    st.integers(0, 127),
+)
+"""With an unknown field, which protobuf keeps."""
+messages = st.lists(st.one_of(plain, plain, plain, special, big), max_size=30)
+
+
+def open_session(bound: int) -> tuple[Session, dict[Subscription, int]]:
+    """A session with a live watch under each id."""
+    session = Session(max_message_size=2**20)
+    session.connect()
+    opened = {}
+    for watch_id in IDS:
+        spec = WatchSpec(key=b"key", range_end=b"", max_buffered_events=bound)
+        opened[session.open(spec)] = watch_id
+        session.receive(decode(response(watch_id, [1], created=True)))
+    return session, opened
+
+
+def outcome(
+    session: Session, opened: dict[Subscription, int], batch: list[bytes], *, runs: bool
+) -> object:
+    """All that can be seen afterwards, events of neighbouring responses joined."""
+    seen: dict[int, list[object]] = defaultdict(list)
+    for run in split_runs(batch) if runs else [[message] for message in batch]:
+        assert not isinstance(run, Oversized)
+        for subscription, item, next_revision, count in session.receive_run(run):
+            log = seen[opened[subscription]]
+            if isinstance(item, WatchResponse) and item.events:
+                log += [event.kv.mod_revision for event in item.events]
+                assert count == len(item.events)
+            else:
+                log.append((type(item), str(item), next_revision))
+    return (
+        dict(seen),
+        # Those of different watches in any order.
+        sorted(session.requests()),
+        [(s.state, s.unread, s.cursor.next_revision, len(s.fragments)) for s in opened],
+    )
+
+
+@given(messages, st.sampled_from([1, 5, 10_000]))
+def test_runs_give_what_each_message_gives(batch: list[bytes], bound: int) -> None:
+    one_by_one = outcome(*open_session(bound), batch, runs=False)
+    assert outcome(*open_session(bound), batch, runs=True) == one_by_one
+
+
+@given(messages)
+def test_runs_are_the_messages_with_those_of_each_watch_in_order(
+    batch: list[bytes],
+) -> None:
+    runs = split_runs(batch)
+    cut = [m for run in runs for m in run]  # type: ignore[union-attr]  # none is oversized
+    # A sort is stable: all that it may change is the order of different watches.
+    stretches, cut_stretches = cut_at_specials(batch), cut_at_specials(cut)
+    assert [sorted(s, key=id_of) for s in cut_stretches] == [
+        sorted(s, key=id_of) for s in stretches
+    ]
+
+
+def id_of(message: bytes) -> int:
+    return decode(message).watch_id
+
+
+def cut_at_specials(batch: list[bytes]) -> list[list[bytes]]:
+    stretches: list[list[bytes]] = [[]]
+    for message in batch:
+        if len(list(split_runs([message, message]))) > 1:
+            stretches += [[message], []]
+        else:
+            stretches[-1].append(message)
+    return stretches
+
+
+def test_like_messages_are_one_run() -> None:
+    for watch_id in IDS:
+        batch = [response(watch_id, [revision]) for revision in range(2, 50)]
+        (run,) = split_runs(batch)
+        assert isinstance(run, list)
+        merged = merge_run(run)
+        assert merged is not None
+        assert [e.kv.mod_revision for e in merged.events] == list(range(2, 50))
+        assert (merged.watch_id, merged.header.revision) == (watch_id, 49)
+
+
+def test_runs_of_several_watches() -> None:
+    one, another = response(1, [2]), response(300, [2])
+    runs = list(split_runs([one, another, one, one, another]))
+    assert runs == [[one, one, one], [another, another]]
+
+
+def test_what_ends_a_run() -> None:
+    one = response(1, [2])
+    large = response(1, [2] * MAX_SIZE)
+    skipped = Oversized(10**9, b"")
+    for other in (response(1, []), large, b"", skipped):
+        runs = list(split_runs([one, one, other, one, one]))
+        lone = other if isinstance(other, Oversized) else [other]
+        assert runs == [[one, one], lone, [one, one]]
+        if isinstance(other, bytes):
+            assert list(split_runs([other, one])) == [[other], [one]]
+
+
+def test_what_is_not_merged() -> None:
+    # What a server repeats within a run has to be dropped: one by one.
+    assert merge_run([response(1, [2]), response(1, [3])]) is not None
+    assert merge_run([response(1, [2]), response(1, [2])]) is None
+    assert merge_run([response(1, [3]), response(1, [2])]) is None
+    for field in ("created", "canceled", "fragment"):
+        assert merge_run([response(1, [2]), response(1, [3], **{field: True})]) is None
