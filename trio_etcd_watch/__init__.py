@@ -9,6 +9,7 @@ from ._errors import AuthenticationError as AuthenticationError
 from ._errors import ClusterChangedError as ClusterChangedError
 from ._errors import CompactedError as CompactedError
 from ._errors import FutureRevisionError as FutureRevisionError
+from ._errors import HistoryLostError as HistoryLostError
 from ._errors import NoLeaderError as NoLeaderError
 from ._errors import PermissionDeniedError as PermissionDeniedError
 from ._errors import RpcError as RpcError
@@ -35,6 +36,7 @@ __all__ = (
     "Event",
     "EventType",
     "FutureRevisionError",
+    "HistoryLostError",
     "KeyValue",
     "NoLeaderError",
     "PermissionDeniedError",

@@ -14,11 +14,12 @@ import trio
 from google.protobuf.message import DecodeError
 
 from ._channel import Channel, Credentials, Endpoint
-from ._errors import AuthenticationError, RpcError, error_of_status
+from ._errors import AuthenticationError
 from ._grpc.connection import Connection
 from ._grpc.metadata import Metadata
 from ._grpc.status import Status, StreamLost
 from ._pb import watch_pb2 as pb
+from ._verdicts import Call, Verdict, verdict_on
 
 logger = logging.getLogger("trio_etcd_watch")
 
@@ -95,9 +96,18 @@ class Connector:
         origin, taken = self._token_origin
         return taken if origin is connection else -math.inf
 
-    def forget_token(self) -> None:
-        """Take a new token for the next stream: the server refused this one."""
-        self._token = None
+    @property
+    def can_authenticate(self) -> bool:
+        """Whether a new token can be had."""
+        return self.channel.credentials is not None
+
+    def forget_token(self, token: str | bytes | None) -> None:
+        """Take a new token for the next stream: the server refused this one.
+
+        Nothing happens if a new one has been taken meanwhile.
+        """
+        if token == self._token:
+            self._token = None
 
     async def _dial(self, endpoint: Endpoint) -> Connection:
         channel = self.channel
@@ -128,14 +138,14 @@ class Connector:
         ) as exc:
             raise StreamLost(f"{endpoint}: {_reason(exc)}") from exc
         self.connections_made += 1
-        logger.info("connected to %s", endpoint)
+        logger.debug("reached %s", endpoint)
         return connection
 
     @trio.lowlevel.enable_ki_protection
     async def _serve(self, connection: Connection, endpoint: Endpoint) -> None:
         await connection.run()
         if connection is self._connection:
-            logger.info("lost the connection to %s: %s", endpoint, connection.lost)
+            logger.debug("lost the connection to %s: %s", endpoint, connection.lost)
 
     async def _authenticate(
         self, connection: Connection, credentials: Credentials
@@ -151,20 +161,17 @@ class Connector:
         except trio.TooSlowError as exc:
             raise StreamLost("no answer to Authenticate") from exc
         if isinstance(reply, Status):
-            if reply.message == _AUTH_NOT_ENABLED:
-                # Go's client goes on without a token too. The next stream asks again.
-                return None
-            error = error_of_status(reply)
-            if isinstance(error, RpcError):
-                raise AuthenticationError(error.code, error.message)
-            raise error
+            match verdict_on(Call.AUTHENTICATE, reply):
+                case Verdict.NO_AUTH:
+                    # The next stream asks again.
+                    return None
+                case Verdict.FINAL:
+                    raise AuthenticationError(reply.code, reply.message)
+            raise StreamLost(f"no token: {reply}")
         try:
             return pb.AuthenticateResponse.FromString(reply).token
         except DecodeError as exc:
             raise StreamLost("the answer to Authenticate cannot be parsed") from exc
-
-
-_AUTH_NOT_ENABLED = "etcdserver: authentication is not enabled"
 
 
 @functools.cache

@@ -1,7 +1,6 @@
 """One watch's place in history: its next revision, and the only rules that move it.
 
-Sans-IO. The numbers are the resume rules of the project's design; README's section
-"How it resumes" lists all nine.
+Sans-IO. README's section "How it resumes" lists all the rules, under the same numbers.
 
 1. A watch from now (start_revision 0) covers exactly the revisions above the header
    of its creation. (The Go client resumes at that header, and repeats its event.)
@@ -28,12 +27,15 @@ class Cursor:
 
     Attributes:
         next_revision: 0 until the creation of a watch from now is confirmed.
+        told: the newest revision that the cluster has told this watch; never a start
+            that the user chose. A cluster whose newest is below has lost history.
     """
 
-    __slots__ = ("next_revision",)
+    __slots__ = ("next_revision", "told")
 
     def __init__(self, start_revision: int) -> None:
         self.next_revision = start_revision
+        self.told = 0
 
     def created(self, header_revision: int) -> None:
         """Note that the server has confirmed the watch (rules 1 and 2).
@@ -41,6 +43,7 @@ class Cursor:
         Raises:
             StreamLost: no server can have come that far.
         """
+        self.told = max(self.told, header_revision)
         if self.next_revision == 0:
             self._advance(header_revision)
 
@@ -68,3 +71,4 @@ class Cursor:
         if revision >= MAX_REVISION:
             raise StreamLost(f"revision {revision} is nonsense")
         self.next_revision = max(self.next_revision, revision + 1)
+        self.told = max(self.told, revision)

@@ -1,4 +1,4 @@
-"""The tree of exceptions, and which ends of a stream halt and which retry.
+"""The public tree of exceptions.
 
     WatchError
      +-- WatchCanceledError          the server ended this watch
@@ -9,6 +9,7 @@
      |    +-- NoLeaderError          the member lost its leader (require_leader)
      |    +-- AuthenticationError    the credentials are refused
      +-- ClusterChangedError         the endpoints now belong to another cluster
+     +-- HistoryLostError            the cluster is behind what it has told already
 
 What a retry can mend never leaves the package: it is a `StreamLost`.
 
@@ -17,10 +18,9 @@ This module knows neither I/O nor protobuf.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
-from ._grpc.status import Status, StatusCode, StreamLost
+from ._grpc.status import StatusCode
 
 if TYPE_CHECKING:
     from ._responses import WatchResponse
@@ -117,6 +117,29 @@ class ClusterChangedError(WatchError):
         )
 
 
+class HistoryLostError(WatchError):
+    """The cluster, under the same id, is behind what it has already told us.
+
+    Its data was wiped, or restored from an older backup: the revisions to come will be
+    given out a second time, for other events. Watch from now, or read what is there.
+
+    Attributes:
+        expected: a revision that it has told us.
+        actual: its newest revision now, by a linearizable read.
+    """
+
+    def __init__(self, expected: int, actual: int) -> None:
+        super().__init__(expected, actual)
+        self.expected = expected
+        self.actual = actual
+
+    def __str__(self) -> str:
+        return (
+            f"the cluster has lost history: it was at revision {self.expected}, "
+            f"and is at {self.actual} now"
+        )
+
+
 def afresh(error: Exception) -> Exception:
     """Return an error that says the same, to be raised once more.
 
@@ -126,90 +149,3 @@ def afresh(error: Exception) -> Exception:
     twin = kind.__new__(kind, *error.args)
     twin.__dict__.update(error.__dict__)
     return twin
-
-
-class TokenExpired(StreamLost):
-    """The stream's auth token is no longer good: take a new one, then resume."""
-
-
-_NO_LEADER = "etcdserver: no leader"
-
-# The server ended the stream, but a new one may fare better. Unavailable and Internal
-# are what Go's isHaltErr retries; it gives up on the other two, and loses watches.
-_RETRIED = frozenset(
-    {
-        StatusCode.OK,
-        StatusCode.CANCELLED,
-        StatusCode.INTERNAL,
-        StatusCode.UNAVAILABLE,
-    }
-)
-
-# What etcd says of a token that has expired or been revoked. The second is a change
-# of the cluster's auth settings, after which every older token is refused.
-_STALE_TOKEN = frozenset(
-    {
-        "etcdserver: invalid auth token",
-        "etcdserver: revision of auth store is old",
-    }
-)
-
-# Said to a client without a token; 3.4.21, 3.5.5 and older say "permission denied" here
-# too.
-_NO_USER = "etcdserver: user name is empty"
-
-_DENIED = frozenset({"etcdserver: permission denied", _NO_USER})
-
-_COMPACTED = "etcdserver: mvcc: required revision has been compacted"
-
-# How a Go error of gRPC prints: etcd puts it into cancel_reason unchanged.
-_RPC_PREFIX = re.compile(r"rpc error: code = (\w+) desc = ")
-
-
-def error_of_status(status: Status) -> StreamLost | RpcError:
-    """Say what the end of a stream means: `StreamLost` is to be retried."""
-    code, message = status.code, status.message
-    if message == _NO_LEADER:
-        # Its code is Unavailable, yet it halts: the user asked to be told.
-        return NoLeaderError(code, message)
-    if code is StatusCode.UNAUTHENTICATED or message in _STALE_TOKEN:
-        return TokenExpired(str(status))
-    if code in _RETRIED:
-        return StreamLost(f"the server ended the stream with {status}")
-    return RpcError(code, message)
-
-
-def is_stale_token(reason: str) -> bool:
-    """Whether a cancel_reason says that the stream's token is no longer good."""
-    prefix = _RPC_PREFIX.match(reason)
-    if prefix and prefix[1] == "Unauthenticated":
-        return True
-    return _RPC_PREFIX.sub("", reason, count=1) in _STALE_TOKEN
-
-
-def lacks_token(reason: str) -> bool:
-    """Whether a cancel_reason says that the stream has come without a token."""
-    return _RPC_PREFIX.sub("", reason, count=1) == _NO_USER
-
-
-def error_of_cancel(response: WatchResponse) -> WatchCanceledError:
-    """Say why the server canceled a watch, or refused to create it."""
-    reason = _RPC_PREFIX.sub("", response.cancel_reason, count=1)
-    compact_revision = response.compact_revision
-    # Not "> 0": servers before 3.4.38 and 3.5.24 answer -1 to a negative revision.
-    if compact_revision != 0 or reason == _COMPACTED:
-        return CompactedError(
-            f"the required revision has been compacted; the oldest left is "
-            f"{compact_revision}",
-            response=response,
-            reason=reason,
-            compact_revision=compact_revision,
-        )
-    if not reason:
-        return FutureRevisionError(
-            "the server canceled the watch and gave no reason",
-            response=response,
-            reason=reason,
-        )
-    kind = PermissionDeniedError if reason in _DENIED else WatchCanceledError
-    return kind(reason, response=response, reason=reason)

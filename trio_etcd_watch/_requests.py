@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from ._cursor import MAX_REVISION
 from ._pb import watch_pb2 as pb
 
+DEFAULT_MAX_BUFFERED_BYTES = 64 * 2**20
+
 _LEAST_KEY = b"\0"
 _NO_END = b"\0"
 """As range_end: every key from `key` on (etcd's rpc.proto, RangeRequest)."""
@@ -29,6 +31,7 @@ class WatchSpec:
     """Whether the user sees progress notifications; the server is asked always."""
     created_notify: bool = False
     max_buffered_events: int = 10_000
+    max_buffered_bytes: int = DEFAULT_MAX_BUFFERED_BYTES
 
 
 def key_range(
@@ -105,6 +108,7 @@ def watch_spec(
     progress_notify: bool = False,
     created_notify: bool = False,
     max_buffered_events: int = 10_000,
+    max_buffered_bytes: int = DEFAULT_MAX_BUFFERED_BYTES,
 ) -> WatchSpec:
     """Check the arguments of `Watcher.watch()`.
 
@@ -114,6 +118,7 @@ def watch_spec(
     start, end = key_range(key, prefix=prefix, range_end=range_end, from_key=from_key)
     check_int("start_revision", start_revision, low=0, high=MAX_REVISION)
     check_int("max_buffered_events", max_buffered_events, low=1, high=MAX_REVISION)
+    check_int("max_buffered_bytes", max_buffered_bytes, low=1, high=MAX_REVISION)
     if no_put and no_delete:
         raise ValueError("no_put and no_delete exclude each other; nothing is left")
     return WatchSpec(
@@ -126,6 +131,7 @@ def watch_spec(
         progress_notify=progress_notify,
         created_notify=created_notify,
         max_buffered_events=max_buffered_events,
+        max_buffered_bytes=max_buffered_bytes,
     )
 
 
@@ -137,15 +143,25 @@ def check_int(name: str, value: object, *, low: int, high: int) -> None:
         raise ValueError(f"{name} must be between {low} and {high}, got {value!r}")
 
 
-def create_request(spec: WatchSpec, start_revision: int) -> bytes:
-    """Return the request that creates this watch from start_revision on."""
+def create_request(
+    spec: WatchSpec, start_revision: int, *, fragment: bool = False
+) -> bytes:
+    """Return the request that creates this watch from start_revision on.
+
+    Args:
+        spec: what the watch asks for.
+        start_revision: 0 is from now.
+        fragment: whether large responses are to come in parts. etcd's splitting costs
+            the square of a response's events, and all watches of the stream wait for
+            it: only for a watch that cannot do without.
+    """
     create = pb.WatchCreateRequest(
         key=spec.key,
         range_end=spec.range_end,
         start_revision=start_revision,
         prev_kv=spec.prev_kv,
-        # Rules 6 and 8: asked for whatever the user wants to see.
-        fragment=True,
+        fragment=fragment,
+        # Rule 8: asked for whatever the user wants to see.
         progress_notify=True,
     )
     if spec.no_put:

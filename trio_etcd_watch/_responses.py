@@ -7,16 +7,16 @@ before, because that is most of its price.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TypeAlias, final, overload
 
 from google.protobuf.message import DecodeError
 
-from ._errors import error_of_cancel
 from ._grpc.status import StreamLost
 from ._pb import watch_pb2 as pb
+from ._verdicts import error_of_cancel
 
 RawResponse: TypeAlias = pb.WatchResponse
 """One message of the stream, decoded: what `_session` works on."""
@@ -332,3 +332,43 @@ def changes_of(parts: Iterable[RawResponse]) -> list[pb.Event]:
         if event.type == pb.Event.DELETE
         or event.kv.create_revision != event.kv.mod_revision
     ]
+
+
+def drop_seen(parts: list[RawResponse], is_new: Callable[[int], bool]) -> None:
+    """Drop the first events, of revisions that are not new, and parts of no others."""
+    while parts and not is_new(parts[0].events[0].kv.mod_revision):
+        events = parts[0].events
+        seen = 1
+        while seen < len(events) and not is_new(events[seen].kv.mod_revision):
+            seen += 1
+        del events[:seen]
+        if not events:
+            del parts[0]
+
+
+def split_last_revision(
+    parts: list[RawResponse],
+) -> tuple[list[RawResponse], list[RawResponse]]:
+    """Return the parts before the last revision in them, and those of that revision.
+
+    More of it may follow in the next fragment.
+    """
+    held: list[RawResponse] = []
+    if not parts:
+        return [], held
+    last = parts[-1].events[-1].kv.mod_revision
+    while parts:
+        events = parts[-1].events
+        start = len(events)
+        while start and events[start - 1].kv.mod_revision == last:
+            start -= 1
+        if start == 0:
+            held.insert(0, parts.pop())
+            continue
+        if start < len(events):
+            tail = RawResponse(header=parts[-1].header, watch_id=parts[-1].watch_id)
+            tail.events.extend(events[start:])
+            del events[start:]
+            held.insert(0, tail)
+        break
+    return parts, held

@@ -3,17 +3,14 @@
 Decoded responses and the user's wishes go in; requests to send and deliveries for
 the watches come out. The rules that a change must keep:
 
-1. Replies to creations carry nothing that names their request, but come in its
-   order. So every creation sent waits in a queue, also one that nobody wants any
-   more: its reply must still be met, and its watch id canceled. Ids are given in that
-   order too. Where they show that replies are not (etcd's grpc-proxy), a new stream
-   is needed, and from then on each creation waits for the reply to the one before.
+1. Every creation sent has its reply; `_creations` says whose it is.
 2. A watch is in one state. Only `LIVE` has a watch id, and only ids of live watches
    are listened to; anything under another id is answered with one cancel.
 3. What is delivered moves the cursor in the same step (`_cursor` says how), and
    what is dropped does not: so what was dropped is asked for again.
 4. A stream that breaks takes ids, queue and fragments with it. Cursors stay.
-5. An error belongs to one watch.
+5. An error belongs to one watch, and so does a refused token: whoever needs a new one
+   is expelled, for a stream that has it, and the neighbours go on.
 
 A watch that its user does not drain is *parked*: canceled on the server, and created
 again from its cursor when half of what it holds has been taken.
@@ -21,19 +18,16 @@ again from its cursor when half of what it holds has been taken.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from ._creations import Creations
 from ._errors import (
     AuthenticationError,
     ClusterChangedError,
+    HistoryLostError,
     PermissionDeniedError,
     RpcError,
-    TokenExpired,
     WatchError,
-    error_of_cancel,
-    is_stale_token,
-    lacks_token,
 )
 from ._grpc.status import StatusCode, StreamLost
 from ._requests import (
@@ -47,9 +41,12 @@ from ._responses import (
     WatchResponse,
     changes_of,
     decode,
+    drop_seen,
+    split_last_revision,
 )
 from ._runs import merge_run
 from ._subscription import BROADCAST_ID, Delivery, State, Subscription
+from ._verdicts import Call, Verdict, error_of_cancel, status_of_reason, verdict_on
 
 MAX_FRAGMENTS = 65_536
 """Of one response. etcd's are of 2 MiB; endless empty ones have to end too."""
@@ -57,12 +54,17 @@ MAX_FRAGMENTS = 65_536
 MAX_REFUSED_TOKENS = 3
 """How often in a row a watch may be refused for its token before it fails."""
 
+MAX_UNKNOWN_IDS = 10_000
+"""Watch ids on one stream that nobody knows. A server that is well sends a few, for
+watches that were just left."""
+
 
 class Session:
     """The watches of one stream, across all its reconnects.
 
     Args:
-        max_message_size: bound, in bytes, of a response joined from fragments.
+        max_message_size: bound, in bytes, of a message, and of a revision that is
+            joined from fragments.
         can_authenticate: whether a new stream would come with a new token.
         has_new_token: whether the present one has come with one, so that what it may
             not read is no matter of its token.
@@ -81,14 +83,16 @@ class Session:
         self._connected = False
         self._subscriptions: dict[Subscription, None] = {}
         self._live: dict[int, Subscription] = {}
-        # Their replies are awaited; unless pipelined, only the first has been sent.
-        self._creating: deque[Subscription] = deque()
-        self._pipelined = True
-        self._next_watch_id = 0
+        self._creations = Creations()
         # Ids that have been canceled on this stream, so that each is canceled once.
         self._canceled: set[int] = set()
+        self._unknown_ids = 0
         self._requests: list[bytes] = []
         self._asks_progress = False
+        # Watches on a member that is behind them, and how far the cluster is proved.
+        self._unproved: dict[Subscription, None] = {}
+        self._proved = 0
+        self._expelled: list[Subscription] = []
 
     # The user's side
 
@@ -100,23 +104,27 @@ class Session:
     def open(self, spec: WatchSpec) -> Subscription:
         """Add a watch. Its creation is sent now, or when there is a stream."""
         subscription = Subscription(spec)
+        self.adopt(subscription)
+        return subscription
+
+    def adopt(self, subscription: Subscription) -> None:
+        """Add a watch that another stream has expelled."""
         self._subscriptions[subscription] = None
         self._create(subscription)
-        return subscription
 
     def close(self, subscription: Subscription) -> None:
         """Forget a watch, and cancel it on the server; one that has ended may come."""
         if subscription.state is State.LIVE:
             self._leave(subscription)
+        elif subscription.state is State.CREATING:
+            self._creations.abandoned += 1
         self._end(subscription)
 
-    def take(self, subscription: Subscription, events: int) -> None:
-        """Note that the user has taken so many events; a parked watch may go on."""
+    def take(self, subscription: Subscription, events: int, size: int) -> None:
+        """Note what the user has taken; a parked watch may go on."""
         subscription.unread -= events
-        if (
-            subscription.state is State.PARKED
-            and subscription.unread * 2 <= subscription.spec.max_buffered_events
-        ):
+        subscription.unread_bytes -= size
+        if subscription.state is State.PARKED and subscription.is_drained:
             self._create(subscription)
 
     def request_progress(self) -> None:
@@ -141,15 +149,32 @@ class Session:
         for subscription in self._subscriptions:
             if subscription.state in (State.LIVE, State.CREATING):
                 subscription.state = State.RESUMING
-            subscription.prev_kv_checked = not subscription.spec.prev_kv
-            # Rule 6: a response that never came whole is sent again.
-            self._drop_fragments(subscription)
+            subscription.expect_prev_kv()
+            # Rule 6: a revision that never came whole is sent again.
+            subscription.drop_fragments()
         self._live.clear()
-        self._creating.clear()
-        self._next_watch_id = 0
+        self._creations.clear()
         self._canceled.clear()
+        self._unknown_ids = 0
         self._requests.clear()
         self._asks_progress = False
+        self._unproved.clear()
+        self._proved = 0
+
+    @property
+    def unanswered(self) -> int:
+        """How many creations wait for their replies, wanted or not."""
+        return len(self._creations)
+
+    @property
+    def answered(self) -> int:
+        """How many have been answered, on all streams so far."""
+        return self._creations.answered
+
+    @property
+    def abandoned(self) -> int:
+        """How many of the unanswered nobody wants any more."""
+        return self._creations.abandoned
 
     @property
     def has_requests(self) -> bool:
@@ -164,12 +189,43 @@ class Session:
         self._asks_progress = False
         return requests
 
-    def receive(self, response: RawResponse) -> Sequence[Delivery]:
+    def expelled(self) -> list[Subscription]:
+        """Return, and forget, the watches that are to go on with a new token."""
+        expelled, self._expelled = self._expelled, []
+        return expelled
+
+    @property
+    def unproved(self) -> Subscription | None:
+        """A watch that this member is behind: `prove()` how far the cluster is."""
+        return next(iter(self._unproved), None)
+
+    def prove(self, revision: int) -> list[Delivery]:
+        """Take the cluster's newest revision, as a linearizable read has it.
+
+        What is behind what it has told is another history: that watch fails. Otherwise
+        only the member lags.
+        """
+        self._proved = max(self._proved, revision)
+        waiting, self._unproved = self._unproved, {}
+        failed = []
+        for subscription in waiting:
+            told = subscription.cursor.told
+            if told > self._proved:
+                error = HistoryLostError(told, revision)
+                failed.append(self._fail(subscription, error))
+            else:
+                self._create(subscription)
+        return failed
+
+    def receive(self, response: RawResponse, size: int = 0) -> Sequence[Delivery]:
         """Take one response of the stream; return what the watches get of it.
+
+        Args:
+            response: decoded.
+            size: of its message, in bytes.
 
         Raises:
             StreamLost: it cannot be known whose replies are whose. Open a new one.
-            TokenExpired: the stream's token is refused. Open a new one.
         """
         if response.created:
             return self._receive_created(response)
@@ -180,18 +236,12 @@ class Session:
         if subscription is None:
             if watch_id == BROADCAST_ID and not response.events:
                 return self._receive_broadcast(response)
-            self._cancel(watch_id)
+            self._cancel_unknown(watch_id)
             return ()
-        parts = [response]
-        if response.fragment or subscription.fragments:
-            whole = self._receive_fragment(subscription, response)
-            if isinstance(whole, WatchError):
-                return [self._fail(subscription, whole)]
-            if whole is None:
-                return ()
-            parts = [part for part in whole if part.events]
-        if parts and parts[0].events:
-            return self._receive_events(subscription, parts)
+        if response.fragment or subscription.fragment_count:
+            return self._receive_fragment(subscription, response, size)
+        if response.events:
+            return self._receive_events(subscription, [response], size)
         return self._receive_progress(subscription, response)
 
     def receive_run(self, run: Sequence[bytes]) -> Iterator[Delivery]:
@@ -201,29 +251,62 @@ class Session:
         what follows may raise.
 
         Raises:
-            StreamLost: one cannot be parsed; or TokenExpired, as `receive()`.
+            StreamLost: one cannot be parsed; or as `receive()`.
         """
         merged = merge_run(run) if len(run) > 1 else None
         if merged is not None:
             subscription = self._live.get(merged.watch_id)
-            if subscription is not None and self._may_merge(subscription):
-                unread = subscription.unread + len(merged.events)
-                if unread <= subscription.spec.max_buffered_events:
-                    yield from self._receive_events(subscription, [merged])
-                    return
+            size = sum(map(len, run))
+            if subscription is not None and self._may_merge(
+                subscription, len(merged.events), size
+            ):
+                yield from self._receive_events(subscription, [merged], size)
+                return
         for message in run:
-            yield from self.receive(decode(message))
+            yield from self.receive(decode(message), len(message))
 
     def receive_oversized(self, watch_id: int, size: int) -> Sequence[Delivery]:
-        """Take note of a response that was longer than the limit, and thrown away."""
+        """Take note of a response that was longer than the limit, and thrown away.
+
+        It is asked for again in fragments; a fragment that is too long is one event.
+        """
         subscription = self._live.get(watch_id)
         if subscription is None:
-            self._cancel(watch_id)
+            self._cancel_unknown(watch_id)
             return ()
-        return [self._fail(subscription, self._too_large(size))]
+        if subscription.splits:
+            return [self._fail(subscription, self._too_large(size))]
+        subscription.splits = True
+        self._repeat(subscription)
+        return ()
+
+    def refuse(self, error: RpcError) -> Sequence[Delivery]:
+        """The server refuses the stream, as it may for the sake of one creation.
+
+        Which one cannot be told while several are sent at once, so from now on each
+        waits for the reply to the one before. Call it before `disconnect()`.
+        """
+        suspects = self._creations.sent()
+        if len(suspects) == 1:
+            return [self._fail(suspects[0], error)]
+        self._creations.pipelined = False
+        return ()
+
+    def refuse_largest(self, error: RpcError) -> Sequence[Delivery]:
+        """The stream ended over a request too large for the server.
+
+        Call it before `disconnect()`.
+        """
+        suspects = self._creations.sent()
+        if not suspects:
+            return ()
+        largest = max(
+            suspects, key=lambda each: len(each.spec.key) + len(each.spec.range_end)
+        )
+        return [self._fail(largest, error)]
 
     def halt(self, error: WatchError) -> Sequence[Delivery]:
-        """The stream cannot be mended: every watch on it fails."""
+        """The stream cannot be had again: every watch on it fails."""
         return [
             Delivery(subscription, error, subscription.cursor.next_revision)
             for subscription in self._end_all()
@@ -232,37 +315,51 @@ class Session:
     # Replies
 
     def _receive_created(self, response: RawResponse) -> Sequence[Delivery]:
-        if not self._creating:
+        subscription = self._creations.reply()
+        if subscription is None:
             # No server does this; the watch is nobody's.
             if not response.canceled:
-                self._cancel(response.watch_id)
+                self._cancel_unknown(response.watch_id)
             return ()
-        subscription = self._creating.popleft()
         if not response.canceled:
-            self._check_order(response.watch_id)
-        if not self._pipelined:
-            self._create_next()
+            self._creations.check_order(response.watch_id)
+        if following := self._creations.next_to_send():
+            self._request(following)
         # Servers before 3.4.22 and 3.5.6 refuse with id 0 instead of -1, so the id
         # says nothing about success.
         if response.canceled:
-            self._mend_silenced(response.watch_id)
+            self._repeat_silenced(response.watch_id)
         if subscription.state is not State.CREATING:
             if not response.canceled:
                 self._cancel(response.watch_id)
             return ()
         if response.canceled:
             return self._receive_refusal(subscription, response)
+        return self._receive_confirmation(subscription, response)
+
+    def _receive_confirmation(
+        self, subscription: Subscription, response: RawResponse
+    ) -> Sequence[Delivery]:
         header = response.header
         known = subscription.cluster_id
         subscription.state = State.LIVE
         subscription.watch_id = response.watch_id
         subscription.refused_tokens = 0
+        subscription.created_revision = header.revision
         self._live[response.watch_id] = subscription
         # etcd's grpc-proxy leaves it out where it has the same watch already.
         if known and header.cluster_id and header.cluster_id != known:
             error = ClusterChangedError(known, header.cluster_id)
             return [self._fail(subscription, error)]
         subscription.cluster_id = known or header.cluster_id
+        told = subscription.cursor.told
+        if header.revision < told and told > self._proved:
+            # The member lags, or the cluster has lost history: nothing may be taken
+            # for its continuation before that is known.
+            self._leave(subscription)
+            subscription.state = State.RESUMING
+            self._unproved[subscription] = None
+            return ()
         subscription.cursor.created(header.revision)
         if subscription.confirmed:
             return ()
@@ -288,33 +385,32 @@ class Session:
         self, subscription: Subscription, response: RawResponse
     ) -> Sequence[Delivery]:
         error: WatchError = error_of_cancel(WatchResponse(response))
-        if is_stale_token(response.cancel_reason) or (
-            isinstance(error, PermissionDeniedError)
-            and self._can_authenticate
-            and not subscription.refused_tokens
-            and (
-                lacks_token(response.cancel_reason)
-                # The servers that refuse under another id than -1 call an expired
-                # token "permission denied" too: a new one tells.
-                or (response.watch_id != BROADCAST_ID and not self._has_new_token())
-            )
-        ):
+        status = status_of_reason(response.cancel_reason)
+        denied = isinstance(error, PermissionDeniedError)
+        needs_token = verdict_on(Call.CREATION, status) is Verdict.NEW_TOKEN or (
+            # The servers that refuse under another id than -1 call an expired token
+            # "permission denied" too: a new one tells.
+            denied and response.watch_id != BROADCAST_ID and not self._has_new_token()
+        )
+        if needs_token and self._can_authenticate:
             subscription.refused_tokens += 1
-            if self._can_authenticate and (
-                subscription.refused_tokens <= MAX_REFUSED_TOKENS
-            ):
-                raise TokenExpired(response.cancel_reason)
-            error = AuthenticationError(
-                StatusCode.UNAUTHENTICATED, response.cancel_reason
-            )
+            if subscription.refused_tokens <= MAX_REFUSED_TOKENS:
+                self._expel(subscription)
+                return ()
+        if needs_token and not denied:
+            error = AuthenticationError(StatusCode.UNAUTHENTICATED, status.message)
         self._end(subscription)
         return [self._delivery(subscription, error)]
 
     def _receive_broadcast(self, response: RawResponse) -> Sequence[Delivery]:
-        # Rule 4 of the cursor: it moves nothing.
+        # Rule 4: it moves nothing, and says nothing to those whose creation it may have
+        # overtaken: etcd answers [progress, creation] with the events last.
+        revision = response.header.revision
         return [
             self._delivery(subscription, WatchResponse(response))
             for subscription in self._live.values()
+            if subscription.created_revision < revision
+            or subscription.cursor.next_revision > revision
         ]
 
     def _receive_progress(
@@ -326,126 +422,134 @@ class Session:
         return [self._delivery(subscription, item)]
 
     def _receive_events(
-        self, subscription: Subscription, parts: list[RawResponse]
+        self, subscription: Subscription, parts: list[RawResponse], size: int
     ) -> Sequence[Delivery]:
-        """Take one response, or its fragments; none of them is without events."""
+        """Take whole revisions; none of the parts is without events."""
         cursor = subscription.cursor
-        while parts and not cursor.is_new(parts[0].events[0].kv.mod_revision):
-            events = parts[0].events
-            seen = 1
-            while seen < len(events) and not cursor.is_new(
-                events[seen].kv.mod_revision
-            ):
-                seen += 1
-            del events[:seen]
-            if not events:
-                del parts[0]
+        drop_seen(parts, cursor.is_new)
         if not parts:
             return ()
         # What only creates keys says nothing of it.
-        if not subscription.prev_kv_checked and (changes := changes_of(parts)):
-            subscription.prev_kv_checked = True
+        if subscription.prev_kv_tries and (changes := changes_of(parts)):
             if not any(event.HasField("prev_kv") for event in changes):
-                self._repeat_creation(subscription)
+                tries = subscription.prev_kv_tries - 1
+                self._repeat(subscription)
+                subscription.prev_kv_tries = tries
                 return ()
+            subscription.prev_kv_tries = 0
         count = sum([len(part.events) for part in parts])
         cursor.delivered(parts[-1].events[-1].kv.mod_revision)
         subscription.unread += count
-        if subscription.unread > subscription.spec.max_buffered_events:
+        subscription.unread_bytes += size
+        if subscription.is_full:
             self._leave(subscription)
             subscription.state = State.PARKED
         item = WatchResponse(*parts)
-        return [Delivery(subscription, item, cursor.next_revision, count)]
+        return [Delivery(subscription, item, cursor.next_revision, count, size)]
 
     def _receive_fragment(
-        self, subscription: Subscription, response: RawResponse
-    ) -> list[RawResponse] | WatchError | None:
-        """Return all fragments of a response once the last one is there."""
-        fragments = subscription.fragments
-        fragments.append(response)
-        subscription.fragment_bytes += response.ByteSize()
-        if (
-            subscription.fragment_bytes > self._max_message_size
-            or len(fragments) > MAX_FRAGMENTS
-        ):
-            return self._too_large(subscription.fragment_bytes)
+        self, subscription: Subscription, response: RawResponse, size: int
+    ) -> Sequence[Delivery]:
+        """Hand on the revisions that are complete; keep what of the last has come."""
+        parts = [part for part in (*subscription.fragments, response) if part.events]
+        come = subscription.fragment_bytes + size
+        count = subscription.fragment_count + 1
+        subscription.drop_fragments()
         if response.fragment:
-            return None
-        self._drop_fragments(subscription)
-        return fragments
+            parts, held = split_last_revision(parts)
+            subscription.fragments = held
+            subscription.fragment_bytes = sum([part.ByteSize() for part in held])
+            subscription.fragment_count = count
+            if (
+                subscription.fragment_bytes > self._max_message_size
+                or count > MAX_FRAGMENTS
+            ):
+                error = self._too_large(subscription.fragment_bytes)
+                return [self._fail(subscription, error)]
+        if not parts:
+            return ()
+        size = max(0, come - subscription.fragment_bytes)
+        return self._receive_events(subscription, parts, size)
 
     # Steps
 
     @staticmethod
-    def _may_merge(subscription: Subscription) -> bool:
-        return subscription.prev_kv_checked and not subscription.fragments
+    def _may_merge(subscription: Subscription, events: int, size: int) -> bool:
+        spec = subscription.spec
+        return (
+            not subscription.prev_kv_tries
+            and not subscription.fragment_count
+            and subscription.unread + events <= spec.max_buffered_events
+            and subscription.unread_bytes + size <= spec.max_buffered_bytes
+        )
 
-    def _repeat_creation(self, subscription: Subscription) -> None:
-        """Drop what comes of a creation that went wrong; once, not for ever.
+    def _repeat(self, subscription: Subscription) -> None:
+        """Create a live watch again; what comes of its present creation is dropped.
 
-        etcd begins to send before it has noted that prev_kv is wanted (recvLoop,
-        v3rpc/watch.go): now and then the first responses come without. If they lack it
-        because it is compacted, the second time is no different, or `CompactedError`.
+        For prev_kv: etcd begins to send before it has noted that it is wanted
+        (recvLoop, v3rpc/watch.go), so now and then the first responses come without.
         """
         self._leave(subscription)
         self._create(subscription)
-        subscription.prev_kv_checked = True
 
-    def _mend_silenced(self, watch_id: int) -> None:
-        """Create anew the live watch whose id the server used for a refusal.
+    def _repeat_silenced(self, watch_id: int) -> None:
+        """Create again the live watch whose id the server used for a refusal.
 
         Servers before 3.4.22 and 3.5.6 refuse a creation under id 0, and from then on
         hold back the events of the watch that has this id.
         """
         if subscription := self._live.get(watch_id):
-            self._leave(subscription)
-            self._create(subscription)
+            self._repeat(subscription)
 
     def _create(self, subscription: Subscription) -> None:
         if not self._connected:
             subscription.state = State.RESUMING
             return
         subscription.state = State.CREATING
-        self._creating.append(subscription)
-        if self._pipelined or len(self._creating) == 1:
+        if self._creations.add(subscription):
             self._request(subscription)
-
-    def _create_next(self) -> None:
-        # Of those that were left meanwhile the server has never heard.
-        while self._creating and self._creating[0].state is not State.CREATING:
-            self._creating.popleft()
-        if self._creating:
-            self._request(self._creating[0])
 
     def _request(self, subscription: Subscription) -> None:
         self._requests.append(
-            create_request(subscription.spec, subscription.cursor.next_revision)
+            create_request(
+                subscription.spec,
+                subscription.cursor.next_revision,
+                fragment=subscription.splits,
+            )
         )
-
-    def _check_order(self, watch_id: int) -> None:
-        expected, self._next_watch_id = self._next_watch_id, watch_id + 1
-        # The only reply that was awaited is the right one, whatever its id.
-        if self._pipelined and self._creating and watch_id != expected:
-            self._pipelined = False
-            raise StreamLost("the server answers creations out of order")
 
     def _cancel(self, watch_id: int) -> None:
         if watch_id not in self._canceled:
             self._canceled.add(watch_id)
             self._requests.append(cancel_request(watch_id))
 
+    def _cancel_unknown(self, watch_id: int) -> None:
+        if watch_id not in self._canceled:
+            self._unknown_ids += 1
+            if self._unknown_ids > MAX_UNKNOWN_IDS:
+                raise StreamLost("the server makes up watch ids")
+            self._cancel(watch_id)
+
     def _leave(self, subscription: Subscription) -> None:
         """Take a live watch off the stream; what is in flight for it is dropped."""
-        # Not there if the server has just ended it for its token (TokenExpired).
-        self._live.pop(subscription.watch_id, None)
+        del self._live[subscription.watch_id]
         self._cancel(subscription.watch_id)
-        self._drop_fragments(subscription)
-        subscription.prev_kv_checked = not subscription.spec.prev_kv
+        subscription.drop_fragments()
+        subscription.expect_prev_kv()
+
+    def _expel(self, subscription: Subscription) -> None:
+        """Give a watch up to a stream that comes with a new token."""
+        subscription.state = State.RESUMING
+        subscription.drop_fragments()
+        subscription.expect_prev_kv()
+        del self._subscriptions[subscription]
+        self._expelled.append(subscription)
 
     def _end(self, subscription: Subscription) -> None:
         subscription.state = State.ENDED
-        self._drop_fragments(subscription)
+        subscription.drop_fragments()
         self._subscriptions.pop(subscription, None)
+        self._unproved.pop(subscription, None)
 
     def _end_all(self) -> list[Subscription]:
         ended = list(self._subscriptions)
@@ -460,7 +564,7 @@ class Session:
     def _too_large(self, size: int) -> RpcError:
         return RpcError(
             StatusCode.RESOURCE_EXHAUSTED,
-            f"a response of at least {size} bytes is over the limit of "
+            f"a revision, or an event, of at least {size} bytes is over the limit of "
             f"{self._max_message_size}; raise Channel(max_message_size=...)",
         )
 
@@ -469,8 +573,3 @@ class Session:
         subscription: Subscription, item: WatchResponse | WatchError | None
     ) -> Delivery:
         return Delivery(subscription, item, subscription.cursor.next_revision)
-
-    @staticmethod
-    def _drop_fragments(subscription: Subscription) -> None:
-        subscription.fragments = []
-        subscription.fragment_bytes = 0

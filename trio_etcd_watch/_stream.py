@@ -1,9 +1,10 @@
 """One gRPC stream and its watches: opened, served, lost, resumed.
 
 The session says what to send and who gets what; here it is sent and handed out. While
-a stream lives, one task sends, one waits for its end, and the connection's reader hands
-out what comes. When it is lost, after a while the next begins with all watches that are
-still wanted. Watches outlive it; nothing here ever waits for their users.
+a stream lives, tasks of its nursery send, bound the time to each reply and wait for its
+end, and the connection's reader hands out what comes. When it is lost, after a while
+the next begins with all watches that are still wanted. Watches outlive it; nothing here
+ever waits for their users.
 """
 
 from __future__ import annotations
@@ -11,78 +12,115 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import final
 
 import trio
+from google.protobuf.message import DecodeError
 
-from ._backoff import delays
+from ._backoff import MAX_DELAY, delays
 from ._connector import Connector
-from ._errors import (
-    AuthenticationError,
-    RpcError,
-    TokenExpired,
-    error_of_status,
-)
-from ._grpc.connection import Call
+from ._errors import AuthenticationError, NoLeaderError, RpcError, WatchError
+from ._grpc.connection import Call as GrpcCall
+from ._grpc.connection import Connection
 from ._grpc.frames import Oversized
 from ._grpc.metadata import Metadata
-from ._grpc.status import Status, StatusCode, StreamLost
+from ._grpc.status import CallEnd, Status, StatusCode, StreamLost
+from ._log import printable
+from ._outage import LineBudget, Outage
+from ._pb import watch_pb2 as pb
 from ._requests import WatchSpec
 from ._responses import watch_id_of_head
 from ._runs import split_runs
 from ._session import MAX_REFUSED_TOKENS, Session
 from ._subscription import Delivery, Subscription
+from ._verdicts import Call, Verdict, verdict_on
 from ._watch import Watch
 
 logger = logging.getLogger("trio_etcd_watch")
 
 _WATCH = "/etcdserverpb.Watch/Watch"
+_RANGE = "/etcdserverpb.KV/Range"
+
+_HAS_LEADER = ("hasleader", "true")
+"""Sent with every stream: etcd then ends it when its member has lost the leader, within
+three election timeouts, instead of being silent (v3rpc/interceptor.go)."""
 
 NEW_TOKEN_AGE = 2.0
 """Seconds for which a token is taken to be good: watches that are denied together must
-not each cost the stream. etcd's tokens live for minutes, unless told otherwise."""
+not each cost a new one. etcd's tokens live for minutes, unless told otherwise."""
 
-MAX_REASONS = 20
-"""How many reasons one outage may log: a broken server can make up new ones."""
+REPLY_TIMEOUT = 10.0
+"""Seconds that a member may be silent on a stream that waits for a reply to a creation.
+Then it is left: one that answers PING and nothing else is stuck."""
+
+MAX_SILENCES = 6
+"""So many times REPLY_TIMEOUT a creation may wait while other replies come."""
+
+PATIENCE = 0.25
+"""Seconds after which a member that has not replied on a stream is left, if its users
+give up: what they open next is to go elsewhere."""
+
+MAX_ABANDONED = 10_000
+"""Creations of one stream that were left before their replies have come."""
 
 
 @dataclass(slots=True)
 class Totals:
-    """What the streams of a watcher count, also those that are closed by now."""
+    """What the streams of a watcher count and share, also those closed by now."""
 
     reconnects: int = 0
     last_loss: str | None = None
     bytes_received: int = 0
     events_received: int = 0
     events_delivered: int = 0
+    lines: LineBudget = field(default_factory=LineBudget)
 
 
 @final
 class WatchStream:
-    """The watches that share one set of metadata, and their stream."""
+    """The watches that share one set of metadata, and their stream.
+
+    Args:
+        connector: opens connections.
+        metadata: of the user.
+        require_leader: whether a member without a leader is an error.
+        totals: of the watcher.
+        move: takes a watch that needs a stream with a new token.
+    """
 
     def __init__(
-        self, connector: Connector, metadata: Metadata, totals: Totals
+        self,
+        connector: Connector,
+        metadata: Metadata,
+        totals: Totals,
+        *,
+        require_leader: bool,
+        move: Callable[[WatchStream, Subscription, Watch], None],
     ) -> None:
         self._connector = connector
         self._totals = totals
         self._metadata = metadata
-        self._can_authenticate = connector.channel.credentials is not None
+        self._require_leader = require_leader
+        self._move = move
         self._session = Session(
             max_message_size=connector.channel.max_message_size,
-            can_authenticate=self._can_authenticate,
+            can_authenticate=connector.can_authenticate,
             has_new_token=self._has_new_token,
         )
+        self._token: str | bytes | None = None
         self._token_taken = -math.inf
         self._watches: dict[Subscription, Watch] = {}
         self._wanted = trio.Event()
+        self._asked = trio.Event()
+        self._doubted = trio.Event()
+        self._call: GrpcCall | None = None
         self._scope = trio.CancelScope()
-        self._retries = _RetryLog()
+        self._outage = Outage(totals.lines)
         self._refused_tokens = 0
-        # When the present stream gave its first reply.
-        self._replied = math.inf
+        self._worked = trio.Event()
+        self._opened = math.inf
 
     @property
     def closed(self) -> bool:
@@ -98,10 +136,19 @@ class WatchStream:
         self._flush()
         return subscription, watch
 
+    def adopt(self, subscription: Subscription, watch: Watch) -> None:
+        """Go on with a watch that another stream has expelled."""
+        self._watches[subscription] = watch
+        watch._take = self._take
+        self._session.adopt(subscription)
+        self._flush()
+
     def close(self, subscription: Subscription) -> None:
         """Drop a watch, here and on the server; with the last one goes the stream."""
         self._session.close(subscription)
         self._watches.pop(subscription)._close()
+        if self._session.abandoned > MAX_ABANDONED and self._call:
+            self._call.reset("replies to creations that were left do not come")
         self._flush()
         if not self._watches:
             self._scope.cancel(reason="the last watch of this stream was left")
@@ -117,9 +164,9 @@ class WatchStream:
         self._session.request_progress()
         self._flush()
 
-    def _take(self, subscription: Subscription, events: int) -> None:
+    def _take(self, subscription: Subscription, events: int, size: int) -> None:
         self._totals.events_delivered += events
-        self._session.take(subscription, events)
+        self._session.take(subscription, events, size)
         self._flush()
 
     # The server's side
@@ -130,52 +177,70 @@ class WatchStream:
         wait = next(waits)
         with self._scope:
             while True:
-                self._replied = math.inf
+                self._worked = trio.Event()
+                self._opened = math.inf
                 end = await self._serve_once()
-                if isinstance(end, TokenExpired):
-                    end = self._renew_token(end)
-                if isinstance(end, RpcError):
+                if isinstance(end, WatchError):
                     self._halt(end)
                     return
-                # A stream that outlived the wait before it was worth that wait.
-                lived = trio.current_time() - self._replied
+                if not any(True for _ in self._session.subscriptions):
+                    # All have failed; their users will notice.
+                    self._scope.cancel(reason=str(end))
+                    return
+                lived = trio.current_time() - self._opened
                 self._totals.reconnects += lived >= 0
-                wait = waits.send(lived > wait)
-                self._totals.last_loss = str(end)
-                self._retries.failed(str(end), wait)
+                wait = waits.send(lived > MAX_DELAY)
+                self._note_loss(str(end))
+                self._outage.failed(trio.current_time(), str(end), wait)
                 await trio.sleep(wait)
 
-    async def _serve_once(self) -> StreamLost | RpcError:
+    async def _serve_once(self) -> StreamLost | WatchError:
         """Open a stream, serve it, and return how it ended."""
         try:
             connection, metadata = await self._connector.connect()
         except (StreamLost, RpcError) as exc:
             return exc
+        self._token = dict(metadata).get("token")
         self._token_taken = self._connector.token_taken(connection)
         try:
             call = connection.open_call(
-                _WATCH, (*metadata, *self._metadata), self._dispatch
+                _WATCH, (*metadata, *self._metadata, _HAS_LEADER), self._dispatch
             )
         except StreamLost as exc:
             # It has as many streams as the server allows: the next takes this one.
             self._connector.leave(connection)
             return exc
-        self._session.connect()
+        asked = trio.current_time()
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._send, call)
-                end = await _end_of(call)
-                nursery.cancel_scope.cancel(reason=str(end))
+            return await self._serve(connection, call, metadata)
         finally:
             self._session.disconnect()
+            self._call = None
             call.reset()
-        if self._replied == math.inf and not isinstance(end, TokenExpired):
-            # Refused by this member; another one may take the stream.
-            self._connector.leave(connection)
-        return end
+            waited = trio.current_time() - asked
+            if not self._worked.is_set() and (not self.closed or waited > PATIENCE):
+                # It did not serve, also if the users gave up first: the next may.
+                self._connector.leave(connection)
+
+    async def _serve(
+        self, connection: Connection, call: GrpcCall, metadata: Metadata
+    ) -> StreamLost | WatchError:
+        self._call = call
+        self._session.connect()
+        if not self._session.unanswered:
+            # All are parked: nobody asks anything.
+            self._note_working()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._send, call)
+            nursery.start_soon(self._bound_replies, connection, call)
+            nursery.start_soon(self._prove, connection, call, metadata)
+            nursery.start_soon(self._outlive, connection)
+            end = await call.wait_end()
+            nursery.cancel_scope.cancel(reason=str(end))
+        return self._judge(connection, end)
 
     @trio.lowlevel.enable_ki_protection
-    async def _send(self, call: Call) -> None:
+    async def _send(self, call: GrpcCall) -> None:
         try:
             while True:
                 if requests := self._session.requests():
@@ -187,78 +252,167 @@ class WatchStream:
             # Whoever waits for the end learns of it too, and says how.
             return
 
+    @trio.lowlevel.enable_ki_protection
+    async def _bound_replies(self, connection: Connection, call: GrpcCall) -> None:
+        """Leave a member that does not answer creations."""
+        session = self._session
+        silences = 0
+        while True:
+            if not session.unanswered:
+                self._asked = trio.Event()
+                await self._asked.wait()
+            answered, received = session.answered, call.bytes_received
+            for _ in range(4):
+                # In parts: while the application blocks the loop, nothing is read.
+                await trio.sleep(REPLY_TIMEOUT / 4)
+            if not session.unanswered or session.answered != answered:
+                silences = 0
+                continue
+            silences += 1
+            if call.bytes_received == received or silences >= MAX_SILENCES:
+                waited = silences * REPLY_TIMEOUT
+                self._connector.leave(connection)
+                call.reset(f"no reply to the creation of a watch for {waited:g} s")
+                return
+
+    @trio.lowlevel.enable_ki_protection
+    async def _prove(
+        self, connection: Connection, call: GrpcCall, metadata: Metadata
+    ) -> None:
+        """Ask how far the cluster is, for the watches that this member is behind."""
+        while True:
+            if (subscription := self._session.unproved) is None:
+                self._doubted = trio.Event()
+                await self._doubted.wait()
+                continue
+            try:
+                with trio.fail_after(REPLY_TIMEOUT):
+                    revision = await read_revision(
+                        connection, subscription, (*metadata, *self._metadata)
+                    )
+            except (StreamLost, trio.TooSlowError) as exc:
+                reason = str(exc) or f"no answer to a read within {REPLY_TIMEOUT:g} s"
+                self._connector.leave(connection)
+                call.reset(f"this member is behind, and cannot tell why: {reason}")
+                return
+            self._hand_out(self._session.prove(revision))
+            self._flush()
+
+    @trio.lowlevel.enable_ki_protection
+    async def _outlive(self, connection: Connection) -> None:
+        """Note that the stream works, and that it lasts."""
+        await self._worked.wait()
+        if not self._outage.lasts and self._totals.lines.take(self._opened):
+            logger.info("connected to %s", connection.authority)
+        await trio.sleep_until(self._opened + MAX_DELAY)
+        self._outage.ended(trio.current_time())
+
     def _dispatch(self, messages: Sequence[bytes | Oversized]) -> None:
         """Hand out what one read has brought."""
-        self._note_reply()
-        for run in split_runs(messages):
-            self._receive(run)
-        self._flush()
+        self._note_working()
+        try:
+            for run in split_runs(messages):
+                self._receive(run)
+        finally:
+            for subscription in self._session.expelled():
+                self._expel(subscription)
+            if self._session.unproved:
+                self._doubted.set()
+            self._flush()
 
     def _receive(self, run: list[bytes] | Oversized) -> None:
-        deliveries: Iterable[Delivery]
         if isinstance(run, Oversized):
             watch_id = watch_id_of_head(run.head)
-            deliveries = self._session.receive_oversized(watch_id, run.size)
+            self._hand_out(self._session.receive_oversized(watch_id, run.size))
         else:
             self._totals.bytes_received += sum(map(len, run))
-            deliveries = self._session.receive_run(run)
+            self._hand_out(self._session.receive_run(run))
+
+    def _hand_out(self, deliveries: Iterable[Delivery]) -> None:
         for delivery in deliveries:
             self._totals.events_received += delivery.events
             self._watches[delivery.subscription]._deliver(delivery)
 
-    def _note_reply(self) -> None:
-        if self._replied == math.inf:
-            self._replied = trio.current_time()
+    def _expel(self, subscription: Subscription) -> None:
+        self._connector.forget_token(self._token)
+        self._move(self, subscription, self._watches.pop(subscription))
+        if not self._watches:
+            self._scope.cancel(reason="the last watch of this stream was moved")
+
+    def _note_working(self) -> None:
+        if not self._worked.is_set():
+            self._opened = trio.current_time()
             self._refused_tokens = 0
-            self._retries.recovered()
+            self._worked.set()
+
+    def _note_loss(self, reason: str) -> None:
+        self._totals.last_loss = reason = printable(reason)
+        for subscription in self._session.subscriptions:
+            subscription.last_loss = reason
 
     def _has_new_token(self) -> bool:
         return trio.current_time() - self._token_taken < NEW_TOKEN_AGE
 
-    def _renew_token(self, refusal: TokenExpired) -> StreamLost | RpcError:
-        self._connector.forget_token()
-        self._refused_tokens += 1
-        if self._can_authenticate and self._refused_tokens <= MAX_REFUSED_TOKENS:
-            return refusal
-        return AuthenticationError(StatusCode.UNAUTHENTICATED, str(refusal))
+    # The end of a stream
 
-    def _halt(self, error: RpcError) -> None:
-        self._totals.last_loss = str(error)
-        for delivery in self._session.halt(error):
-            self._watches[delivery.subscription]._deliver(delivery)
+    def _judge(self, connection: Connection, end: CallEnd) -> StreamLost | WatchError:
+        if isinstance(end, StreamLost):
+            return end
+        lost = StreamLost(f"the server ended the stream with {end}")
+        error = RpcError(end.code, end.message)
+        match verdict_on(Call.STREAM, end):
+            case Verdict.NO_LEADER if self._require_leader:
+                return NoLeaderError(end.code, end.message)
+            case Verdict.NEW_TOKEN:
+                return self._renew_token(lost, end)
+            case Verdict.FINAL:
+                self._hand_out(self._session.refuse(error))
+            case Verdict.TOO_LARGE:
+                self._hand_out(self._session.refuse_largest(error))
+            case Verdict.ELSEWHERE | Verdict.NO_LEADER:
+                self._connector.leave(connection)
+                if end.code is StatusCode.UNIMPLEMENTED:
+                    return StreamLost(f"{lost}; is this etcd?")
+        return lost
+
+    def _renew_token(self, lost: StreamLost, end: Status) -> StreamLost | WatchError:
+        self._connector.forget_token(self._token)
+        self._refused_tokens += 1
+        if self._connector.can_authenticate and (
+            self._refused_tokens <= MAX_REFUSED_TOKENS
+        ):
+            return lost
+        return AuthenticationError(end.code, end.message)
+
+    def _halt(self, error: WatchError) -> None:
+        self._note_loss(str(error))
+        self._hand_out(self._session.halt(error))
         self._scope.cancel(reason=str(error))
 
     def _flush(self) -> None:
         if self._session.has_requests:
             self._wanted.set()
+        if self._session.unanswered:
+            self._asked.set()
 
 
-async def _end_of(call: Call) -> StreamLost | RpcError:
-    end = await call.wait_end()
-    return error_of_status(end) if isinstance(end, Status) else end
+async def read_revision(
+    connection: Connection, subscription: Subscription, metadata: Metadata
+) -> int:
+    """Read the cluster's newest revision, linearizably.
 
-
-class _RetryLog:
-    """Logs a run of failures: each reason once, and a summary when it is over."""
-
-    def __init__(self) -> None:
-        self._reasons: set[str] = set()
-        self._tries = 0
-        self._began = 0.0
-
-    def failed(self, reason: str, wait: float) -> None:
-        if not self._tries:
-            self._began = trio.current_time()
-        self._tries += 1
-        if reason not in self._reasons and len(self._reasons) < MAX_REASONS:
-            self._reasons.add(reason)
-            logger.warning("no watch stream: %s; next try in %.2f s", reason, wait)
-
-    def recovered(self) -> None:
-        if self._tries:
-            took = trio.current_time() - self._began
-            logger.info(
-                "watch stream resumed after %d tries in %.1f s", self._tries, took
-            )
-        self._tries = 0
-        self._reasons.clear()
+    Raises:
+        StreamLost: this member cannot tell.
+    """
+    # A key that the watch may read, so that its user may.
+    request = pb.RangeRequest(key=subscription.spec.key, count_only=True)
+    reply = await connection.unary(_RANGE, request.SerializeToString(), metadata)
+    if isinstance(reply, Status):
+        raise StreamLost(str(reply))
+    try:
+        header = pb.RangeResponse.FromString(reply).header
+    except DecodeError as exc:
+        raise StreamLost("the answer to Range cannot be parsed") from exc
+    if header.cluster_id != subscription.cluster_id:
+        raise StreamLost(f"cluster {header.cluster_id:x} answers")
+    return header.revision

@@ -29,6 +29,8 @@ class WatchStatistics:
     """Of these, still held here."""
     lag: int
     """Revisions from `Watch.next_revision` up to the newest header seen."""
+    last_loss: str | None
+    """Why its stream was lost, refused or not opened, the last time; None if never."""
 
 
 @final
@@ -41,7 +43,9 @@ class Watch:
     """
 
     def __init__(
-        self, subscription: Subscription, take: Callable[[Subscription, int], None]
+        self,
+        subscription: Subscription,
+        take: Callable[[Subscription, int, int], None],
     ) -> None:
         self._subscription = subscription
         self._take = take
@@ -124,6 +128,7 @@ class Watch:
             events_delivered=self._events_received - unread,
             unread_events=sum(delivery.events for delivery in self._unread),
             lag=max(0, newest + 1 - self.next_revision),
+            last_loss=self._subscription.last_loss,
         )
 
     async def _wait(self) -> None:
@@ -151,22 +156,23 @@ class Watch:
         Returns:
             What was taken, and how many events it has.
         """
-        response, count = self._pop_one()
+        response, count, size = self._pop_one()
         if count:
             following = []
             while self._unread and self._unread[0].events:
-                more, more_count = self._pop_one()
+                more, more_count, more_size = self._pop_one()
                 following.append(more)
                 count += more_count
+                size += more_size
             if following:
                 response = response.merged(following)
-            self._take(self._subscription, count)
+            self._take(self._subscription, count, size)
         return response, count
 
-    def _pop_one(self) -> tuple[WatchResponse, int]:
-        _, item, self._next_revision, count = self._unread.popleft()
+    def _pop_one(self) -> tuple[WatchResponse, int, int]:
+        _, item, self._next_revision, count, size = self._unread.popleft()
         assert isinstance(item, WatchResponse)
-        return item, count
+        return item, count, size
 
     async def _wait_events(self) -> None:
         """Return once there is a next event to hand over."""
@@ -191,7 +197,7 @@ class Watch:
 
     def _deliver(self, delivery: Delivery) -> None:
         """Take what the stream has for this watch. Never waits."""
-        _, item, next_revision, count = delivery
+        _, item, next_revision, count, _ = delivery
         if isinstance(item, WatchError):
             self._end = item
         elif item is None:

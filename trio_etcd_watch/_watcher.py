@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, TypeAlias, final
 
 import trio
 
 from ._channel import Channel, MetadataLike, as_channel, metadata_pairs
 from ._connector import Connector
-from ._requests import WatchSpec, watch_spec
+from ._requests import DEFAULT_MAX_BUFFERED_BYTES, WatchSpec, watch_spec
 from ._stream import Totals, WatchStream
 from ._subscription import State, Subscription
 from ._watch import Watch
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from ._grpc.metadata import Metadata
 
-_REQUIRE_LEADER = ("hasleader", "true")
+_StreamKey: TypeAlias = "tuple[Metadata, bool]"
+"""Watches share a stream if their metadata and require_leader are equal."""
 
 
 @final
@@ -63,9 +64,12 @@ class Watcher:
     def __init__(self, connector: Connector, nursery: trio.Nursery) -> None:
         self._connector = connector
         self._nursery = nursery
-        self._streams: dict[Metadata, WatchStream] = {}
+        # Where new watches go, and all that are served: those with an old token live
+        # on for the watches that they have.
+        self._streams: dict[_StreamKey, WatchStream] = {}
+        self._serving: dict[WatchStream, _StreamKey] = {}
         # Of the watches that have not been left, also those whose stream has halted.
-        self._subscriptions: set[Subscription] = set()
+        self._homes: dict[Subscription, WatchStream] = {}
         self._totals = Totals()
         self._closed = False
 
@@ -85,6 +89,7 @@ class Watcher:
         require_leader: bool = False,
         metadata: MetadataLike = None,
         max_buffered_events: int = 10_000,
+        max_buffered_bytes: int = DEFAULT_MAX_BUFFERED_BYTES,
     ) -> AbstractAsyncContextManager[Watch]:
         """Subscribe to a key, a prefix or a range.
 
@@ -106,12 +111,14 @@ class Watcher:
             progress_notify: hand over the server's progress notifications: after
                 one at revision R, no event of R or below follows.
             created_notify: hand over the creation response as the first.
-            require_leader: fail with `NoLeaderError` when the member loses quorum.
+            require_leader: fail with `NoLeaderError` when the member loses its leader;
+                otherwise the watch goes on at another member.
             metadata: sent with the stream, beyond that of the channel. Watches with
                 equal metadata and require_leader share a stream.
             max_buffered_events: how many events may wait for the user. Past it the
                 watch is canceled on the server, and created again where it stopped
                 once half has been taken.
+            max_buffered_bytes: the same in bytes, as the server sent them.
 
         Raises:
             TypeError, ValueError: at the call, naming the argument.
@@ -137,11 +144,9 @@ class Watcher:
             progress_notify=progress_notify,
             created_notify=created_notify,
             max_buffered_events=max_buffered_events,
+            max_buffered_bytes=max_buffered_bytes,
         )
-        pairs = metadata_pairs(metadata)
-        if require_leader:
-            pairs = (*pairs, _REQUIRE_LEADER)
-        return self._open(spec, pairs)
+        return self._open(spec, (metadata_pairs(metadata), bool(require_leader)))
 
     async def request_progress(self) -> None:
         """Ask the server how far it is, for every watch of every stream.
@@ -156,13 +161,13 @@ class Watcher:
         """
         await trio.lowlevel.checkpoint()
         self._check_open()
-        for stream in self._streams.values():
+        for stream in self._serving:
             stream.request_progress()
 
     def statistics(self) -> WatcherStatistics:
         """Return how the watcher stands. Never blocks."""
-        streams = () if self._closed else self._streams.values()
-        watches = () if self._closed else self._subscriptions
+        streams = () if self._closed else self._serving
+        watches = () if self._closed else self._homes
         states = Counter(watch.state for watch in watches)
         totals = self._totals
         return WatcherStatistics(
@@ -181,30 +186,51 @@ class Watcher:
         )
 
     @asynccontextmanager
-    async def _open(self, spec: WatchSpec, metadata: Metadata) -> AsyncGenerator[Watch]:
+    async def _open(self, spec: WatchSpec, key: _StreamKey) -> AsyncGenerator[Watch]:
         await trio.lowlevel.checkpoint()
         self._check_open()
-        stream = self._stream(metadata)
+        stream = self._streams.get(key)
+        if stream is None or stream.closed:
+            stream = self._start_stream(key)
         subscription, watch = stream.open(spec)
-        self._subscriptions.add(subscription)
+        self._homes[subscription] = stream
         try:
             await watch._wait_created()
             yield watch
         finally:
-            self._subscriptions.remove(subscription)
-            stream.close(subscription)
+            self._homes.pop(subscription).close(subscription)
         await trio.lowlevel.checkpoint()
 
-    def _stream(self, metadata: Metadata) -> WatchStream:
-        stream = self._streams.get(metadata)
-        if stream is None or stream.closed:
-            stream = WatchStream(self._connector, metadata, self._totals)
-            self._streams[metadata] = stream
-            self._nursery.start_soon(self._serve, metadata, stream)
+    def _start_stream(self, key: _StreamKey) -> WatchStream:
+        metadata, require_leader = key
+        stream = WatchStream(
+            self._connector,
+            metadata,
+            self._totals,
+            require_leader=require_leader,
+            move=self._move,
+        )
+        self._streams[key] = stream
+        self._serving[stream] = key
+        self._nursery.start_soon(self._serve, stream)
         return stream
 
+    def _move(
+        self, origin: WatchStream, subscription: Subscription, watch: Watch
+    ) -> None:
+        """Go on with a watch on a stream that has a newer token than its present one.
+
+        New watches go there too; the others on the old stream notice nothing.
+        """
+        key = self._serving[origin]
+        stream = self._streams.get(key, origin)
+        if stream is origin or stream.closed:
+            stream = self._start_stream(key)
+        self._homes[subscription] = stream
+        stream.adopt(subscription, watch)
+
     @trio.lowlevel.enable_ki_protection
-    async def _serve(self, metadata: Metadata, stream: WatchStream) -> None:
+    async def _serve(self, stream: WatchStream) -> None:
         try:
             await stream.run()
         finally:
@@ -212,8 +238,9 @@ class Watcher:
                 # Cancelled from outside. Nobody serves the watches any more, and a
                 # shielded block may still wait for them.
                 self._close()
-        if self._streams.get(metadata) is stream:
-            del self._streams[metadata]
+        key = self._serving.pop(stream)
+        if self._streams.get(key) is stream:
+            del self._streams[key]
 
     def _check_open(self) -> None:
         if self._closed:
@@ -221,7 +248,7 @@ class Watcher:
 
     def _close(self) -> None:
         self._closed = True
-        for stream in self._streams.values():
+        for stream in self._serving:
             stream.close_watches()
 
 

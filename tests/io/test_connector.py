@@ -241,7 +241,7 @@ async def test_token_is_kept_until_it_is_refused() -> None:
     async with logging_in((0, "first"), (0, "second")) as made:
         for _ in range(2):
             assert (await made.connect())[1] == (("a", "b"), ("token", "first"))
-        made.forget_token()
+        made.forget_token(made._token)
         assert (await made.connect())[1] == (("a", "b"), ("token", "second"))
         assert made.connections_made == 1
 

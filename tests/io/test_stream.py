@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import traceback
 from collections.abc import Awaitable, Callable
@@ -25,7 +24,6 @@ from trio_etcd_watch import (
     open_watcher,
 )
 from trio_etcd_watch._pb import watch_pb2 as pb
-from trio_etcd_watch._stream import MAX_REASONS, _RetryLog
 
 LIMIT = 20.0
 AUTHENTICATE = "/etcdserverpb.Auth/Authenticate"
@@ -113,6 +111,16 @@ async def watch_one(channel: Channel | str) -> int:
         (13, "stream terminated"),
         (14, "etcdserver: leader changed"),
         (14, "transport is closing"),
+        (14, "etcdserver: no leader"),
+        (2, "raft proposal dropped"),
+        (4, "context deadline exceeded"),
+        (8, "etcdserver: too many requests"),
+        (9, "etcdserver: rpc not supported for learner"),
+        (10, "aborted"),
+        (11, "out of range"),
+        (12, "unknown service etcdserverpb.Watch"),
+        (15, "etcdserver: corrupt cluster"),
+        (99, "beyond all codes"),
     ],
 )
 async def test_ends_that_are_retried(code: int, message: str, created: bool) -> None:
@@ -121,25 +129,25 @@ async def test_ends_that_are_retried(code: int, message: str, created: bool) -> 
         assert await watch_one(endpoint) == (3 if created else 0)
 
 
-@pytest.mark.parametrize("created", [True, False])
-@pytest.mark.parametrize(
-    ("code", "message", "kind"),
-    [
-        (14, "etcdserver: no leader", NoLeaderError),
-        (9, "etcdserver: rpc not supported for learner", RpcError),
-        (3, "etcdserver: invalid client api version", RpcError),
-        (2, "who knows", RpcError),
-        (99, "beyond all codes", RpcError),
-        (16, "etcdserver: invalid auth token", AuthenticationError),
-    ],
-)
+HALTS = [
+    (14, "etcdserver: no leader", NoLeaderError, True),
+    (14, "etcdserver: no leader", NoLeaderError, False),
+    (16, "etcdserver: invalid auth token", AuthenticationError, True),
+    (16, "etcdserver: invalid auth token", AuthenticationError, False),
+    (3, "etcdserver: invalid client api version", RpcError, False),
+    (7, "not you", RpcError, False),
+    (8, "grpc: received message larger than max (9 vs. 5)", RpcError, False),
+]
+
+
+@pytest.mark.parametrize(("code", "message", "kind", "created"), HALTS)
 async def test_ends_that_halt(
     code: int, message: str, kind: type[RpcError], created: bool
 ) -> None:
     member = Member(ended(code, message, created=created))
     async with serve_tcp(member.serve) as endpoint, open_watcher(endpoint) as watcher:
         with trio.fail_after(LIMIT), pytest.raises(kind) as caught:
-            async with watcher.watch("k") as watch:
+            async with watcher.watch("k", require_leader=True) as watch:
                 assert created
                 await anext(watch)
         assert type(caught.value) is kind
@@ -158,7 +166,7 @@ async def has_ended(watch: Watch) -> bool:
 async def test_what_was_received_comes_before_the_error() -> None:
     async def end(peer: Peer, stream_id: int) -> None:
         await serve_for_ever(peer, stream_id)
-        await peer.status(stream_id, 9, "enough")
+        await peer.status(stream_id, 16, "enough")
 
     async with serve_tcp(Member(end).serve) as endpoint:
         async with open_watcher(endpoint) as watcher, watcher.watch("k") as watch:
@@ -225,7 +233,7 @@ async def test_each_watch_of_a_stream_gets_an_error_of_its_own() -> None:
         for watch_id in range(2):
             await peer.message(stream_id)
             await peer.messages(stream_id, watch_response(watch_id, created=True))
-        await peer.status(stream_id, 9, "enough")
+        await peer.status(stream_id, 16, "enough")
 
     async def error_of(watch: Watch) -> RpcError:
         with pytest.raises(RpcError) as caught:
@@ -314,21 +322,6 @@ async def test_token_refused_in_a_reply(prefix: str) -> None:
         with pytest.raises(AuthenticationError):
             await watch_one(Channel(endpoint, credentials=ROOT))
     assert len(member.tokens) == 4
-
-
-async def test_reasons_made_up_without_end_are_not_all_logged(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    caplog.set_level(logging.INFO, "trio_etcd_watch")
-    log = _RetryLog()
-    for i in range(1000):
-        log.failed(f"reason {i}", 0.1)
-        log.failed("always the same", 0.1)
-    assert len(caplog.records) == MAX_REASONS
-    log.recovered()
-    assert "after 2000 tries" in caplog.records[-1].getMessage()
-    log.failed("always the same", 0.1)
-    assert len(caplog.records) == MAX_REASONS + 2
 
 
 async def test_a_clean_server() -> None:

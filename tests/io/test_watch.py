@@ -22,7 +22,7 @@ class Server:
     def __init__(self) -> None:
         spec = watch_spec("k", progress_notify=True)
         self.subscription = Subscription(spec)
-        self.watch = Watch(self.subscription, lambda subscription, events: None)
+        self.watch = Watch(self.subscription, lambda subscription, events, size: None)
         self._deliver(RawResponse(created=True), 1)
 
     def put(self, revision: int) -> None:

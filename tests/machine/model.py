@@ -102,8 +102,8 @@ class Cluster:
         self._revisions: list[tuple[pb.Event, ...]] = [()]
         self._latest: dict[bytes, pb.Event] = {}
         self._values = 0
-        # Where a member has once forgotten prev_kv: a watch may ask twice, not thrice.
-        self.forgotten: set[Interest] = set()
+        # How often a member has forgotten prev_kv: it does so twice, and not thrice.
+        self.forgotten: Counter[Interest] = Counter()
         # The newest revision when it happened, and what was compacted.
         self._compactions: list[tuple[int, int]] = []
 
@@ -140,6 +140,17 @@ class Cluster:
         if events:
             self._revisions.append(tuple(events))
             self._latest |= {event.kv.key: event for event in events}
+
+    def lose(self, revisions: int) -> None:
+        """Come back from an older backup, under the same id."""
+        del self._revisions[max(1, self.revision - revisions) :]
+        self._latest = {
+            event.kv.key: event for events in self._revisions for event in events
+        }
+        self._compactions = [
+            (min(at, self.revision), min(compacted, self.revision))
+            for at, compacted in self._compactions
+        ]
 
     def compact(self, revision: int) -> None:
         """Forget what is below this revision; it stays valid as a start itself."""
@@ -298,7 +309,7 @@ class Stream:
             id=len(self._all),
             interest=interest,
             prev_kv=request.prev_kv,
-            forgets_prev_kv=bool(racing) and interest not in self.cluster.forgotten,
+            forgets_prev_kv=bool(racing) and self.cluster.forgotten[interest] < 2,
             progress_notify=request.progress_notify,
             fragment=request.fragment,
             next_revision=start,
@@ -419,7 +430,7 @@ class Stream:
             watcher.largest = max(watcher.largest, len(events))
             if watcher.forgets_prev_kv:
                 watcher.forgets_prev_kv = False
-                self.cluster.forgotten.add(watcher.interest)
+                self.cluster.forgotten[watcher.interest] += 1
                 for event in events:
                     event.ClearField("prev_kv")
             self._events.append(
@@ -453,6 +464,15 @@ class Stream:
     def created(self) -> int:
         """How many watchers there were; ids are below this."""
         return len(self._all)
+
+    def is_too_large(self, response: RawResponse) -> bool:
+        """Whether a response is over the client's limit: as large as it splits."""
+        watcher = self._all.get(response.watch_id)
+        return (
+            watcher is not None
+            and not watcher.fragment
+            and len(response.events) > self.fragment_events
+        )
 
     def send(self, *, control_first: bool) -> RawResponse | None:
         """The next message, or None if there is none.

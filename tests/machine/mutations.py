@@ -92,10 +92,10 @@ def source_of(module: str) -> str:
     return Path(folder, f"{module}.py").read_text(encoding="utf-8")
 
 
-SHARED = ("_errors", "_grpc", "_grpc.status", "_pb", "_responses", "_runs")
+SHARED = ("_errors", "_grpc", "_grpc.status", "_pb", "_responses", "_runs", "_verdicts")
 """Modules that those below import, as they are in the real package."""
 
-MUTABLE = ("_cursor", "_requests", "_subscription", "_session")
+MUTABLE = ("_cursor", "_requests", "_subscription", "_creations", "_session")
 """Modules that run anew, in an order in which they can be imported."""
 
 PACKAGE = "trio_etcd_watch_mutant"
@@ -216,18 +216,18 @@ MUTATIONS = (
         "rule 6",
         "_session",
         8,
-        "if response.fragment or subscription.fragments:",
+        "if response.fragment or subscription.fragment_count:",
         "if False:",
     ),
-    Mutation("rule 6", "_session", 12, "self._drop_fragments(subscription)", "pass"),
-    Mutation("rule 6", "_requests", 8, "fragment=True,", "fragment=False,"),
+    Mutation("rule 6", "_session", 12, "subscription.drop_fragments()", "pass"),
+    Mutation("rule 6", "_session", 8, "if response.fragment:", "if False:"),
     # 7: every live watch is created anew from next; replies are met in order.
     Mutation(
         "rule 7",
         "_session",
-        12,
-        "create_request(subscription.spec, subscription.cursor.next_revision)",
-        "create_request(subscription.spec, subscription.spec.start_revision)",
+        16,
+        "subscription.cursor.next_revision,",
+        "subscription.spec.start_revision,",
     ),
     Mutation(
         "rule 7",
@@ -245,10 +245,10 @@ MUTATIONS = (
     ),
     Mutation(
         "rule 7",
-        "_session",
+        "_creations",
         8,
-        "subscription = self._creating.popleft()",
-        "subscription = self._creating.pop()",
+        "subscription = self._queue.popleft()",
+        "subscription = self._queue.pop()",
     ),
     Mutation(
         "rule 7",
@@ -258,7 +258,7 @@ MUTATIONS = (
         "subscription.state = State.ENDED;"
         " subscription in self._creating and self._creating.remove(subscription)",
     ),
-    Mutation("rule 7", "_session", 8, "self._creating.clear()", "pass"),
+    Mutation("rule 7", "_creations", 8, "self._queue.clear()", "pass"),
     Mutation("rule 7", "_session", 8, "self._live.clear()", "pass"),
     # 8: progress is always asked for, counts always, and is shown if wanted.
     Mutation(
@@ -294,37 +294,33 @@ MUTATIONS = (
         "rule 9",
         "_session",
         8,
-        "return [Delivery(subscription, item, cursor.next_revision, count)]",
-        "return [Delivery(subscription, item, parts[-1].header.revision + 1, count)]",
+        "return [Delivery(subscription, item, cursor.next_revision, count, size)]",
+        "return [Delivery(subscription, item, parts[-1].header.revision + 1, count, size)]",
     ),
     # Parking (section 6 of the design).
     Mutation(
-        "parking: a bound",
-        "_session",
-        8,
-        "if subscription.unread > subscription.spec.max_buffered_events:",
-        "if False:",
+        "parking: a bound", "_session", 8, "if subscription.is_full:", "if False:"
     ),
     Mutation(
         "parking: late events are dropped",
         "_session",
         8,
-        "self._live.pop(subscription.watch_id, None)",
+        "del self._live[subscription.watch_id]",
         "pass",
     ),
     Mutation(
         "parking: goes on when drained",
         "_session",
-        12,
-        "subscription.state is State.PARKED",
-        "False",
+        8,
+        "if subscription.state is State.PARKED and subscription.is_drained:",
+        "if False:",
     ),
     Mutation(
         "parking: goes on at half",
-        "_session",
+        "_subscription",
         12,
-        "and subscription.unread * 2 <= subscription.spec.max_buffered_events",
-        "and subscription.unread <= subscription.spec.max_buffered_events",
+        "self.unread * 2 <= self.spec.max_buffered_events",
+        "self.unread <= self.spec.max_buffered_events",
     ),
     Mutation(
         "parking: a reconnect does not end it",
@@ -336,18 +332,12 @@ MUTATIONS = (
     Mutation(
         "parking: a bound, also for a run",
         "_session",
-        16,
-        "if unread <= subscription.spec.max_buffered_events:",
-        "if True:",
+        12,
+        "and subscription.unread + events <= spec.max_buffered_events",
+        "and True",
     ),
     # Ids and errors (section 3).
-    Mutation(
-        "cancel once",
-        "_session",
-        8,
-        "if watch_id not in self._canceled:",
-        "if True:",
-    ),
+    Mutation("cancel once", "_session", 12, "self._canceled.add(watch_id)", "pass"),
     Mutation("cancel once a stream", "_session", 8, "self._canceled.clear()", "pass"),
     Mutation(
         "cancel after compaction",
@@ -380,18 +370,106 @@ MUTATIONS = (
     Mutation(
         "prev_kv of the first events, also in a run",
         "_session",
-        8,
-        "return subscription.prev_kv_checked and not subscription.fragments",
-        "return not subscription.fragments",
+        12,
+        "not subscription.prev_kv_tries",
+        "True",
     ),
     Mutation(
         "prev_kv of the first events, on each stream",
         "_session",
         12,
-        "subscription.prev_kv_checked = not subscription.spec.prev_kv",
+        "subscription.expect_prev_kv()",
         "pass",
     ),
     Mutation(
         "requests die with the stream", "_session", 8, "self._requests.clear()", "pass"
+    ),
+    Mutation(
+        "prev_kv of the first events, also if etcd forgets it twice",
+        "_session",
+        16,
+        "subscription.prev_kv_tries = tries",
+        "subscription.prev_kv_tries = 0",
+    ),
+    # Answers to progress requests, which may overtake events.
+    Mutation(
+        "an answer vouches only for what it cannot have overtaken",
+        "_session",
+        12,
+        "if subscription.created_revision < revision",
+        "if True",
+    ),
+    Mutation(
+        "an answer vouches for those that have passed it",
+        "_session",
+        12,
+        "or subscription.cursor.next_revision > revision",
+        "or False",
+    ),
+    # Fragments are asked for only where a response was too large.
+    Mutation(
+        "fragments on demand",
+        "_session",
+        16,
+        "fragment=subscription.splits,",
+        "fragment=True,",
+    ),
+    Mutation(
+        "fragments, once a response was too large",
+        "_session",
+        8,
+        "subscription.splits = True",
+        "pass",
+    ),
+    # Refused tokens.
+    Mutation(
+        "a refused token is bounded",
+        "_session",
+        12,
+        "if subscription.refused_tokens <= MAX_REFUSED_TOKENS:",
+        "if True:",
+    ),
+    Mutation(
+        "whoever needs a token leaves the stream",
+        "_session",
+        8,
+        "del self._subscriptions[subscription]",
+        "pass",
+    ),
+    # Lost history.
+    Mutation(
+        "a member that is behind proves nothing",
+        "_session",
+        8,
+        "if header.revision < told and told > self._proved:",
+        "if False:",
+    ),
+    Mutation(
+        "a cluster that is behind has lost history",
+        "_session",
+        12,
+        "if told > self._proved:",
+        "if False:",
+    ),
+    Mutation(
+        "a member that lags is no lost history",
+        "_session",
+        12,
+        "if told > self._proved:",
+        "if True:",
+    ),
+    Mutation(
+        "the proof is that of one stream",
+        "_session",
+        8,
+        "self._unproved.clear()",
+        "pass",
+    ),
+    Mutation(
+        "what was told counts also without events",
+        "_cursor",
+        8,
+        "self.told = max(self.told, revision)",
+        "pass",
     ),
 )

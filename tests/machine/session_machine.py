@@ -44,14 +44,15 @@ from trio_etcd_watch import (
     ClusterChangedError,
     CompactedError,
     Event,
+    HistoryLostError,
     PermissionDeniedError,
     WatchCanceledError,
     WatchError,
 )
-from trio_etcd_watch._errors import TokenExpired
+from trio_etcd_watch._grpc.frames import Oversized
 from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._requests import WatchSpec
-from trio_etcd_watch._responses import RawResponse, decode
+from trio_etcd_watch._responses import RawResponse, decode, watch_id_of_head
 from trio_etcd_watch._runs import split_runs
 from trio_etcd_watch._session import MAX_REFUSED_TOKENS
 from trio_etcd_watch._subscription import Delivery, State, Subscription
@@ -69,7 +70,12 @@ class User:
         cluster: that confirmed the watch, if any has.
         first: the first revision that the watch covers, once it is confirmed.
         log: every event taken, also before the watch was opened anew at its bookmark.
-        unread: what was delivered and not taken: events, and the bookmark after them.
+        unread: what was delivered and not taken: events, the bookmark after them, and
+            the bytes that brought them.
+        told: the newest revision that the cluster has told it.
+        created_revision: of the creation on the present stream.
+        vouched: no event up to this revision may follow.
+        splits: whether a response was too large for it.
         confirmed: whether its creation was delivered.
         answers: how many answers to progress requests were delivered.
         refused: how often in a row its creation was refused for the token.
@@ -86,7 +92,11 @@ class User:
     cluster: Cluster | None = None
     first: int = 0
     log: list[Event] = field(default_factory=list)
-    unread: deque[tuple[Sequence[Event], int]] = field(default_factory=deque)
+    unread: deque[tuple[Sequence[Event], int, int]] = field(default_factory=deque)
+    told: int = 0
+    created_revision: int = 0
+    vouched: int = 0
+    splits: bool = False
     error: WatchError | None = None
     confirmed: bool = False
     answers: int = 0
@@ -94,24 +104,29 @@ class User:
 
     @property
     def unread_events(self) -> int:
-        return sum(len(events) for events, _ in self.unread)
+        return sum(len(events) for events, _, _ in self.unread)
 
-    def take(self, *, merge: bool) -> int:
+    @property
+    def unread_bytes(self) -> int:
+        return sum(size for _, _, size in self.unread)
+
+    def take(self, *, merge: bool) -> tuple[int, int]:
         """Take the oldest as `Watch` does: with merge, events come all at once.
 
         Returns:
-            How many events were taken.
+            How many events were taken, and their bytes.
         """
-        taken = 0
+        taken = taken_bytes = 0
         while self.unread:
             if taken and not (merge and self.unread[0][0]):
                 break
-            events, self.bookmark = self.unread.popleft()
+            events, self.bookmark, size = self.unread.popleft()
             self.log += events
             taken += len(events)
+            taken_bytes += size
             if not events:
                 break
-        return taken
+        return taken, taken_bytes
 
     def check_owed(self, events: Sequence[Event], first: int, last: int) -> None:
         """Assert that these events are exactly those of the revisions given."""
@@ -193,8 +208,6 @@ REFUSALS = ["", "", "", "", "", PERMISSION_DENIED, INVALID_TOKEN, DUPLICATE_ID]
 VERSIONS = [V3_6, V3_5_1, V3_6, V3_5_1, V3_4_23]
 
 connected = precondition(lambda self: self.stream is not None)
-# After an expired token nothing more is received; whoever has the session still may call.
-served = precondition(lambda self: self.stream is not None and not self.doomed)
 
 
 class SessionMachine(RuleBasedStateMachine):
@@ -215,7 +228,8 @@ class SessionMachine(RuleBasedStateMachine):
         self.cluster = self.clusters[0]
         self.version = V3_6
         self.stream: Stream | None = None
-        self.doomed = False
+        # Whoever needs a new token: the next stream comes with one.
+        self.expelled: list[User] = []
         self.users: dict[Subscription, User] = {}
         # Creations: those that the session must have asked for, with their start;
         # those whose request is in the outbox; those whose reply is to come.
@@ -299,8 +313,11 @@ class SessionMachine(RuleBasedStateMachine):
     @rule(target=watches, user=consumes(watches), reopens=REOPENS)
     def leave(self, user: User, reopens: bool) -> User | MultipleResults[User]:
         """Leave; or end as a program does, and start again at the bookmark it has."""
+        if user.subscription not in self.users:
+            return multiple()
         self._leave(user)
-        if not reopens:
+        if not reopens or isinstance(user.error, HistoryLostError):
+            # A bookmark of history that is lost means nothing.
             return multiple()
         again = self._open(user.wish, user.bookmark)
         again.cluster, again.first, again.log = user.cluster, user.first, user.log
@@ -308,7 +325,7 @@ class SessionMachine(RuleBasedStateMachine):
 
     @rule(user=watches, times=st.integers(1, 2), merge=st.booleans())
     def take(self, user: User, times: int, merge: bool) -> None:
-        for _ in range(times):
+        for _ in range(times if user.subscription in self.users else 0):
             self._take(user, merge=merge)
 
     # What happens on the way
@@ -325,6 +342,36 @@ class SessionMachine(RuleBasedStateMachine):
     ) -> None:
         self._connect(version, behind, elsewhere=elsewhere, size=size)
 
+    @precondition(lambda self: self.stream is None)
+    @rule(lost=st.integers(1, 4), version=st.sampled_from(VERSIONS))
+    def lose_history(self, lost: int, version: Version) -> None:
+        """The cluster comes back from an older backup, and it shows at once."""
+        self.cluster.lose(lost)
+        newest = self.cluster.revision
+        self._connect(version, 0, elsewhere=self.cluster is self.clusters[1], size=10)
+        self._ask_all(races=False)
+        self._receive_each(sys.maxsize)
+        behind = {
+            user
+            for user in self.users.values()
+            if user.told > newest and not user.error and user not in self.expelled
+            if user.cluster is self.cluster
+            if user.subscription.state is not self.core.state.PARKED
+        }
+        failed = set()
+        for delivery in self.session.prove(newest):
+            user = self.users[delivery.subscription]
+            assert isinstance(delivery.item, HistoryLostError)
+            assert (delivery.item.expected, delivery.item.actual) == (user.told, newest)
+            user.error = delivery.item
+            failed.add(user.subscription)
+        assert failed == {user.subscription for user in behind}
+        self._look()
+        # What was not on this stream could not be told; its bookmark is nobody's now.
+        for user in [u for u in self.users.values() if u.told > newest]:
+            if not user.error:
+                self._leave(user)
+
     @connected
     @rule(
         after=st.integers(0, 8),
@@ -338,7 +385,7 @@ class SessionMachine(RuleBasedStateMachine):
     ) -> None:
         """Lose the connection in the middle of what one transaction brings."""
         assert self.stream
-        if not self.doomed and after:
+        if after:
             self._ask_all(races=False)
             self.stream.sync()
             self.cluster.commit(dict.fromkeys(KEYS, True))
@@ -349,7 +396,7 @@ class SessionMachine(RuleBasedStateMachine):
         if then != "down":
             self._connect(version, behind, elsewhere=elsewhere, size=size)
 
-    @served
+    @connected
     @rule(
         count=st.integers(0, 3),
         races=st.booleans(),
@@ -370,13 +417,14 @@ class SessionMachine(RuleBasedStateMachine):
         messages = [self.stream.send(control_first=pick) for pick in picks]
         self._receive([message for message in messages if message is not None])
 
-    @served
+    @connected
     @rule(races=st.booleans(), progress=st.sampled_from(["asked", "tick", "none"]))
     def exchange(self, races: bool, progress: str) -> None:
         """Everything sent is handled, and everything replied is received."""
         assert self.stream
         if progress == "asked":
             self.session.request_progress()
+        self._prove()
         self._ask_all(races=races)
         self.stream.sync()
         if progress == "tick":
@@ -412,11 +460,15 @@ class SessionMachine(RuleBasedStateMachine):
         applied = max(1, self.cluster.revision - behind)
         self.stream = Stream(self.cluster, version, applied, fragment_events=size)
         self.session.connect()
+        for user in self.expelled:
+            self.session.adopt(user.subscription)
+            # It comes last now.
+            self.users[user.subscription] = self.users.pop(user.subscription)
+        self.expelled.clear()
         self._look()
 
     def _disconnect(self) -> None:
         self.stream = None
-        self.doomed = False
         self.session.disconnect()
         assert not self.session.has_requests
         self.creating.clear()
@@ -446,11 +498,14 @@ class SessionMachine(RuleBasedStateMachine):
 
     def _leave(self, user: User) -> None:
         self.session.close(user.subscription)
+        if user in self.expelled:
+            self.expelled.remove(user)
         del self.users[user.subscription]
 
     def _take(self, user: User, *, merge: bool) -> None:
-        if taken := user.take(merge=merge):
-            self.session.take(user.subscription, taken)
+        taken, size = user.take(merge=merge)
+        if taken:
+            self.session.take(user.subscription, taken, size)
         self._look()
 
     def _look(self) -> None:
@@ -486,8 +541,8 @@ class SessionMachine(RuleBasedStateMachine):
                 start_revision=start,
                 prev_kv=user.spec.prev_kv,
                 filters=filters,
-                # Rules 6 and 8.
-                fragment=True,
+                # Only where a response was too large; rule 8.
+                fragment=user.splits,
                 progress_notify=True,
             )
             self.outbox.append((request, user))
@@ -517,34 +572,55 @@ class SessionMachine(RuleBasedStateMachine):
         assert self.stream
         for _ in range(count):
             message = self.stream.send(control_first=False)
-            if message is None or self.doomed:
+            if message is None:
                 break
             self._receive([message])
 
     def _receive(self, messages: list[RawResponse]) -> None:
         """Hand over what one read brought, as `_stream` does."""
         assert self.stream
-        for run in split_runs([message.SerializeToString() for message in messages]):
-            assert isinstance(run, list)
+        read = [
+            Oversized(MAX_MESSAGE_SIZE + 1, message.SerializeToString()[:64])
+            if self.stream.is_too_large(message)
+            else message.SerializeToString()
+            for message in messages
+        ]
+        for run in split_runs(read):
+            if isinstance(run, Oversized):
+                self._receive_oversized(run)
+                continue
             raw = decode(run[-1])
             owner, expected = self._expect(raw)
             got = 0
-            try:
-                for delivery in self.session.receive_run(run):
-                    got += 1
-                    self._deliver(delivery, raw, owner)
-            except TokenExpired as exc:
-                self._check_expired(raw, exc, owner)
-                self.doomed = True
+            for delivery in self.session.receive_run(run):
+                got += 1
+                self._deliver(delivery, raw, owner)
+            for subscription in self.session.expelled():
+                self._check_expelled(raw, subscription, owner)
             self._look()
             if raw.created and raw.canceled:
                 # A watch that has the id of a refusal gets nothing more under it.
                 assert raw.watch_id not in self._live()
-            if self.doomed:
-                return
             if raw.created and not raw.canceled:
                 self._check_confirmed(raw, owner)
             assert expected is None or got == expected, "of a message went missing"
+
+    def _receive_oversized(self, oversized: Oversized) -> None:
+        """What was too large is asked for again, in fragments."""
+        watch_id = watch_id_of_head(oversized.head)
+        owner = self._live().get(watch_id)
+        assert not self.session.receive_oversized(watch_id, oversized.size)
+        if owner:
+            assert not owner.splits
+            owner.splits = True
+        self._look()
+
+    def _prove(self) -> None:
+        """Answer how far the cluster is; it has lost nothing."""
+        if self.session.unproved:
+            assert self.session.prove(self.cluster.revision) == []
+            assert self.session.unproved is None
+            self._look()
 
     def _live(self) -> dict[int, User]:
         return {
@@ -562,9 +638,16 @@ class SessionMachine(RuleBasedStateMachine):
             if first.subscription not in self.users or first.error:
                 return None, 0
             # Seen by its user the first time, and if it fails.
-            return first, None if first.confirmed else 1
+            may_be_expelled = raw.canceled and self.can_authenticate
+            return first, None if first.confirmed or may_be_expelled else 1
         if raw.watch_id == NO_ID:
-            return None, len(live)
+            revision = raw.header.revision
+            vouched = [
+                user
+                for user in live.values()
+                if user.created_revision < revision or user.next_revision > revision
+            ]
+            return None, len(vouched)
         owner = live.get(raw.watch_id)
         if owner is None:
             return None, 0
@@ -593,10 +676,12 @@ class SessionMachine(RuleBasedStateMachine):
             assert not user.confirmed
             assert item is not None
             user.confirmed = True
+            user.told = header
             assert now == (user.spec.start_revision or header + 1)
             if user.cluster is not self.cluster:
                 # A bookmark of another cluster means nothing: its log begins here.
                 user.cluster, user.first, user.log = self.cluster, now, []
+                user.vouched = 0
             user.next_revision = user.bookmark = now
             return
         if raw.events:
@@ -604,15 +689,22 @@ class SessionMachine(RuleBasedStateMachine):
             assert item is not None
             events = list(item.events)
             assert now == events[-1].kv.mod_revision + 1
+            # A bookmark that was given is true.
+            assert events[0].kv.mod_revision > user.vouched
+            user.told = max(user.told, now - 1)
         elif raw.watch_id == NO_ID:
             # Rule 4, for the answer to a request.
             assert item is not None
             assert now == before
             user.answers += 1
+            if not self.version.answers_progress_at_once:
+                user.vouched = max(user.vouched, header)
         else:
             # Rules 4 and 8, for this id: after R, nothing up to R will follow.
             assert (item is not None) == user.spec.progress_notify
             assert now == max(before, header + 1)
+            user.told = max(user.told, header)
+            user.vouched = max(user.vouched, header)
         # Rule 5, and section 1: filtered, ordered, unique, reliable and atomic, since
         # no revision is torn between two of these.
         assert delivery.events == len(events)
@@ -620,9 +712,10 @@ class SessionMachine(RuleBasedStateMachine):
         user.check_owed(events, before, now - 1)
         user.next_revision = now
         if item is not None:
-            user.unread.append((events, now))
+            user.unread.append((events, now, delivery.size))
         elif user.unread:
-            user.unread[-1] = user.unread[-1][0], now
+            events_before, _, size = user.unread[-1]
+            user.unread[-1] = events_before, now, size
         else:
             user.bookmark = now
         if events:
@@ -634,8 +727,16 @@ class SessionMachine(RuleBasedStateMachine):
         """A reply is for the first creation without one, whoever else waits."""
         if owner is None or owner.error:
             return
-        assert owner.subscription.state is self.core.state.LIVE
         assert owner.subscription.watch_id == raw.watch_id
+        owner.created_revision = raw.header.revision
+        if raw.header.revision < owner.told and (
+            owner.subscription.state is self.core.state.RESUMING
+        ):
+            # The member is behind: nothing is taken from it before that is explained.
+            assert self.session.unproved
+            return
+        owner.told = max(owner.told, raw.header.revision)
+        assert owner.subscription.state is self.core.state.LIVE
         assert owner.cluster is self.cluster
         owner.refused = 0
 
@@ -672,18 +773,19 @@ class SessionMachine(RuleBasedStateMachine):
             case _:
                 raise AssertionError(f"nothing here leads to {error!r}")
 
-    def _check_expired(
-        self, raw: RawResponse, error: TokenExpired, owner: User | None
+    def _check_expelled(
+        self, raw: RawResponse, subscription: Subscription, owner: User | None
     ) -> None:
         assert owner
+        assert owner.subscription is subscription
         assert self.can_authenticate
         owner.refused += 1
+        self.expelled.append(owner)
         assert raw.created
         assert raw.canceled
         if raw.cancel_reason != INVALID_TOKEN:
             assert raw.cancel_reason == PERMISSION_DENIED
             assert self.version.refuses_under_id_0
-        assert str(error) == raw.cancel_reason
 
     @invariant()
     def unread_is_counted_and_bounded(self) -> None:
@@ -691,6 +793,7 @@ class SessionMachine(RuleBasedStateMachine):
         for user in self.users.values():
             subscription, bound = user.subscription, user.spec.max_buffered_events
             assert subscription.unread == user.unread_events
+            assert subscription.unread_bytes == user.unread_bytes
             if subscription.state is state.PARKED:
                 # Drained to half, it goes on.
                 assert subscription.unread * 2 > bound
@@ -701,8 +804,12 @@ class SessionMachine(RuleBasedStateMachine):
     @invariant()
     def states_are_true(self) -> None:
         state = self.core.state
-        wanted = [user.subscription for user in self.users.values() if not user.error]
-        assert list(self.session.subscriptions) == wanted
+        wanted = {
+            user.subscription
+            for user in self.users.values()
+            if not user.error and user not in self.expelled
+        }
+        assert set(self.session.subscriptions) == wanted
         for user in self.users.values():
             subscription = user.subscription
             assert (subscription.state is state.ENDED) == (user.error is not None)
@@ -711,12 +818,12 @@ class SessionMachine(RuleBasedStateMachine):
             assert user.bookmark <= user.next_revision
             if self.stream is None:
                 assert subscription.state not in (state.CREATING, state.LIVE)
-            elif not self.doomed:
-                assert subscription.state is not state.RESUMING
+            elif subscription.state is state.RESUMING:
+                assert user in self.expelled or self.session.unproved
 
     def _settle(self) -> None:
         for _ in range(300):
-            if self.doomed:
+            if self.expelled and self.stream:
                 self._disconnect()
             if self.stream is None:
                 elsewhere = self.cluster is self.clusters[1]
@@ -727,11 +834,12 @@ class SessionMachine(RuleBasedStateMachine):
             self._ask_all(races=False)
             self.stream.sync()
             self._receive_each(sys.maxsize)
+            self._prove()
             for user in self.users.values():
                 while user.unread:
                     self._take(user, merge=True)
             at_rest = not (self.session.has_requests or self.outbox or self.awaiting)
-            if at_rest and self.stream.idle and not self.doomed:
+            if at_rest and self.stream.idle and not self.expelled:
                 return
         raise AssertionError("it never comes to rest")
 

@@ -15,10 +15,15 @@ CLUSTER = 7
 
 
 def connected_session(
-    *, can_authenticate: bool = False, max_message_size: int = MAX_MESSAGE_SIZE
+    *,
+    can_authenticate: bool = False,
+    has_new_token: bool = False,
+    max_message_size: int = MAX_MESSAGE_SIZE,
 ) -> Session:
     session = Session(
-        max_message_size=max_message_size, can_authenticate=can_authenticate
+        max_message_size=max_message_size,
+        can_authenticate=can_authenticate,
+        has_new_token=lambda: has_new_token,
     )
     session.connect()
     return session
@@ -32,6 +37,7 @@ def live(
     prev_kv: bool = False,
     progress_notify: bool = False,
     max_buffered_events: int = 10_000,
+    max_buffered_bytes: int = 2**20,
 ) -> Subscription:
     """A watch that the server has confirmed, at revision 10."""
     spec = watch_spec(
@@ -39,6 +45,7 @@ def live(
         prev_kv=prev_kv,
         progress_notify=progress_notify,
         max_buffered_events=max_buffered_events,
+        max_buffered_bytes=max_buffered_bytes,
     )
     subscription = session.open(spec)
     receive(session, created(watch_id))
@@ -51,9 +58,11 @@ def header(revision: int = 10, cluster_id: int = CLUSTER) -> pb.ResponseHeader:
     return pb.ResponseHeader(cluster_id=cluster_id, revision=revision)
 
 
-def created(watch_id: int, cluster_id: int = CLUSTER) -> RawResponse:
+def created(
+    watch_id: int, cluster_id: int = CLUSTER, *, revision: int = 10
+) -> RawResponse:
     return RawResponse(
-        header=header(cluster_id=cluster_id), watch_id=watch_id, created=True
+        header=header(revision, cluster_id), watch_id=watch_id, created=True
     )
 
 

@@ -16,9 +16,13 @@ ROOT = Path(__file__).parents[2]
 # their arguments alone, so that tests can replay it.
 SANS_IO = [
     "_backoff",
+    "_creations",
     "_cursor",
     "_errors",
     "_grpc.frames",
+    "_log",
+    "_outage",
+    "_verdicts",
     "_grpc.metadata",
     "_grpc.status",
     "_runs",
@@ -47,6 +51,7 @@ PUBLIC = {
     "CompactedError",
     "PermissionDeniedError",
     "FutureRevisionError",
+    "HistoryLostError",
     "RpcError",
     "StatusCode",
     "NoLeaderError",

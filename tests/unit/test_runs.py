@@ -72,7 +72,7 @@ def outcome(
     seen: dict[int, list[object]] = defaultdict(list)
     for run in split_runs(batch) if runs else [[message] for message in batch]:
         assert not isinstance(run, Oversized)
-        for subscription, item, next_revision, count in session.receive_run(run):
+        for subscription, item, next_revision, count, _ in session.receive_run(run):
             log = seen[opened[subscription]]
             if isinstance(item, WatchResponse) and item.events:
                 log += [event.kv.mod_revision for event in item.events]

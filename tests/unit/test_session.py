@@ -26,17 +26,17 @@ from trio_etcd_watch import (
     ClusterChangedError,
     CompactedError,
     FutureRevisionError,
+    HistoryLostError,
     PermissionDeniedError,
     RpcError,
     WatchCanceledError,
     WatchResponse,
 )
-from trio_etcd_watch._errors import TokenExpired
 from trio_etcd_watch._grpc.status import StatusCode, StreamLost
 from trio_etcd_watch._requests import watch_spec
 from trio_etcd_watch._responses import RawResponse
-from trio_etcd_watch._session import MAX_REFUSED_TOKENS, Session
-from trio_etcd_watch._subscription import State
+from trio_etcd_watch._session import MAX_REFUSED_TOKENS, MAX_UNKNOWN_IDS, Session
+from trio_etcd_watch._subscription import MAX_PREV_KV_TRIES, State, Subscription
 
 
 def test_replies_are_matched_in_the_order_of_the_requests() -> None:
@@ -129,7 +129,7 @@ def test_a_refusal_is_one_whatever_its_id(watch_id: int) -> None:
     assert neighbour.state is State.LIVE
 
 
-def test_a_refusal_under_the_id_of_a_watch_silences_it_so_it_is_created_anew() -> None:
+def test_a_refusal_under_the_id_of_a_watch_silences_it_so_it_is_created_again() -> None:
     session = connected_session()
     silenced = live(session, 0, "silenced")
     receive(session, events(0, 12))
@@ -138,7 +138,7 @@ def test_a_refusal_under_the_id_of_a_watch_silences_it_so_it_is_created_anew() -
     (delivery,) = receive(session, refused(0))
     assert delivery.subscription is refusal
     assert sent(session) == [("cancel", 0, 0), ("create", b"silenced", 13)]
-    assert receive(session, canceled(0), created(1)) == []
+    assert receive(session, canceled(0), created(1, revision=12)) == []
     assert (silenced.state, silenced.watch_id) == (State.LIVE, 1)
 
 
@@ -240,6 +240,19 @@ def test_the_answer_to_a_progress_request_goes_to_all_and_moves_none() -> None:
         assert delivery.next_revision == 11
 
 
+def test_an_answer_that_may_have_overtaken_events_goes_to_none_of_them() -> None:
+    session = connected_session()
+    past = session.open(watch_spec("past", start_revision=5))
+    receive(session, created(0))
+    now = live(session, 1)
+    # Created at revision 10, as is the answer: its events may still be on their way.
+    deliveries = receive(session, progress(NO_ID, 10))
+    assert [delivery.subscription for delivery in deliveries] == [now]
+    deliveries = receive(session, events(0, 5, 10), progress(NO_ID, 10))
+    assert [delivery.subscription for delivery in deliveries] == [past, past, now]
+    assert len(receive(session, progress(NO_ID, 11))) == 2
+
+
 def test_a_progress_request_without_a_stream_does_nothing() -> None:
     session = Session(max_message_size=MAX_MESSAGE_SIZE)
     session.request_progress()
@@ -251,33 +264,36 @@ def test_a_progress_request_without_a_stream_does_nothing() -> None:
     assert sent(session) == []
 
 
-def test_first_events_without_their_prev_kv_are_asked_for_once_more() -> None:
+def test_first_events_without_their_prev_kv_are_asked_for_again() -> None:
     session = connected_session()
     subscription = live(session, 0, prev_kv=True)
-    assert not receive(session, changes(0, 12, 13, prev_kv=False))
-    assert not receive(session, changes(0, 14, prev_kv=False))
-    assert sent(session) == [("cancel", 0, 0), ("create", b"k", 11)]
-    receive(session, canceled(0), created(1))
-    (delivery,) = receive(session, changes(1, 12, prev_kv=True))
+    # etcd may forget it twice in a row.
+    for watch_id in range(2):
+        assert not receive(session, changes(watch_id, 12, 13, prev_kv=False))
+        assert not receive(session, changes(watch_id, 14, prev_kv=False))
+        assert sent(session) == [("cancel", watch_id, 0), ("create", b"k", 11)]
+        receive(session, canceled(watch_id), created(watch_id + 1))
+    (delivery,) = receive(session, changes(2, 12, prev_kv=True))
     assert revisions(delivery) == [12]
     # From then on it is believed.
-    (delivery,) = receive(session, changes(1, 13, prev_kv=False))
+    (delivery,) = receive(session, changes(2, 13, prev_kv=False))
     assert revisions(delivery) == [13]
     assert not sent(session)
     assert subscription.state is State.LIVE
 
 
-def test_prev_kv_that_is_gone_is_asked_for_only_once_more() -> None:
+def test_prev_kv_that_is_gone_is_not_asked_for_for_ever() -> None:
     session = connected_session()
     live(session, 0, prev_kv=True)
-    assert not receive(session, changes(0, 12, prev_kv=False))
-    receive(session, created(1))
-    (delivery,) = receive(session, changes(1, 12, prev_kv=False))
+    for watch_id in range(MAX_PREV_KV_TRIES):
+        assert not receive(session, changes(watch_id, 12, prev_kv=False))
+        receive(session, created(watch_id + 1))
+    (delivery,) = receive(session, changes(MAX_PREV_KV_TRIES, 12, prev_kv=False))
     assert revisions(delivery) == [12]
     # The next stream may forget it as well.
     session.disconnect()
     session.connect()
-    receive(session, created(0))
+    receive(session, created(0, revision=12))
     session.requests()
     assert not receive(session, changes(0, 13, prev_kv=False))
     assert sent(session) == [("cancel", 0, 0), ("create", b"k", 13)]
@@ -370,19 +386,21 @@ def test_a_cluster_that_does_not_say_its_id_is_no_other_one() -> None:
     assert isinstance(delivery.item, ClusterChangedError)
 
 
-def refuse_token(session: Session) -> None:
-    """Refuse the one creation that is under way, and begin a new stream."""
-    with pytest.raises(TokenExpired, match="invalid auth token"):
-        receive(session, refused(NO_ID, INVALID_TOKEN))
-    session.disconnect()
-    session.connect()
+def refuse_token(session: Session, watch: Subscription) -> Session:
+    """Refuse the one creation that is under way; return the session that it goes to."""
+    assert receive(session, refused(NO_ID, INVALID_TOKEN)) == []
+    assert session.expelled() == [watch]
+    assert session.expelled() == list(session.subscriptions) == []
+    session = connected_session(can_authenticate=True)
+    session.adopt(watch)
+    return session
 
 
 def test_a_token_may_be_refused_three_times_in_a_row() -> None:
     session = connected_session(can_authenticate=True)
     watch = session.open(watch_spec("a"))
     for _ in range(MAX_REFUSED_TOKENS):
-        refuse_token(session)
+        session = refuse_token(session, watch)
         assert watch.state is State.CREATING
     (delivery,) = receive(session, refused(NO_ID, INVALID_TOKEN))
     assert delivery.subscription is watch
@@ -395,7 +413,7 @@ def test_a_token_that_is_taken_in_between_begins_the_count_anew() -> None:
     watch = session.open(watch_spec("a"))
     for _ in range(2):
         for _ in range(MAX_REFUSED_TOKENS):
-            refuse_token(session)
+            session = refuse_token(session, watch)
         receive(session, created(0))
         session.disconnect()
         session.connect()
@@ -412,10 +430,10 @@ def test_without_credentials_a_refused_token_is_final() -> None:
 def test_an_old_server_calls_an_expired_token_a_denied_permission() -> None:
     session = connected_session(can_authenticate=True)
     watch = session.open(watch_spec("a"))
-    with pytest.raises(TokenExpired):
-        receive(session, refused(0, PERMISSION_DENIED))
-    session.disconnect()
-    session.connect()
+    assert receive(session, refused(0, PERMISSION_DENIED)) == []
+    assert session.expelled() == [watch]
+    session = connected_session(can_authenticate=True, has_new_token=True)
+    session.adopt(watch)
     # With a new token it is still denied, so that is what it is.
     (delivery,) = receive(session, refused(0, PERMISSION_DENIED))
     assert delivery.subscription is watch
@@ -437,28 +455,159 @@ def test_what_a_new_token_may_not_read_is_denied() -> None:
 @pytest.mark.parametrize("can_authenticate", [True, False])
 def test_refused_for_having_no_token(watch_id: int, can_authenticate: bool) -> None:
     session = connected_session(can_authenticate=can_authenticate)
-    session.open(watch_spec("k"))
+    watch = session.open(watch_spec("k"))
     refusal = refused(watch_id, "etcdserver: user name is empty")
-    if can_authenticate:
+    for _ in range(MAX_REFUSED_TOKENS if can_authenticate else 0):
         # Auth has been enabled since the stream began.
-        with pytest.raises(TokenExpired):
-            receive(session, refusal)
-        session.disconnect()
-        session.connect()
+        assert receive(session, refusal) == []
+        assert session.expelled() == [watch]
+        session = connected_session(can_authenticate=True)
+        session.adopt(watch)
     (delivery,) = receive(session, refusal)
     assert isinstance(delivery.item, PermissionDeniedError)
 
 
-def test_left_between_the_refusal_of_its_token_and_the_end_of_the_stream() -> None:
-    session = Session(max_message_size=1000, can_authenticate=True)
-    session.connect()
-    watch = live(session, 0)
+def test_a_refused_token_is_no_matter_of_the_neighbours() -> None:
+    session = connected_session(can_authenticate=True)
+    neighbour, watch = live(session, 0), live(session, 1)
     reason = "rpc error: code = Unauthenticated desc = etcdserver: invalid auth token"
-    refusal = RawResponse(watch_id=0, canceled=True, cancel_reason=reason)
-    with pytest.raises(TokenExpired):
-        session.receive(refusal)
+    refusal = RawResponse(watch_id=1, canceled=True, cancel_reason=reason)
+    assert session.receive(refusal) == ()
+    assert session.expelled() == [watch]
+    assert list(session.subscriptions) == [neighbour]
+    assert neighbour.state is State.LIVE
+    assert sent(session) == []
+
+
+# A member that is behind, or a cluster that has lost history
+
+
+def behind(told: int = 30) -> tuple[Session, Subscription]:
+    """A watch that was told of a revision above that of its creation, 10."""
+    session = connected_session()
+    watch = live(session, 0)
+    receive(session, events(0, told))
+    session.disconnect()
+    session.connect()
+    assert sent(session) == [("create", b"k", told + 1)]
+    assert receive(session, created(0)) == []
+    assert session.unproved is watch
+    assert sent(session) == [("cancel", 0, 0)]
+    # Nothing is taken for its continuation.
+    assert receive(session, events(0, told + 1)) == []
+    return session, watch
+
+
+def test_a_member_that_lags_is_no_lost_history() -> None:
+    session, watch = behind()
+    assert session.prove(30) == []
+    assert session.unproved is None
+    assert sent(session) == [("create", b"k", 31)]
+    # Once proved, the cluster need not be asked again on this stream.
+    assert receive(session, created(1)) == []
+    assert (session.unproved, watch.state) == (None, State.LIVE)
+    (delivery,) = receive(session, events(1, 31))
+    assert revisions(delivery) == [31]
+
+
+def test_a_cluster_that_is_behind_has_lost_history() -> None:
+    session, watch = behind()
+    (delivery,) = session.prove(29)
+    assert delivery.subscription is watch
+    assert isinstance(delivery.item, HistoryLostError)
+    assert (delivery.item.expected, delivery.item.actual) == (30, 29)
+    assert watch.state is State.ENDED
+    assert session.unproved is None
+
+
+def test_the_proof_is_that_of_one_stream() -> None:
+    session, _ = behind()
+    session.prove(30)
+    session.disconnect()
+    session.connect()
+    assert receive(session, created(0)) == []
+    assert session.unproved is not None
+
+
+def test_a_watch_that_waits_for_a_proof_may_be_left() -> None:
+    session, watch = behind()
     session.close(watch)
-    assert not session.subscriptions
+    assert session.unproved is None
+    assert session.prove(1) == []
+
+
+def test_a_start_in_the_future_is_no_promise_of_the_cluster() -> None:
+    session = connected_session()
+    watch = session.open(watch_spec("k", start_revision=1000))
+    receive(session, created(0))
+    session.disconnect()
+    session.connect()
+    assert receive(session, created(0)) == []
+    assert (session.unproved, watch.state) == (None, State.LIVE)
+
+
+# Refused streams
+
+
+def test_the_only_creation_under_way_is_what_a_stream_is_refused_for() -> None:
+    session = connected_session()
+    neighbour = live(session, 0)
+    watch = session.open(watch_spec("a"))
+    error = RpcError(StatusCode.INVALID_ARGUMENT, "not this one")
+    (delivery,) = session.refuse(error)
+    assert (delivery.subscription, delivery.item) == (watch, error)
+    session.disconnect()
+    assert list(session.subscriptions) == [neighbour]
+    # Without one under way it was a loss.
+    session.connect()
+    receive(session, created(0))
+    assert session.refuse(error) == ()
+
+
+def test_of_several_creations_the_refused_one_is_found() -> None:
+    session = connected_session()
+    watches = [session.open(watch_spec(key)) for key in "abc"]
+    error = RpcError(StatusCode.INVALID_ARGUMENT, "not this one")
+    assert session.refuse(error) == ()
+    session.disconnect()
+    session.connect()
+    assert sent(session) == [("create", b"a", 0)]
+    receive(session, created(0))
+    assert sent(session) == [("create", b"b", 0)]
+    (delivery,) = session.refuse(error)
+    assert delivery.subscription is watches[1]
+
+
+def test_a_request_too_large_is_that_of_the_largest_creation() -> None:
+    session = connected_session()
+    for key in ("a", "b" * 100, "c"):
+        session.open(watch_spec(key))
+    error = RpcError(StatusCode.RESOURCE_EXHAUSTED, "larger than max")
+    (delivery,) = session.refuse_largest(error)
+    assert delivery.subscription.spec.key == b"b" * 100
+    session.disconnect()
+    assert session.refuse_largest(error) == ()
+
+
+def test_ids_that_the_server_makes_up_are_bounded() -> None:
+    session = connected_session()
+    live(session, 0)
+    for watch_id in range(1, MAX_UNKNOWN_IDS + 1):
+        receive(session, events(watch_id, 11))
+    with pytest.raises(StreamLost, match="makes up"):
+        receive(session, events(MAX_UNKNOWN_IDS + 1, 11))
+
+
+def test_creations_that_were_left_are_counted_until_their_replies_come() -> None:
+    session = connected_session()
+    for _ in range(3):
+        session.close(session.open(watch_spec("a")))
+    session.open(watch_spec("b"))
+    assert (session.unanswered, session.abandoned) == (4, 3)
+    receive(session, created(0), created(1))
+    assert (session.unanswered, session.abandoned) == (2, 1)
+    session.disconnect()
+    assert (session.unanswered, session.abandoned) == (0, 0)
 
 
 def test_halt_fails_every_watch_in_every_state() -> None:

@@ -15,8 +15,11 @@ from tests.support.replies import (
     revisions,
     sent,
 )
-from trio_etcd_watch import CompactedError, RpcError, WatchResponse
+from trio_etcd_watch import CompactedError, RpcError
 from trio_etcd_watch._grpc.status import StatusCode
+from trio_etcd_watch._pb import watch_pb2 as pb
+from trio_etcd_watch._requests import watch_spec
+from trio_etcd_watch._session import Session
 from trio_etcd_watch._subscription import Delivery, State, Subscription
 
 
@@ -29,15 +32,44 @@ def check_too_large(delivery: Delivery, watch: Subscription, size: int) -> None:
     assert watch.state is State.ENDED
 
 
-def test_a_message_over_the_limit_fails_its_watch_alone() -> None:
+def fragments_asked(session: Session) -> list[bool]:
+    """Of the creations to be sent, which ask for fragments."""
+    requests = map(pb.WatchRequest.FromString, session.requests())
+    creates = [r.create_request for r in requests if r.HasField("create_request")]
+    return [create.fragment for create in creates]
+
+
+def test_fragments_are_asked_for_once_a_response_was_too_large() -> None:
     session = connected_session()
-    watch, neighbour = live(session, 0), live(session, 1)
-    (delivery,) = session.receive_oversized(0, 2 * MAX_MESSAGE_SIZE)
-    check_too_large(delivery, watch, 2 * MAX_MESSAGE_SIZE)
-    assert sent(session) == [("cancel", 0, 0)]
-    assert list(session.subscriptions) == [neighbour]
+    watch, neighbour = session.open(watch_spec("a")), session.open(watch_spec("b"))
+    assert fragments_asked(session) == [False, False]
+    receive(session, created(0), created(1))
+    # It is skipped, and asked for again.
+    assert session.receive_oversized(0, 2 * MAX_MESSAGE_SIZE) == ()
+    assert watch.state is State.CREATING
+    assert fragments_asked(session) == [True]
     # Another one was on its way.
     assert session.receive_oversized(0, 2 * MAX_MESSAGE_SIZE) == ()
+    assert fragments_asked(session) == []
+    # From then on, and for this watch alone.
+    session.disconnect()
+    session.connect()
+    assert fragments_asked(session) == [True, False]
+    assert neighbour.state is State.CREATING
+
+
+def test_a_fragment_over_the_limit_fails_its_watch_alone() -> None:
+    session = connected_session()
+    watch, neighbour = live(session, 0), live(session, 1)
+    assert session.receive_oversized(0, 2 * MAX_MESSAGE_SIZE) == ()
+    receive(session, created(2))
+    session.requests()
+    (delivery,) = session.receive_oversized(2, 2 * MAX_MESSAGE_SIZE)
+    check_too_large(delivery, watch, 2 * MAX_MESSAGE_SIZE)
+    assert sent(session) == [("cancel", 2, 0)]
+    assert list(session.subscriptions) == [neighbour]
+    # Another one was on its way.
+    assert session.receive_oversized(2, 2 * MAX_MESSAGE_SIZE) == ()
     assert sent(session) == []
 
 
@@ -51,18 +83,28 @@ def test_fragments_over_the_limit_fail_their_watch() -> None:
     assert sent(session) == [("cancel", 0, 0)]
 
 
-def test_fragments_are_joined_up_to_the_limit() -> None:
-    first = [events(0, 11, 11, fragment=True), events(0, 11, 12)]
-    second = [events(0, 13, 13, fragment=True), events(0, 13, 14)]
-    limit = sum(piece.ByteSize() for piece in first)
-    session = connected_session(max_message_size=limit)
+def test_revisions_are_handed_on_as_fragments_complete_them() -> None:
+    pieces = [
+        events(0, revision, revision, fragment=True) for revision in range(11, 99)
+    ]
+    session = connected_session(max_message_size=2 * pieces[0].ByteSize())
     live(session, 0)
-    (delivery,) = receive(session, *first)
-    assert revisions(delivery) == [11, 11, 11, 12]
-    assert (delivery.events, delivery.next_revision) == (4, 13)
-    # Each response is counted by itself.
-    (delivery,) = receive(session, *second)
-    assert revisions(delivery) == [13, 13, 13, 14]
+    # A response of any length, as long as no revision is over the limit.
+    deliveries = receive(session, *pieces)
+    assert [revisions(each) for each in deliveries] == [[r, r] for r in range(11, 98)]
+    (last,) = receive(session, events(0, 98, 99))
+    assert revisions(last) == [98, 98, 98, 99]
+    assert (last.events, last.next_revision) == (4, 100)
+
+
+def test_a_revision_over_several_fragments_comes_whole() -> None:
+    session = connected_session()
+    live(session, 0)
+    pieces = [events(0, 11, 12, fragment=True), events(0, 12, 12, fragment=True)]
+    (first,) = receive(session, *pieces)
+    assert (revisions(first), first.next_revision) == ([11], 12)
+    (second,) = receive(session, events(0, 12, 13))
+    assert (revisions(second), second.next_revision) == ([12, 12, 12, 12, 13], 14)
 
 
 def test_of_fragments_only_what_is_new_is_delivered() -> None:
@@ -72,7 +114,7 @@ def test_of_fragments_only_what_is_new_is_delivered() -> None:
     repeated = [events(0, 11, 12, fragment=True), events(0, 12, 13)]
     assert receive(session, *repeated) == []
     # Not even a part of it is empty.
-    (delivery,) = receive(
+    first, last = receive(
         session,
         events(0, 11, 12, fragment=True),
         events(0, fragment=True),
@@ -80,38 +122,38 @@ def test_of_fragments_only_what_is_new_is_delivered() -> None:
         events(0, 14, 15, fragment=True),
         events(0),
     )
-    assert revisions(delivery) == [14, 14, 14, 15]
-    assert (delivery.events, delivery.next_revision) == (4, 16)
-    assert isinstance(delivery.item, WatchResponse)
-    assert not delivery.item.is_progress_notify
+    assert (revisions(first), first.next_revision) == ([14, 14, 14], 15)
+    assert (revisions(last), last.next_revision) == ([15], 16)
 
 
-def test_fragments_without_events_are_progress() -> None:
+def test_fragments_without_events_say_nothing() -> None:
     session = connected_session()
-    live(session, 0)
-    (delivery,) = receive(session, events(0, fragment=True), events(0))
-    assert (delivery.item, delivery.next_revision) == (None, 100)
+    watch = live(session, 0)
+    assert receive(session, events(0, fragment=True), events(0)) == []
+    assert watch.cursor.next_revision == 11
 
 
 def test_fragments_die_with_their_stream() -> None:
     session = connected_session()
     live(session, 0)
-    assert receive(session, events(0, 11, 12, fragment=True)) == []
+    (delivery,) = receive(session, events(0, 11, 12, fragment=True))
+    assert revisions(delivery) == [11]
     session.disconnect()
     session.connect()
-    assert sent(session) == [("create", b"k", 11)]
-    assert receive(session, created(0)) == []
-    (delivery,) = receive(session, events(0, 11, 12))
-    assert revisions(delivery) == [11, 12]
+    assert sent(session) == [("create", b"k", 12)]
+    assert receive(session, created(0, revision=11)) == []
+    (delivery,) = receive(session, events(0, 12))
+    assert revisions(delivery) == [12]
 
 
 def test_the_last_fragment_is_not_merged_with_what_follows_it() -> None:
     session = connected_session()
     live(session, 0)
-    assert receive(session, events(0, 11, 12, fragment=True)) == []
+    (delivery,) = receive(session, events(0, 11, 12, fragment=True))
+    assert revisions(delivery) == [11]
     # By its bytes the last fragment is a response like any other.
     first, second = receive_run(session, events(0, 12), events(0, 13))
-    assert (revisions(first), first.next_revision) == ([11, 12, 12], 13)
+    assert (revisions(first), first.next_revision) == ([12, 12], 13)
     assert (revisions(second), second.next_revision) == ([13], 14)
 
 
@@ -120,7 +162,7 @@ def test_a_run_is_one_response_only_within_the_bound() -> None:
     watch = live(session, 0, max_buffered_events=3)
     (delivery,) = receive_run(session, events(0, 11), events(0, 12, 13))
     assert (revisions(delivery), watch.unread) == ([11, 12, 13], 3)
-    session.take(watch, 1)
+    session.take(watch, 1, 0)
     # One by one: the first is within the bound, the second parks, the third is late.
     first, second = receive_run(session, *(events(0, 14 + i) for i in range(3)))
     assert (revisions(first), revisions(second)) == ([14], [15])
@@ -140,11 +182,11 @@ def test_past_its_bound_a_watch_is_parked_until_half_is_taken() -> None:
     assert sent(session) == [("cancel", 0, 0)]
     # In flight: dropped, and to be asked for again.
     assert receive(session, events(0, 16), canceled(0)) == []
-    session.take(watch, 2)
+    session.take(watch, 2, 0)
     assert sent(session) == []
-    session.take(watch, 1)
+    session.take(watch, 1, 0)
     assert sent(session) == [("create", b"k", 16)]
-    assert receive(session, created(2)) == []
+    assert receive(session, created(2, revision=15)) == []
     (delivery,) = receive(session, events(2, 16, 17))
     assert revisions(delivery) == [16, 17]
     assert neighbour.state is State.LIVE
@@ -161,7 +203,7 @@ def test_a_parked_watch_is_not_resumed_before_it_is_drained() -> None:
     assert watch.state is State.PARKED
     receive(session, created(0))
     assert neighbour.watch_id == 0
-    session.take(watch, 2)
+    session.take(watch, 2, 0)
     assert sent(session) == [("create", b"parked", 13)]
 
 
@@ -170,7 +212,7 @@ def test_a_watch_drained_without_a_stream_waits_for_the_next() -> None:
     watch = live(session, 0, max_buffered_events=1)
     receive(session, events(0, 11, 12))
     session.disconnect()
-    session.take(watch, 2)
+    session.take(watch, 2, 0)
     assert watch.state is State.RESUMING
     session.connect()
     assert sent(session) == [("create", b"k", 13)]
@@ -182,7 +224,7 @@ def test_a_parked_watch_can_be_left() -> None:
     receive(session, events(0, 11, 12))
     sent(session)
     session.close(watch)
-    session.take(watch, 2)
+    session.take(watch, 2, 0)
     assert sent(session) == []
     assert list(session.subscriptions) == []
 
@@ -191,7 +233,26 @@ def test_compaction_overtakes_a_parked_watch() -> None:
     session = connected_session()
     watch = live(session, 0, max_buffered_events=1)
     receive(session, events(0, 11, 12))
-    session.take(watch, 2)
-    (delivery,) = receive(session, created(1), compacted(1, 20))
+    session.take(watch, 2, 0)
+    (delivery,) = receive(session, created(1, revision=12), compacted(1, 20))
     assert isinstance(delivery.item, CompactedError)
     assert delivery.next_revision == 13
+
+
+def test_past_its_bound_in_bytes_a_watch_is_parked_too() -> None:
+    session = connected_session()
+    message = events(0, 11).SerializeToString()
+    watch = live(session, 0, max_buffered_bytes=2 * len(message))
+    list(session.receive_run([message]))
+    list(session.receive_run([events(0, 12).SerializeToString()]))
+    assert (watch.state, watch.unread_bytes) == (State.LIVE, 2 * len(message))
+    # Also where a run would go beyond it.
+    run = [events(0, revision).SerializeToString() for revision in (13, 14)]
+    (delivery,) = session.receive_run(run)
+    assert revisions(delivery) == [13]
+    assert (watch.state, watch.unread_bytes) == (State.PARKED, 3 * len(message))
+    assert sent(session) == [("cancel", 0, 0)]
+    session.take(watch, 1, len(message))
+    assert sent(session) == []
+    session.take(watch, 1, len(message))
+    assert sent(session) == [("create", b"k", 14)]

@@ -82,9 +82,14 @@ class Call:
         assert self._end is not None, "set before the event"
         return self._end
 
-    def reset(self) -> None:
+    @property
+    def bytes_received(self) -> int:
+        """Of its DATA, those that came before its messages were whole included."""
+        return self._inbound.received
+
+    def reset(self, reason: str = "reset") -> None:
         """End the call at once (RST_STREAM): etcd keeps sending after a half-close."""
-        self._connection._end_call(self, StreamLost("reset"))
+        self._connection._end_call(self, StreamLost(reason))
 
 
 @final
@@ -113,9 +118,9 @@ class Connection:
         keepalive_timeout: float,
     ) -> None:
         self.max_message_size = max_message_size
+        self.authority = authority
         self.lost: StreamLost | None = None
         self._stream = stream
-        self._authority = authority
         self._scheme = scheme
         self._keepalive_time = keepalive_time
         self._keepalive_timeout = keepalive_timeout
@@ -177,7 +182,7 @@ class Connection:
         """
         if self.lost:
             raise self.lost
-        stream_id = self._http2.open(self._scheme, self._authority, path, metadata)
+        stream_id = self._http2.open(self._scheme, self.authority, path, metadata)
         call = self._calls[stream_id] = Call(self, stream_id, deliver)
         self._flush.set()
         return call

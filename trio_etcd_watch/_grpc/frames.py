@@ -66,6 +66,7 @@ class Inbound:
         max_message_size: what is longer is skipped.
         messages: the whole ones; whoever takes them leaves a new list.
         consumed: flow-controlled bytes since the last WINDOW_UPDATE.
+        returned: those that WINDOW_UPDATEs have given back.
         whole: whether the last message ended with the last frame.
     """
 
@@ -76,6 +77,7 @@ class Inbound:
         "consumed",
         "max_message_size",
         "messages",
+        "returned",
         "whole",
     )
 
@@ -83,10 +85,16 @@ class Inbound:
         self.max_message_size = max_message_size
         self.messages: list[bytes | Oversized] = []
         self.consumed = 0
+        self.returned = 0
         self.whole = True
         self._buffer = bytearray()
         self._needed = _MESSAGE.size
         self._skipping = 0
+
+    @property
+    def received(self) -> int:
+        """Flow-controlled bytes in all."""
+        return self.returned + self.consumed
 
     def receive(self, data: bytes) -> None:
         """Take the payload of one frame, cut and joined at any place.
@@ -253,6 +261,7 @@ class FrameReader:
                 raise StreamLost("flow control: more DATA than the stream's window")
             if inbound.consumed >= STREAM_WINDOW // 2:
                 frames += _window_update(stream_id, inbound.consumed)
+                inbound.returned += inbound.consumed
                 inbound.consumed = 0
         return frames
 

@@ -1,0 +1,95 @@
+"""How a stream's failures are told: few lines, whatever the peer does.
+
+Sans-IO: time is an argument, in seconds. An outage begins with the first failed try,
+and ends once a stream has outlived the longest wait. Both are told at one level; in
+between each new reason once, and a reminder every minute.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from ._log import printable
+
+logger = logging.getLogger("trio_etcd_watch")
+
+MAX_REASONS = 20
+"""How many reasons one outage may tell: a broken server can make up new ones."""
+
+REMINDER = 60.0
+"""Seconds after which an outage that lasts is told again."""
+
+
+class LineBudget:
+    """Bounds the lines of all streams of a watcher: at most 90 in any hour.
+
+    A peer that lives just long enough to end each outage begins the next at once.
+    """
+
+    BURST = 30
+    PER_SECOND = 1 / 60
+
+    def __init__(self) -> None:
+        self._lines = float(self.BURST)
+        self._since = 0.0
+
+    def take(self, now: float) -> bool:
+        """Whether one more line may be written."""
+        earned = (now - self._since) * self.PER_SECOND
+        self._lines = min(float(self.BURST), self._lines + earned)
+        self._since = now
+        if self._lines < 1:
+            return False
+        self._lines -= 1
+        return True
+
+
+class Outage:
+    """The failures in a row of one stream, from the first to a stream that lasts."""
+
+    def __init__(self, budget: LineBudget) -> None:
+        self._budget = budget
+        self._reasons: set[str] = set()
+        self._tries = 0
+        self._began = 0.0
+        self._told = 0.0
+
+    @property
+    def lasts(self) -> bool:
+        """Whether there is one."""
+        return self._tries > 0
+
+    def failed(self, now: float, reason: str, wait: float) -> None:
+        """Note a failed try, and the seconds until the next."""
+        if not self._tries:
+            self._began = now
+        self._tries += 1
+        reason = printable(reason)
+        if reason not in self._reasons and len(self._reasons) < MAX_REASONS:
+            self._reasons.add(reason)
+            self._tell(now, "no watch stream: %s; next try in %.2f s", reason, wait)
+        elif now - self._told >= REMINDER:
+            self._tell(
+                now,
+                "still no watch stream that lasts, after %d tries in %.0f s: %s",
+                self._tries,
+                now - self._began,
+                reason,
+            )
+
+    def ended(self, now: float) -> None:
+        """Note that a stream lasts; without an outage do nothing."""
+        if self._tries:
+            self._tell(
+                now,
+                "watch stream resumed after %d tries in %.1f s",
+                self._tries,
+                now - self._began,
+            )
+        self._tries = 0
+        self._reasons.clear()
+
+    def _tell(self, now: float, line: str, *values: object) -> None:
+        self._told = now
+        if self._budget.take(now):
+            logger.warning(line, *values)

@@ -1,0 +1,305 @@
+"""What the server's words mean: every status, and every reason of a canceled watch.
+
+Sans-IO. One table, asked by streams, creations, `Authenticate` and reads alike; nothing
+else in the package decides what is tried again. The first row that fits says the
+verdict. A status that no row has is a loss: the next endpoint may fare better.
+
+Final is only what trying again, anywhere, cannot mend.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ._errors import (
+    CompactedError,
+    FutureRevisionError,
+    PermissionDeniedError,
+    WatchCanceledError,
+)
+from ._grpc.status import Status, StatusCode
+
+if TYPE_CHECKING:
+    from ._responses import WatchResponse
+
+
+class Verdict(enum.Enum):
+    """What to do about it."""
+
+    RETRY = "retry"
+    """Try again, here if need be."""
+    ELSEWHERE = "elsewhere"
+    """Try again, at the next endpoint."""
+    NO_LEADER = "no leader"
+    """As `ELSEWHERE`; final for a stream that was opened with require_leader."""
+    NEW_TOKEN = "new token"  # no password
+    """Try again with a new token, a bounded number of times."""
+    NO_AUTH = "no auth"
+    """The cluster has its auth switched off: go on without a token."""
+    TOO_LARGE = "too large"
+    """The request is over the server's limit: final for the watch that sent it."""
+    FINAL = "final"
+    """The server's own refusal of this request."""
+
+
+class Call(enum.Flag):
+    """Where the words came from."""
+
+    STREAM = enum.auto()
+    """The status of a Watch stream."""
+    CREATION = enum.auto()
+    """The cancel_reason of a watch."""
+    AUTHENTICATE = enum.auto()
+    READ = enum.auto()
+    """The status of a Range."""
+    ANY = STREAM | CREATION | AUTHENTICATE | READ
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table; None and "" fit everything."""
+
+    calls: Call
+    code: StatusCode | None
+    message: str
+    """A regular expression, found anywhere."""
+    verdict: Verdict
+    source: str
+
+    def fits(self, call: Call, status: Status) -> bool:
+        """Whether this row is about such a status."""
+        return (
+            call in self.calls
+            and self.code in (None, status.code)
+            and re.search(self.message, status.message) is not None
+        )
+
+
+_RPC_TYPES = "etcd api/v3rpc/rpctypes/error.go"
+_GRPC = "grpc.io, Status codes and their use in gRPC"
+
+TABLE = (
+    # Words that mean the same under every code, and wherever they come from.
+    Row(
+        Call.ANY,
+        None,
+        "^etcdserver: no leader$",
+        Verdict.NO_LEADER,
+        f"{_RPC_TYPES}: ErrGRPCNoLeader; sent to what carries hasleader",
+    ),
+    Row(
+        Call.AUTHENTICATE,
+        None,
+        "^etcdserver: authentication is not enabled$",
+        Verdict.NO_AUTH,
+        f"{_RPC_TYPES}: ErrGRPCAuthNotEnabled; Go's client goes on without a token",
+    ),
+    Row(
+        ~Call.AUTHENTICATE,
+        None,
+        "^etcdserver: invalid auth token$|^etcdserver: revision of auth store is old$",
+        Verdict.NEW_TOKEN,
+        f"{_RPC_TYPES}: ErrGRPCInvalidAuthToken, ErrGRPCAuthOldRevision",
+    ),
+    Row(
+        Call.CREATION | Call.READ,
+        None,
+        "^etcdserver: user name is empty$",
+        Verdict.NEW_TOKEN,
+        f"{_RPC_TYPES}: ErrGRPCUserEmpty: came without a token, before auth was on",
+    ),
+    Row(
+        Call.STREAM | Call.READ,
+        StatusCode.RESOURCE_EXHAUSTED,
+        "received message larger than max",
+        Verdict.TOO_LARGE,
+        "grpc-go rpc_util.go: a request over max-request-bytes and 512 KiB",
+    ),
+    Row(
+        Call.READ,
+        None,
+        "^etcdserver: (request is too large|duplicate key given)",
+        Verdict.FINAL,
+        f"{_RPC_TYPES}: ErrGRPCRequestTooLarge",
+    ),
+    # Only the server's verdict on the credentials themselves is final.
+    Row(
+        Call.AUTHENTICATE,
+        StatusCode.FAILED_PRECONDITION,
+        "^etcdserver: (user|role|password|root user)",
+        Verdict.FINAL,
+        f"{_RPC_TYPES}: ErrGRPCUserNotFound and its neighbours",
+    ),
+    Row(
+        Call.AUTHENTICATE | Call.STREAM,
+        StatusCode.INVALID_ARGUMENT,
+        "",
+        Verdict.FINAL,
+        f"{_RPC_TYPES}: ErrGRPCAuthFailed; ErrGRPCInvalidClientAPIVersion",
+    ),
+    Row(
+        Call.AUTHENTICATE | Call.STREAM,
+        StatusCode.PERMISSION_DENIED,
+        "",
+        Verdict.FINAL,
+        f"{_RPC_TYPES}: ErrGRPCPermissionDenied",
+    ),
+    Row(
+        Call.AUTHENTICATE,
+        StatusCode.UNAUTHENTICATED,
+        "",
+        Verdict.FINAL,
+        f"{_GRPC}: the credentials themselves are refused",
+    ),
+    Row(
+        ~Call.AUTHENTICATE,
+        StatusCode.UNAUTHENTICATED,
+        "",
+        Verdict.NEW_TOKEN,
+        f"{_GRPC}: no valid authentication credentials for the operation",
+    ),
+    # A watch that the server refuses, for whatever reason that is not about its token:
+    # the words go to its user.
+    Row(Call.CREATION, None, "", Verdict.FINAL, "etcd v3rpc/watch.go: recvLoop"),
+    Row(
+        Call.READ,
+        StatusCode.INVALID_ARGUMENT,
+        "",
+        Verdict.FINAL,
+        f"{_GRPC}: arguments that are problematic regardless of the system's state",
+    ),
+    Row(
+        Call.READ,
+        StatusCode.OUT_OF_RANGE,
+        "^etcdserver: mvcc: ",
+        Verdict.FINAL,
+        f"{_RPC_TYPES}: ErrGRPCCompacted, ErrGRPCFutureRev",
+    ),
+    Row(
+        Call.READ,
+        StatusCode.PERMISSION_DENIED,
+        "",
+        Verdict.FINAL,
+        f"{_RPC_TYPES}: ErrGRPCPermissionDenied",
+    ),
+    # What passes. Go's isHaltErr tries the first two again and gives up on the rest.
+    Row(
+        Call.ANY,
+        StatusCode.UNAVAILABLE,
+        "",
+        Verdict.RETRY,
+        f"{_RPC_TYPES}: leader changed, server stopped, request timed out",
+    ),
+    Row(Call.ANY, StatusCode.INTERNAL, "", Verdict.RETRY, f"{_GRPC}: a broken frame"),
+    Row(
+        Call.ANY,
+        StatusCode.CANCELLED,
+        "",
+        Verdict.RETRY,
+        "etcd v3rpc/watch.go: 'etcdserver: watch canceled', though we did not",
+    ),
+    Row(Call.STREAM, StatusCode.OK, "", Verdict.RETRY, "proxies end streams so"),
+    Row(
+        Call.ANY,
+        StatusCode.UNKNOWN,
+        "",
+        Verdict.ELSEWHERE,
+        "etcd raft: 'raft proposal dropped' while the leader moves",
+    ),
+    Row(
+        Call.ANY,
+        StatusCode.DEADLINE_EXCEEDED,
+        "",
+        Verdict.ELSEWHERE,
+        f"{_RPC_TYPES}: ErrGRPCTimeout and its kind; limits of proxies",
+    ),
+    Row(
+        Call.ANY,
+        StatusCode.RESOURCE_EXHAUSTED,
+        "",
+        Verdict.ELSEWHERE,
+        f"{_RPC_TYPES}: ErrGRPCRequestTooManyRequests, ErrGRPCNoSpace",
+    ),
+    Row(
+        Call.ANY,
+        StatusCode.ABORTED,
+        "",
+        Verdict.ELSEWHERE,
+        f"{_GRPC}: the caller should try again",
+    ),
+    Row(
+        Call.ANY,
+        StatusCode.DATA_LOSS,
+        "",
+        Verdict.ELSEWHERE,
+        f"{_RPC_TYPES}: ErrGRPCCorrupt: this member is, others may not be",
+    ),
+    Row(
+        Call.ANY,
+        StatusCode.FAILED_PRECONDITION,
+        "",
+        Verdict.ELSEWHERE,
+        f"{_RPC_TYPES}: ErrGRPCNotSupportedForLearner, ErrGRPCNotCapable",
+    ),
+    Row(
+        Call.ANY,
+        StatusCode.UNIMPLEMENTED,
+        "",
+        Verdict.ELSEWHERE,
+        "a gRPC server that is no etcd, or a proxy that has no backend yet",
+    ),
+)
+
+
+def verdict_on(call: Call, status: Status) -> Verdict:
+    """Say what to do about a status."""
+    for row in TABLE:
+        if row.fits(call, status):
+            return row.verdict
+    return Verdict.ELSEWHERE
+
+
+# How a Go error of gRPC prints: etcd puts it into cancel_reason unchanged.
+_GO_ERROR = re.compile(r"rpc error: code = (\w+) desc = ")
+_GO_CODES = {code.name.replace("_", "").lower(): code for code in StatusCode} | {
+    "canceled": StatusCode.CANCELLED
+}
+
+_DENIED = frozenset({"etcdserver: permission denied", "etcdserver: user name is empty"})
+
+_COMPACTED = "etcdserver: mvcc: required revision has been compacted"
+
+
+def status_of_reason(reason: str) -> Status:
+    """Return a cancel_reason as the status that it is; plain words have no code."""
+    prefix = _GO_ERROR.match(reason)
+    if prefix is None:
+        return Status(StatusCode.UNKNOWN, reason)
+    code = _GO_CODES.get(prefix[1].lower(), StatusCode.UNKNOWN)
+    return Status(code, reason[prefix.end() :])
+
+
+def error_of_cancel(response: WatchResponse) -> WatchCanceledError:
+    """Say why the server canceled a watch, or refused to create it."""
+    reason = status_of_reason(response.cancel_reason).message
+    compact_revision = response.compact_revision
+    # Not "> 0": servers before 3.4.38 and 3.5.24 answer -1 to a negative revision.
+    if compact_revision != 0 or reason == _COMPACTED:
+        return CompactedError(
+            f"the required revision has been compacted; the oldest left is "
+            f"{compact_revision}",
+            response=response,
+            reason=reason,
+            compact_revision=compact_revision,
+        )
+    if not reason:
+        return FutureRevisionError(
+            "the server canceled the watch and gave no reason",
+            response=response,
+            reason=reason,
+        )
+    kind = PermissionDeniedError if reason in _DENIED else WatchCanceledError
+    return kind(reason, response=response, reason=reason)
