@@ -27,6 +27,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
+def etcd_binaries() -> list[str]:
+    """The programs of all servers."""
+    here = list(servers().values())
+    if not here:
+        pytest.skip("no etcd is here")
+    return here
+
+
+@pytest.fixture(scope="session")
 def etcd_server(etcd_binary: str) -> Iterator[Etcd]:
     """As the fixture of the package, for each server in turn."""
     (server,) = trio.run(testing._start_members, 1, etcd_binary, (), {}, None)
