@@ -1,10 +1,10 @@
 # Needs Python 3.11 or newer and make; everything else goes into $(VENV).
 #
 #   make demo              watch a private etcd that is killed and restarted
-#   make test [ARGS=...]   the tests; ARGS go to pytest
+#   make test [ARGS=...]   the tests; ARGS go to pytest (WORKERS=0: in one process)
 #   make lint              ruff and mypy
 #   make test-all          the tests on each Python found, and on the oldest dependencies
-#   make servers           build the etcds of servers/versions.txt, to test on them too; wants Go
+#   make servers           build the etcds of servers/versions.txt, to test on them; needs Go
 #   make coverage          the tests, with a report of the lines and branches they miss
 #   make protos            generate trio_etcd_watch/_pb anew from protos/
 #   make bench [ARGS=...]  compare with Go's client, aetcd and others; some 11 minutes
@@ -14,7 +14,6 @@
 
 VERSIONS := 3.11 3.12 3.13
 VENV := .venv
-SERVERS := .servers
 WORKERS := 3
 SECONDS := 60
 SEED := 7
@@ -76,7 +75,7 @@ protos: $(VENV)/.test
 		--python_out=. --pyi_out=. protos/watch.proto
 
 ifneq ($(shell command -v go),)
-servers: $(patsubst %,$(SERVERS)/etcd-%,$(shell cat servers/versions.txt))
+servers: $(patsubst %,.servers/etcd-%,$(shell cat servers/versions.txt))
 else
 servers:
 	@echo "Go is not installed: no servers built"
@@ -84,7 +83,7 @@ endif
 
 # etcd's own main packages, in a module that requires nothing but them: then what they
 # are built of is what their version requires.
-$(SERVERS)/etcd-%:
+.servers/etcd-%:
 	@echo "building etcd $*"
 	@rm -rf $@.part && mkdir -p $@.part
 	@export GOWORK=off && cd $@.part && go mod init servers 2>go.log && \
@@ -98,7 +97,7 @@ clean:
 	rm -rf .venv* build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 distclean: clean
-	rm -rf $(SERVERS)
+	rm -rf .servers
 
 # A changed pyproject.toml starts the environment anew: pip alone would keep what is no
 # longer required.

@@ -19,7 +19,10 @@ VARIABLE: Final = "TRIO_ETCD_WATCH_ETCD"
 """The environment variable that names the program where no argument does."""
 
 _EXPERIMENTAL: Final = "experimental-"
-"""What the names of many flags began with before 3.6; 3.7 knows only those without."""
+"""What the names of many flags began with before 3.6; 3.7 knows only those without.
+
+Some became values of `--feature-gates`: they have no other name, and stay as given.
+"""
 
 
 @final
