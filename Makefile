@@ -1,17 +1,20 @@
 # Needs Python 3.11 or newer and make; everything else goes into $(VENV).
 #
 #   make demo              watch a private etcd that is killed and restarted
-#   make test [ARGS=...]   the tests; ARGS go to pytest
+#   make test [ARGS=...]   the tests; ARGS go to pytest (WORKERS=0: in one process)
 #   make lint              ruff and mypy
 #   make test-all          the tests on each Python found, and on the oldest dependencies
+#   make servers           build the etcds of servers/versions.txt, to test on them; needs Go
 #   make coverage          the tests, with a report of the lines and branches they miss
 #   make protos            generate trio_etcd_watch/_pb anew from protos/
 #   make bench [ARGS=...]  compare with Go's client, aetcd and others; some 11 minutes
 #   make chaos SECONDS=600 SEED=7   a real etcd under random faults, checked
-#   make clean             remove what these have made
+#   make clean             remove what these have made, but for the servers
+#   make distclean         remove these, too
 
 VERSIONS := 3.11 3.12 3.13
 VENV := .venv
+WORKERS := 3
 SECONDS := 60
 SEED := 7
 ARGS :=
@@ -29,13 +32,15 @@ find_python = $(shell for python in $(1); do \
 PYTHON = $(call find_python,python3 \
 	$(foreach v,$(VERSIONS),python$(v) $(PYENV)/$(v).*/bin/python3))
 
-.PHONY: demo test lint coverage bench chaos protos clean test-all test-oldest $(VERSIONS:%=test-%)
+.PHONY: demo test lint coverage bench chaos protos servers clean distclean
+.PHONY: test-all test-oldest $(VERSIONS:%=test-%)
 
 demo: $(VENV)/.demo
 	@$(BIN)/python examples/demo.py
 
+# More workers than cores: most tests wait for a server most of the time.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=worksteal $(ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/python -m ruff check
@@ -61,7 +66,7 @@ $(VERSIONS:%=test-%): test-%:
 
 # The lower bounds of pyproject.toml.
 test-oldest:
-	@$(MAKE) test VENV=.venv-oldest PINS="trio==0.31.* protobuf==6.30.0"
+	@$(MAKE) test VENV=.venv-oldest PINS="trio==0.31.0 h2==3.2.0 protobuf==6.30.0"
 
 # The first path maps protos/ to the package's name in protobuf's pool, where
 # `watch.proto` alone might be another package's; tests/test_pb.py runs the same.
@@ -69,8 +74,30 @@ protos: $(VENV)/.test
 	$(BIN)/python -m protoc --proto_path=trio_etcd_watch/_pb=protos \
 		--python_out=. --pyi_out=. protos/watch.proto
 
+ifneq ($(shell command -v go),)
+servers: $(patsubst %,.servers/etcd-%,$(shell cat servers/versions.txt))
+else
+servers:
+	@echo "Go is not installed: no servers built"
+endif
+
+# etcd's own main packages, in a module that requires nothing but them: then what they
+# are built of is what their version requires.
+.servers/etcd-%:
+	@echo "building etcd $*"
+	@rm -rf $@.part && mkdir -p $@.part
+	@export GOWORK=off && cd $@.part && go mod init servers 2>go.log && \
+	go get go.etcd.io/etcd/server/v3@v$* go.etcd.io/etcd/etcdutl/v3@v$* 2>>go.log && \
+	go build -trimpath -buildvcs=false -o etcd go.etcd.io/etcd/server/v3 2>>go.log && \
+	go build -trimpath -buildvcs=false -o etcdutl go.etcd.io/etcd/etcdutl/v3 2>>go.log || \
+	{ cat go.log; exit 1; }
+	@mv $@.part $@
+
 clean:
 	rm -rf .venv* build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+
+distclean: clean
+	rm -rf .servers
 
 # A changed pyproject.toml starts the environment anew: pip alone would keep what is no
 # longer required.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -27,9 +28,6 @@ from benchmarks.report import Comparison, Metric, show
 
 HERE: Final = Path(__file__).parent
 ROOT: Final = HERE.parent
-
-ETCD_GOPATH: Final = "/usr/share/gocode"
-"""Where Debian's golang-etcd-server-dev has clientv3; the variable of that name wins."""
 
 LIMIT: Final = 300.0
 """Seconds after which a client is stuck."""
@@ -64,24 +62,21 @@ def built_clients() -> Iterator[Clients]:
         OUR_EVENTS: python("client_ours", "--mode", "events"),
         AETCD: python("client_aetcd"),
         GRPC: python("client_grpc_aio"),
-        PURERPC: python("client_purerpc"),
     }
-    gopath = os.environ.get("ETCD_GOPATH", ETCD_GOPATH)
-    if not shutil.which("go") or not Path(gopath, "src/go.etcd.io/etcd").is_dir():
-        print(
-            "No rows of Go: install golang-go and golang-etcd-server-dev (Debian), or "
-            "set ETCD_GOPATH.",
-            file=sys.stderr,
-        )
+    if importlib.util.find_spec("purerpc"):
+        clients[PURERPC] = python("client_purerpc")
+    else:
+        print("No row of purerpc, which is not installed.", file=sys.stderr)
+    if not shutil.which("go"):
+        print("No rows of Go, which is not installed.", file=sys.stderr)
         yield clients
         return
     with tempfile.TemporaryDirectory() as folder:
         program = str(Path(folder, "client"))
-        environment = {"GOPATH": gopath, "GO111MODULE": "off", "GOFLAGS": ""}
         subprocess.run(
             ["go", "build", "-o", program, "."],
             cwd=HERE / "go",
-            env={"GOCACHE": str(Path(folder, "cache")), **os.environ, **environment},
+            env={**os.environ, "GOWORK": "off"},
             check=True,
         )
         yield {**clients, GO: [program]}

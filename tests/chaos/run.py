@@ -66,7 +66,7 @@ LIMIT = 180.0
 """Seconds that anything may take once the faults are over; past it, it hangs."""
 
 SERVER_ARGS = (
-    "--experimental-watch-progress-notify-interval=300ms",
+    "--watch-progress-notify-interval=300ms",
     # A response is split above this and 512 KiB, so that most long histories are.
     "--max-request-bytes=131072",
 )

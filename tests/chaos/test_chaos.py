@@ -6,8 +6,6 @@ import pytest
 
 from tests.chaos.run import Options, run
 
-pytestmark = pytest.mark.etcd
-
 
 async def survives(options: Options) -> None:
     report = await run(options)
@@ -23,9 +21,11 @@ async def test_one_server(etcd_binary: str, compact: bool) -> None:
     await survives(options)
 
 
-async def test_cluster() -> None:
-    await survives(Options(seed=8, seconds=5.0, cluster=True))
+async def test_cluster(etcd_binary: str) -> None:
+    options = Options(seed=8, seconds=5.0, binary=etcd_binary, cluster=True)
+    await survives(options)
 
 
-async def test_storm() -> None:
-    await survives(Options(seed=10, seconds=4.0, storm=100, parks=2))
+async def test_storm(etcd_binary: str) -> None:
+    options = Options(seed=10, seconds=4.0, binary=etcd_binary, storm=100, parks=2)
+    await survives(options)

@@ -21,8 +21,6 @@ from trio_etcd_watch import (
 )
 from trio_etcd_watch.testing import Etcd, open_etcd
 
-pytestmark = pytest.mark.etcd
-
 ROOT = Credentials("root", "root's password")
 READER = Credentials("reader", "reader's password")
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import pytest
 import trio
 
-from tests.support.helpers import LIMIT, SERVERS, eventually, split, take
+from tests.support.helpers import LIMIT, eventually, split, take
 from tests.support.proxy import open_proxy
 from trio_etcd_watch import Channel, NoLeaderError, Watch, open_watcher
 from trio_etcd_watch.testing import Etcd, open_cluster, open_etcd
-
-pytestmark = pytest.mark.etcd
 
 
 async def test_half_open_connection(etcd: Etcd) -> None:
@@ -42,7 +40,7 @@ async def test_paused_server(etcd: Etcd) -> None:
         assert len(await take(watch, 1)) == 1
 
 
-async def test_an_idle_minute_is_one_connection() -> None:
+async def test_an_idle_minute_is_one_connection(etcd_binaries: list[str]) -> None:
     # Real time, because it is etcd that punishes pings: it ends the connection of a
     # client that sends three within 5 s of each other or of its last answer.
     async def idle(program: str) -> None:
@@ -57,7 +55,7 @@ async def test_an_idle_minute_is_one_connection() -> None:
 
     # One minute for all servers.
     async with trio.open_nursery() as nursery:
-        for program in SERVERS.values():
+        for program in etcd_binaries:
             nursery.start_soon(idle, program)
 
 

@@ -6,14 +6,11 @@ import subprocess
 from collections.abc import AsyncGenerator
 from contextlib import ExitStack, asynccontextmanager
 
-import pytest
 import trio
 
 from tests.support.helpers import eventually, take
 from trio_etcd_watch import open_watcher
 from trio_etcd_watch.testing import Etcd, _reserve_port, open_etcd
-
-pytestmark = pytest.mark.etcd
 
 
 @asynccontextmanager

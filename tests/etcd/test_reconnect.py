@@ -19,8 +19,6 @@ from trio_etcd_watch import (
 )
 from trio_etcd_watch.testing import Etcd, open_etcd
 
-pytestmark = pytest.mark.etcd
-
 
 def proxy_of(etcd: Etcd) -> AbstractAsyncContextManager[Proxy]:
     return open_proxy(*split(etcd.endpoint))
@@ -124,7 +122,7 @@ async def has_state(watch: Watch, state: str) -> bool:
 
 async def test_progress_keeps_an_idle_watch_from_compaction(etcd_binary: str) -> None:
     # Rule 8: events of others are compacted away; the watch never had any.
-    args = ["--experimental-watch-progress-notify-interval", "100ms"]
+    args = ["--watch-progress-notify-interval", "100ms"]
     async with (
         open_etcd(binary=etcd_binary, args=args) as etcd,
         proxy_of(etcd) as proxy,

@@ -26,8 +26,6 @@ from trio_etcd_watch._session import MAX_FRAGMENTS, Session
 from trio_etcd_watch._subscription import State
 from trio_etcd_watch.testing import Etcd, Put, open_etcd
 
-pytestmark = pytest.mark.etcd
-
 
 async def has_state(watch: Watch, state: str) -> bool:
     return watch.statistics().state == state

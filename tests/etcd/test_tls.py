@@ -17,8 +17,6 @@ from tests.support.helpers import LIMIT, take
 from trio_etcd_watch import Channel, open_watcher
 from trio_etcd_watch.testing import Etcd, open_etcd
 
-pytestmark = pytest.mark.etcd
-
 
 class Certificates:
     """A CA, a certificate of the server and one of a client."""

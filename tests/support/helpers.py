@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Awaitable, Callable
 
 import trio
 
-from trio_etcd_watch import Event, Watch, testing
+from trio_etcd_watch import Event, Watch
 
 LIMIT = 30.0
 """Seconds after which a test is stuck; nothing measures time with it."""
-
-
-def servers() -> dict[str, str]:
-    """The programs by version; the wheel's comes first."""
-    found: dict[str, str] = {}
-    # In an active environment, the wheel's hides the system's.
-    on_path = (shutil.which("etcd", path=folder) for folder in os.get_exec_path())
-    for program in (testing._find_program(None), *on_path):
-        if program is not None:
-            version, _ = testing._inspect(program)
-            found.setdefault(".".join(map(str, version)), program)
-    return found
-
-
-SERVERS = servers()
 
 
 async def take(watch: Watch, count: int) -> list[Event]:

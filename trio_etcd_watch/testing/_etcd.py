@@ -13,7 +13,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import ExitStack
+from concurrent.futures import Future
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final, final
 
@@ -211,14 +212,12 @@ class Etcd(Gateway, trio.abc.AsyncResource):
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         command = self._command
-        # The signal comes when the parent *thread* ends, and of these only the main
-        # one is sure to outlive us. The directory stays behind if we are killed.
-        in_main_thread = threading.current_thread() is threading.main_thread()
-        if sys.platform == "linux" and in_main_thread:
+        dies_with_us = sys.platform == "linux"  # its directory stays then
+        if dies_with_us:
             guard = [sys.executable, "-ISc", _DIE_WITH_PARENT, str(os.getpid())]
             command = [*guard, *command]
-        with self.log_path.open("ab") as log:
-            self._log_start = log.tell()
+
+        def spawn() -> subprocess.Popen[bytes]:
             return subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -227,6 +226,10 @@ class Etcd(Gateway, trio.abc.AsyncResource):
                 env=self._env,
                 process_group=0,  # Ctrl-C is ours alone: we end it when we are done
             )
+
+        with self.log_path.open("ab") as log:
+            self._log_start = log.tell()
+            return _spawn_from_thread(spawn) if dies_with_us else spawn()
 
     async def _wait_ready(
         self, is_ready: Callable[[], Awaitable[bool]], what: str
@@ -262,3 +265,28 @@ class Etcd(Gateway, trio.abc.AsyncResource):
         except OSError:
             return False
         return bool(health["health"] == "true")
+
+
+def _spawn_from_thread(
+    spawn: Callable[[], subprocess.Popen[bytes]],
+) -> subprocess.Popen[bytes]:
+    """Start a process from a thread that lives as long as the process.
+
+    The parent-death signal comes when the parent *thread* ends, and ours may be one
+    that ends before etcd is to: `trio.run()` in a worker thread, say.
+    """
+    started: Future[subprocess.Popen[bytes]] = Future()
+
+    def live() -> None:
+        try:
+            process = spawn()
+        except BaseException as exc:
+            started.set_exception(exc)
+            return
+        started.set_result(process)
+        # Its exit status is left for Popen, which may also have it already.
+        with suppress(ChildProcessError):
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+
+    threading.Thread(target=live, name="parent of etcd", daemon=True).start()
+    return started.result()

@@ -225,7 +225,9 @@ def _refusal(status: int, data: bytes) -> EtcdRequestError:
     except ValueError:
         text = data.decode(errors="replace").strip()
         return EtcdRequestError(f"HTTP status {status}: {text}", _UNKNOWN)
-    return EtcdRequestError(reply.get("error", str(reply)), reply.get("code", _UNKNOWN))
+    # 3.6 has only "message", which 3.4 does not have.
+    message = reply.get("message") or reply.get("error") or str(reply)
+    return EtcdRequestError(message, reply.get("code", _UNKNOWN))
 
 
 def _to_bytes(text: str | bytes) -> bytes:

@@ -1,0 +1,9 @@
+"""Everything here is about real servers."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    item.add_marker("etcd")

@@ -1,0 +1,93 @@
+"""Responses and events as a user sees them."""
+
+from __future__ import annotations
+
+import pytest
+
+from trio_etcd_watch import CompactedError, Event, EventType, KeyValue, WatchResponse
+from trio_etcd_watch._grpc.status import StreamLost
+from trio_etcd_watch._pb import watch_pb2 as pb
+from trio_etcd_watch._responses import changes_of, decode, watch_id_of_head
+
+
+def put(key: bytes, revision: int, created: int) -> pb.Event:
+    kv = pb.KeyValue(key=key, mod_revision=revision, create_revision=created)
+    return pb.Event(type=pb.Event.PUT, kv=kv)
+
+
+def delete(key: bytes, revision: int) -> pb.Event:
+    kv = pb.KeyValue(key=key, mod_revision=revision)
+    return pb.Event(type=pb.Event.DELETE, kv=kv)
+
+
+EVENTS = [put(b"a", 2, 2), put(b"b", 3, 2), delete(b"c", 4)]
+
+
+def test_events_are_a_sequence() -> None:
+    parts = [pb.WatchResponse(events=EVENTS[:2]), pb.WatchResponse(events=EVENTS[2:])]
+    events = WatchResponse(*parts).events
+    assert [e.kv.key for e in events] == [b"a", b"b", b"c"]
+    assert [e.kv.key for e in reversed(events)] == [b"c", b"b", b"a"]
+    assert len(events) == 3
+    assert events[-1] == events[2]
+    assert [e.kv.key for e in events[1:]] == [b"b", b"c"]
+    rest = WatchResponse(*parts).after(1).events
+    assert [e.kv.key for e in rest] == [b"b", b"c"]
+    assert (len(rest), rest[0].kv.key) == (2, b"b")
+
+
+def test_kinds_of_events() -> None:
+    create, modify, gone = (Event(raw) for raw in EVENTS)
+    assert (create.is_create, create.is_modify) == (True, False)
+    assert (modify.is_create, modify.is_modify) == (False, True)
+    assert (gone.is_create, gone.is_modify) == (False, False)
+    assert gone.type is EventType.DELETE
+    assert EventType(7) is EventType.UNKNOWN
+    assert changes_of([pb.WatchResponse(events=EVENTS)]) == EVENTS[1:]
+
+
+def test_values_are_equal_by_content() -> None:
+    one, same, other = (Event(raw) for raw in (EVENTS[0], EVENTS[0], EVENTS[1]))
+    assert one == same != other
+    assert len({one, same, other}) == 2
+    assert one.kv == same.kv != other.kv
+    assert one.kv != b"a"
+    assert isinstance(one.kv, KeyValue)
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (pb.WatchResponse(header=pb.ResponseHeader(revision=5)), True),
+        (pb.WatchResponse(), False),
+        (pb.WatchResponse(header=pb.ResponseHeader(revision=5), created=True), False),
+        (pb.WatchResponse(header=pb.ResponseHeader(revision=5), canceled=True), False),
+    ],
+)
+def test_progress_is_a_revision_and_nothing_else(
+    raw: pb.WatchResponse, expected: bool
+) -> None:
+    assert WatchResponse(raw).is_progress_notify is expected
+
+
+def test_only_a_cancel_raises() -> None:
+    WatchResponse(pb.WatchResponse(events=EVENTS)).raise_for_error()
+    with pytest.raises(CompactedError):
+        WatchResponse(
+            pb.WatchResponse(canceled=True, compact_revision=3)
+        ).raise_for_error()
+
+
+def test_a_message_that_is_none() -> None:
+    with pytest.raises(StreamLost, match="a message of 1 bytes is no watch response"):
+        decode(b"\xff")
+
+
+def test_the_watch_id_of_a_head() -> None:
+    header = pb.ResponseHeader(
+        cluster_id=2**63, member_id=2**63, revision=9, raft_term=1
+    )
+    message = pb.WatchResponse(header=header, watch_id=300, events=EVENTS)
+    data = message.SerializeToString()
+    assert watch_id_of_head(data[:80]) == 300
+    assert watch_id_of_head(b"") == 0
