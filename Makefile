@@ -74,7 +74,7 @@ protos: $(VENV)/.test
 	$(BIN)/python -m protoc --proto_path=trio_etcd_watch/_pb=protos \
 		--python_out=. --pyi_out=. protos/watch.proto
 
-ifneq ($(shell command -v go),)
+ifneq ($(shell command -v go 2>/dev/null),)
 servers: $(patsubst %,.servers/etcd-%,$(shell cat servers/versions.txt))
 else
 servers:
