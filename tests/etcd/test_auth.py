@@ -192,10 +192,13 @@ async def test_auth_is_enabled_while_the_watch_lives(etcd_binary: str) -> None:
                     await server.put("r", "1")
                     assert [e.kv.value for e in await take(second, 1)] == [b"1"]
             assert [e.kv.value for e in await take(watch, 1)] == [b"1"]
-            assert watcher.statistics().reconnects == 1
+            # It goes on without a token, as long as the server lets it.
+            assert watcher.statistics().reconnects == 0
 
 
-async def test_watches_denied_together_cost_one_stream(etcd_binary: str) -> None:
+async def test_watches_denied_together_cost_no_neighbour_its_stream(
+    etcd_binary: str,
+) -> None:
     async with open_guarded(etcd_binary, "--auth-token-ttl=4") as server:
         channel = Channel(server.etcd.endpoint, credentials=READER)
         async with open_watcher(channel) as watcher, watcher.watch("r") as watch:
@@ -213,6 +216,6 @@ async def test_watches_denied_together_cost_one_stream(etcd_binary: str) -> None
                     for i in range(20):
                         nursery.start_soon(enter, f"x{i}")
             assert len(denied) == 20
-            assert watcher.statistics().reconnects <= 1
+            assert watcher.statistics().reconnects == 0
             await server.put("r", "1")
             assert [e.kv.value for e in await take(watch, 1)] == [b"1"]

@@ -225,7 +225,7 @@ async def test_compacted(etcd_binary: str) -> None:
 
 async def open_raw(watcher: Watcher, spec: WatchSpec) -> Watch:
     """Open a watch that `Watcher.watch()` would refuse before the server can."""
-    async with watcher._open(spec, ()) as watch:
+    async with watcher._open(spec, ((), False)) as watch:
         with trio.fail_after(LIMIT):
             await anext(watch)
     return watch

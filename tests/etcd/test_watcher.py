@@ -14,7 +14,7 @@ import trio.testing
 
 from tests.support.helpers import LIMIT, eventually, take
 from tests.support.peer import serve_tcp, serve_watches
-from trio_etcd_watch import Channel, Watch, Watcher, _connector, open_watcher
+from trio_etcd_watch import Channel, Watch, Watcher, _stream, open_watcher
 from trio_etcd_watch.testing import Etcd, Put
 
 
@@ -90,10 +90,10 @@ def raise_in_the_background(
     """As a signal does that comes while a task of ours is at work."""
 
     def info(*args: object) -> None:
-        assert trio.lowlevel.current_task().name.endswith("_serve")
+        assert trio.lowlevel.current_task().name.endswith("_outlive")
         raises()
 
-    monkeypatch.setattr(_connector.logger, "info", info)
+    monkeypatch.setattr(_stream.logger, "info", info)
 
 
 async def error_of_watching() -> BaseException | None:

@@ -256,7 +256,7 @@ MUTATIONS = (
         8,
         "subscription.state = State.ENDED",
         "subscription.state = State.ENDED;"
-        " subscription in self._creating and self._creating.remove(subscription)",
+        " subscription in self._creations._queue and self._creations._queue.remove(subscription)",
     ),
     Mutation("rule 7", "_creations", 8, "self._queue.clear()", "pass"),
     Mutation("rule 7", "_session", 8, "self._live.clear()", "pass"),

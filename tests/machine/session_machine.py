@@ -240,6 +240,7 @@ class SessionMachine(RuleBasedStateMachine):
     @initialize(
         target=watches,
         can_authenticate=st.booleans(),
+        no_token_is_good=st.sampled_from([False] * 7 + [True]),
         history=st.lists(CHANGES, min_size=2, max_size=6),
         version=st.sampled_from(VERSIONS),
         size=SIZE,
@@ -248,12 +249,14 @@ class SessionMachine(RuleBasedStateMachine):
     def begin(
         self,
         can_authenticate: bool,
+        no_token_is_good: bool,
         history: list[Mapping[bytes, bool]],
         version: Version,
         size: int,
         wish: Wish,
     ) -> User:
         self.can_authenticate = can_authenticate
+        self.no_token_is_good = no_token_is_good
         self.session = self.core.session(
             max_message_size=MAX_MESSAGE_SIZE, can_authenticate=can_authenticate
         )
@@ -458,7 +461,13 @@ class SessionMachine(RuleBasedStateMachine):
         self.cluster = self.clusters[elsewhere]
         self.version = version
         applied = max(1, self.cluster.revision - behind)
-        self.stream = Stream(self.cluster, version, applied, fragment_events=size)
+        self.stream = Stream(
+            self.cluster,
+            version,
+            applied,
+            fragment_events=size,
+            token_expired=self.no_token_is_good,
+        )
         self.session.connect()
         for user in self.expelled:
             self.session.adopt(user.subscription)
@@ -736,7 +745,7 @@ class SessionMachine(RuleBasedStateMachine):
             assert self.session.unproved
             return
         owner.told = max(owner.told, raw.header.revision)
-        assert owner.subscription.state is self.core.state.LIVE
+        assert owner.subscription.watch_id in self._live()
         assert owner.cluster is self.cluster
         owner.refused = 0
 
@@ -780,6 +789,7 @@ class SessionMachine(RuleBasedStateMachine):
         assert owner.subscription is subscription
         assert self.can_authenticate
         owner.refused += 1
+        assert owner.refused <= MAX_REFUSED_TOKENS
         self.expelled.append(owner)
         assert raw.created
         assert raw.canceled
@@ -830,6 +840,7 @@ class SessionMachine(RuleBasedStateMachine):
                 self._connect(self.version, 0, elsewhere=elsewhere, size=1)
             assert self.stream
             self.stream.refusals.clear()
+            self.no_token_is_good = self.stream.token_expired = False
             self.stream.apply(self.cluster.revision)
             self._ask_all(races=False)
             self.stream.sync()
