@@ -17,6 +17,7 @@ This module knows neither I/O nor protobuf.
 
 from __future__ import annotations
 
+import copy
 import re
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,23 @@ if TYPE_CHECKING:
 
 
 class WatchError(Exception):
-    """Base of every error that this package raises about a watch."""
+    """Base of every error that this package raises about a watch.
+
+    All can be pickled and copied, with their fields and notes.
+    """
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # An exception's own gives `args` to the constructor, which is not what all of
+        # these take.
+        return _restore, (type(self), self.args, self.__dict__)
+
+
+def _restore(
+    kind: type[WatchError], args: tuple[object, ...], fields: dict[str, object]
+) -> WatchError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(fields)
+    return error
 
 
 class WatchCanceledError(WatchError):
@@ -65,7 +82,27 @@ class CompactedError(WatchCanceledError):
 
 
 class PermissionDeniedError(WatchCanceledError):
-    """The user, or a client without a user, may not read the watched range."""
+    """The user, or a client without a user, may not read the watched range.
+
+    Args:
+        message: the server's words.
+        response: as in `WatchCanceledError`.
+        reason: likewise.
+        anonymous: whether the client gave neither credentials nor token; the text
+            says so then.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        response: WatchResponse,
+        reason: str,
+        anonymous: bool = False,
+    ) -> None:
+        if anonymous:
+            message += " (the Channel has neither credentials nor a token)"
+        super().__init__(message, response=response, reason=reason)
 
 
 class FutureRevisionError(WatchCanceledError):
@@ -86,7 +123,7 @@ class RpcError(WatchError):
         self.message = message
 
     def __str__(self) -> str:
-        return f"{self.code.name}: {self.message}"
+        return f"{self.code.name}: {self.message}" if self.message else self.code.name
 
 
 class NoLeaderError(RpcError):
@@ -94,7 +131,10 @@ class NoLeaderError(RpcError):
 
 
 class AuthenticationError(RpcError):
-    """The server refuses the credentials, or their token again and again."""
+    """The server refuses the credentials, or their token again and again.
+
+    Or the function given as `token=` raised: what, is the `__cause__`.
+    """
 
 
 class ClusterChangedError(WatchError):
@@ -122,14 +162,26 @@ def afresh(error: Exception) -> Exception:
 
     Raised again, an exception keeps the traceback and context of the times before.
     """
-    kind = type(error)
-    twin = kind.__new__(kind, *error.args)
-    twin.__dict__.update(error.__dict__)
+    twin = copy.copy(error)
+    if error.__cause__ is not None:
+        twin.__cause__ = error.__cause__
     return twin
 
 
 class TokenExpired(StreamLost):
-    """The stream's auth token is no longer good: take a new one, then resume."""
+    """The stream's auth token is no longer good: take a new one, then resume.
+
+    Attributes:
+        message: the server's words, or ours about a token that cannot be sent.
+        code: the server's code.
+    """
+
+    def __init__(
+        self, message: str, code: StatusCode = StatusCode.UNAUTHENTICATED
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
 
 
 _NO_LEADER = "etcdserver: no leader"
