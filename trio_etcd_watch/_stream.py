@@ -28,7 +28,7 @@ from ._errors import (
 from ._grpc.connection import Call
 from ._grpc.frames import Oversized
 from ._grpc.metadata import Metadata
-from ._grpc.status import Status, StatusCode, StreamLost
+from ._grpc.status import Status, StreamLost
 from ._requests import WatchSpec
 from ._responses import watch_id_of_head
 from ._runs import split_runs
@@ -69,7 +69,7 @@ class WatchStream:
         self._connector = connector
         self._totals = totals
         self._metadata = metadata
-        self._can_authenticate = connector.channel.credentials is not None
+        self._can_authenticate = connector.can_authenticate
         self._session = Session(
             max_message_size=connector.channel.max_message_size,
             can_authenticate=self._can_authenticate,
@@ -220,7 +220,7 @@ class WatchStream:
         self._refused_tokens += 1
         if self._can_authenticate and self._refused_tokens <= MAX_REFUSED_TOKENS:
             return refusal
-        return AuthenticationError(StatusCode.UNAUTHENTICATED, str(refusal))
+        return AuthenticationError(refusal.code, refusal.message)
 
     def _halt(self, error: RpcError) -> None:
         self._totals.last_loss = str(error)
