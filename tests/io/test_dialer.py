@@ -253,3 +253,18 @@ async def test_each_attempt_is_bounded(
         began = trio.current_time()
         assert (await made.reason()).count("no connection within 3 s") == 3
         assert trio.current_time() - began == pytest.approx(3.5)
+
+
+async def test_an_address_that_refuses_costs_no_time(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def open_stream(*args: object) -> None:
+        await trio.lowlevel.checkpoint()
+        raise ConnectionRefusedError("refused")
+
+    monkeypatch.setattr(_dialer, "_open_stream", open_stream)
+    Resolver(*HOSTS).use()
+    async with dialled(1) as made:
+        began = trio.current_time()
+        assert (await made.reason()).count("refused") == 3
+        assert trio.current_time() == began
