@@ -191,12 +191,37 @@ async def test_each_address_of_a_name_is_verified() -> None:
     assert re.fullmatch(rf"etcd:{port}: 127\.0\.0\.1: .*not valid for 'etcd'.*", text)
 
 
-async def test_another_protocol() -> None:
+async def test_a_server_without_alpn() -> None:
     server = Server("127.0.0.1", protocols=("http/1.1",))
-    # OpenSSL's server ignores what it has not; this one insists.
     async with serve_tcp(server.serve) as endpoint:
         await connect(Channel(endpoint, ssl_context=server.client()))
     assert server.chosen == [None]
+
+
+async def test_a_server_that_chooses_another_protocol(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # OpenSSL's server cannot be brought to it.
+    monkeypatch.setattr(
+        trio.SSLStream, "selected_alpn_protocol", lambda tls: "dot", raising=False
+    )
+    server = Server("127.0.0.1")
+    async with serve_tcp(server.serve) as endpoint:
+        text = await reason(Channel(endpoint, ssl_context=server.client()))
+    assert text == f"{endpoint}: the server chose ALPN protocol 'dot' over h2"
+
+
+async def test_a_server_that_closes_after_the_handshake() -> None:
+    server = Server("127.0.0.1")
+
+    async def serve(tcp: trio.SocketStream) -> None:
+        tls = trio.SSLStream(tcp, server.context, server_side=True)
+        await tls.receive_some()
+
+    async with serve_tcp(serve) as endpoint:
+        text = await reason(Channel(endpoint, ssl_context=server.client()))
+    # No word of plaintext.
+    assert text == f"{endpoint}: the server closed the connection"
 
 
 def test_the_system_s_context_is_loaded_once() -> None:
