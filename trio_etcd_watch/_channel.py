@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
+import socket
 import ssl
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias, final
 from urllib.parse import urlsplit
@@ -16,6 +18,8 @@ from ._requests import check_int
 MetadataLike: TypeAlias = (
     Mapping[str, str | bytes] | Iterable[tuple[str, str | bytes]] | None
 )
+
+TokenSource: TypeAlias = str | Callable[[], Awaitable[str]]
 
 DEFAULT_MAX_MESSAGE_SIZE = 128 * 2**20
 """In bytes. etcd splits a response at 2 MiB unless one event is larger, but sends
@@ -66,15 +70,20 @@ class Endpoint:
 
 def _parse_endpoint(endpoint: object) -> Endpoint:
     if not isinstance(endpoint, str):
-        raise TypeError(f"endpoint must be str, got {endpoint!r}")
+        raise TypeError(f"endpoint must be str, got {_shown(endpoint)}")
     scheme, found, rest = endpoint.partition("://")
+    scheme = scheme.lower()
     if not found:
         scheme, rest = "", endpoint
     if scheme == "unix":
-        if not rest:
-            raise ValueError(f"endpoint has no path after unix://, got {endpoint!r}")
-        return Endpoint(host="", port=0, path=rest, tls=None)
-    if scheme not in ("", "http", "https"):
+        return _parse_unix(endpoint, rest)
+    if "@" in endpoint:
+        # Not repeated: what stands before it may be a password.
+        raise ValueError(
+            "endpoint must not hold a user or a password (there is an '@' in it); "
+            "give them as credentials=Credentials(user, password)"
+        )
+    if scheme not in _TLS_OF_SCHEME:
         raise ValueError(
             f"endpoint must begin with http://, https://, unix:// or a host, "
             f"got {endpoint!r}"
@@ -83,12 +92,65 @@ def _parse_endpoint(endpoint: object) -> Endpoint:
         parts = urlsplit(f"//{rest}")
         host, port = parts.hostname, parts.port
     except ValueError as exc:
-        raise ValueError(f"endpoint must be host:port, got {endpoint!r}") from exc
-    extra = parts.path.strip("/") or parts.query or parts.fragment or parts.username
-    if not host or not port or extra or any(c.isspace() for c in rest):
-        raise ValueError(f"endpoint must be host:port, got {endpoint!r}")
-    tls = {"": None, "http": False, "https": True}[scheme]
-    return Endpoint(host=host, port=port, path="", tls=tls)
+        raise _not_host_port(endpoint, rest) from exc
+    extra = parts.path.strip("/") or parts.query or parts.fragment
+    odd = " " in rest or not rest.isprintable()
+    if not host or host.startswith(".") or not port or extra or odd:
+        raise _not_host_port(endpoint, rest)
+    return Endpoint(host=host, port=port, path="", tls=_TLS_OF_SCHEME[scheme])
+
+
+_TLS_OF_SCHEME = {"": None, "http": False, "https": True}
+
+
+def _parse_unix(endpoint: str, path: str) -> Endpoint:
+    if not path:
+        raise ValueError(f"endpoint has no path after unix://, got {endpoint!r}")
+    if not hasattr(socket, "AF_UNIX"):
+        raise ValueError(f"endpoint {endpoint!r}: this system has no unix sockets")
+    return Endpoint(host="", port=0, path=path, tls=None)
+
+
+def _not_host_port(endpoint: str, rest: str) -> ValueError:
+    hint = ""
+    if "," in rest:
+        hint = "; give each endpoint as an argument of its own"
+    elif re.fullmatch(r"[\w.-]+|\[[^]]+\]", rest):
+        hint = f"; did you mean {endpoint + ':2379'!r}?"
+    elif rest.count(":") > 1 and "[" not in rest:
+        hint = "; an IPv6 address needs brackets, as in '[::1]:2379'"
+    return ValueError(f"endpoint must be host:port, got {endpoint!r}{hint}")
+
+
+def _shown(value: object) -> str:
+    """The value for an error; its type alone where an endpoint may hold a password."""
+    text = repr(value)
+    return type(value).__name__ if "@" in text else text
+
+
+def _check_schemes(
+    endpoints: Iterable[tuple[Endpoint, str]],
+    *,
+    has_context: bool,
+    has_secret: bool,
+) -> None:
+    """Refuse what would be sent readable, though part of it is meant to be secret."""
+    by_tls = {endpoint.tls: text for endpoint, text in endpoints if not endpoint.path}
+    plain, unsaid = by_tls.get(False), by_tls.get(None)
+    if has_context:
+        if plain is not None:
+            raise ValueError(f"ssl_context contradicts endpoint {plain!r}")
+    elif True in by_tls:
+        if unsaid is not None:
+            raise ValueError(
+                f"endpoint {unsaid!r} has no scheme, which is plaintext, beside "
+                f"{by_tls[True]!r}; say https:// or http://"
+            )
+        if has_secret and plain is not None:
+            raise ValueError(
+                f"endpoint {plain!r} is plaintext beside {by_tls[True]!r}: it would "
+                f"give away the password or token; say https:// for all, or for none"
+            )
 
 
 def metadata_pairs(metadata: MetadataLike) -> Metadata:
@@ -117,20 +179,75 @@ def _check_seconds(name: str, value: object) -> None:
         raise ValueError(f"{name} must be above 0 seconds, got {value!r}")
 
 
+def _check_context(context: ssl.SSLContext | None) -> None:
+    _check_type("ssl_context", context, ssl.SSLContext)
+    if context is not None and context.protocol == ssl.PROTOCOL_TLS_SERVER:
+        raise ValueError(
+            "ssl_context must be a client's, got one of PROTOCOL_TLS_SERVER; "
+            "ssl.create_default_context() makes one"
+        )
+
+
+def _check_secrets(credentials: object, token: object) -> None:
+    _check_type("credentials", credentials, Credentials)
+    if token is None:
+        return
+    if credentials is not None:
+        raise ValueError("credentials and token exclude each other")
+    if callable(token):
+        return
+    if not isinstance(token, str):
+        raise TypeError(
+            f"token must be str or an async function without arguments, "
+            f"got {type(token).__name__}"
+        )
+    if flaw := flaw_of_token(token):
+        raise ValueError(f"token {flaw}")
+
+
+def flaw_of_token(token: str) -> str | None:
+    """Say why a header cannot carry a token, without showing it; None if it can."""
+    if not token:
+        return "is empty"
+    if not re.fullmatch(r"[\x20-\x7e]*", token):
+        hint = " (a line end behind it?)" if token != token.rstrip() else ""
+        return f"has characters other than printable ASCII{hint}"
+    if token != token.strip():
+        return "begins or ends with a space"
+    return None
+
+
 @final
+@dataclass(frozen=True, slots=True, init=False, repr=False)
 class Channel:
     """How to reach a cluster; an immutable description that opens nothing.
+
+    Channels of equal arguments are equal.
 
     Args:
         endpoints: `host:port`, `http://host:port`, `https://host:port`,
             `[::1]:2379` or `unix:///path`. One is picked at random to begin with;
-            after each failure the next has its turn.
-        ssl_context: for TLS, with whatever certificates it has loaded; `h2` is set
-            as its ALPN protocol. Without one, `https://` verifies against the
-            system's certificates.
-        credentials: a user of etcd's auth.
+            after each failure the next has its turn, and so has each address of a
+            name with several.
+        ssl_context: for TLS, with whatever certificates it has loaded. It is left as
+            it is, except that it has `h2` as its ALPN protocol in the moment in which
+            a connection is made: do not use it in another thread meanwhile. Without
+            one, `https://` verifies against the system's certificates.
+        credentials: a user of etcd's auth. etcd may take seconds to compare a
+            password (bcrypt), so the answer has the longer of 20 s and
+            `connect_timeout`.
+        token: instead of credentials, a token of etcd's auth that comes from
+            elsewhere (a JWT): a string, or an async function without arguments that
+            returns one. It is called when a stream needs a token, and again when the
+            server refuses the last, three times in a row at most, then the watch
+            fails with `AuthenticationError`; so it does at once if the function
+            raises, with that as the cause. It may take `connect_timeout`, after
+            which it is cancelled and called again later.
         metadata: sent with every stream: a mapping, or pairs of name and value.
-        connect_timeout: seconds that one attempt to connect may take.
+        connect_timeout: seconds that looking up a name may take, and then each
+            attempt at one of its addresses, until the server has proven to speak
+            HTTP/2. (The next address does not wait that long for the one before:
+            0.25 s, and the first that works is taken.)
         keepalive_time: seconds of silence after which the server is pinged; etcd
             ends connections that ping more often than every 5 s.
         keepalive_timeout: seconds that it then has to answer.
@@ -138,25 +255,25 @@ class Channel:
             needs more fails with `RpcError` (RESOURCE_EXHAUSTED).
 
     Raises:
-        TypeError, ValueError: naming the argument.
+        TypeError, ValueError: naming the argument, and never a password or token.
     """
 
-    __slots__ = (
-        "_endpoints",
-        "connect_timeout",
-        "credentials",
-        "keepalive_time",
-        "keepalive_timeout",
-        "max_message_size",
-        "metadata",
-        "ssl_context",
-    )
+    _endpoints: tuple[Endpoint, ...]
+    ssl_context: ssl.SSLContext | None
+    credentials: Credentials | None
+    token: TokenSource | None
+    metadata: Metadata
+    connect_timeout: float
+    keepalive_time: float
+    keepalive_timeout: float
+    max_message_size: int
 
     def __init__(
         self,
         *endpoints: str,
         ssl_context: ssl.SSLContext | None = None,
         credentials: Credentials | None = None,
+        token: TokenSource | None = None,
         metadata: MetadataLike = None,
         connect_timeout: float = 5.0,
         keepalive_time: float = 10.0,
@@ -166,26 +283,35 @@ class Channel:
         if not endpoints:
             raise ValueError("endpoints must not be empty")
         parsed = tuple(_parse_endpoint(endpoint) for endpoint in endpoints)
-        _check_type("ssl_context", ssl_context, ssl.SSLContext)
-        _check_type("credentials", credentials, Credentials)
-        for endpoint, text in zip(parsed, endpoints, strict=True):
-            if ssl_context is not None and endpoint.tls is False:
-                raise ValueError(f"ssl_context contradicts endpoint {text!r}")
-        _check_seconds("connect_timeout", connect_timeout)
-        _check_seconds("keepalive_time", keepalive_time)
-        _check_seconds("keepalive_timeout", keepalive_timeout)
+        _check_context(ssl_context)
+        _check_secrets(credentials, token)
+        _check_schemes(
+            zip(parsed, endpoints, strict=True),
+            has_context=ssl_context is not None,
+            has_secret=credentials is not None or token is not None,
+        )
+        seconds = {
+            "connect_timeout": connect_timeout,
+            "keepalive_time": keepalive_time,
+            "keepalive_timeout": keepalive_timeout,
+        }
+        for name, number in seconds.items():
+            _check_seconds(name, number)
         check_int("max_message_size", max_message_size, low=1024, high=2**32 - 1)
-        self._endpoints = parsed
-        self.ssl_context = ssl_context
-        self.credentials = credentials
-        self.metadata = metadata_pairs(metadata)
-        self.connect_timeout = connect_timeout
-        self.keepalive_time = keepalive_time
-        self.keepalive_timeout = keepalive_timeout
-        self.max_message_size = max_message_size
+        fields: dict[str, object] = {
+            "_endpoints": parsed,
+            "ssl_context": ssl_context,
+            "credentials": credentials,
+            "token": token,
+            "metadata": metadata_pairs(metadata),
+            "max_message_size": max_message_size,
+            **seconds,
+        }
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
 
     def __repr__(self) -> str:
-        # Not metadata: it may hold a token.
+        # Neither metadata nor token: a secret.
         endpoints = ", ".join(repr(str(endpoint)) for endpoint in self._endpoints)
         return f"Channel({endpoints}, credentials={self.credentials!r})"
 
@@ -208,5 +334,5 @@ def as_channel(channel: object) -> Channel:
         return Channel(*channel)
     raise TypeError(
         f"channel must be a Channel, an endpoint or a sequence of endpoints, "
-        f"got {channel!r}"
+        f"got {_shown(channel)}"
     )

@@ -1,29 +1,34 @@
-"""Connections to the cluster: dialled one endpoint at a time, with TLS and a token."""
+"""Connections to the cluster: one endpoint at a time, and the token for its streams."""
 
 from __future__ import annotations
 
-import functools
 import itertools
 import logging
 import math
 import random
-import ssl
+from collections.abc import Awaitable, Callable
 from typing import final
 
 import trio
 from google.protobuf.message import DecodeError
 
-from ._channel import Channel, Credentials, Endpoint
+from ._channel import Channel, Credentials, Endpoint, flaw_of_token
+from ._dialer import Dialer
 from ._errors import AuthenticationError
 from ._grpc.connection import Connection
 from ._grpc.metadata import Metadata
-from ._grpc.status import Status, StreamLost
+from ._grpc.status import Status, StatusCode, StreamLost
+from ._log import printable
 from ._pb import watch_pb2 as pb
-from ._verdicts import Call, Verdict, verdict_on
+from ._verdicts import MAX_REFUSED_TOKENS, Call, Verdict, verdict_on
 
 logger = logging.getLogger("trio_etcd_watch")
 
 _AUTHENTICATE = "/etcdserverpb.Auth/Authenticate"
+
+AUTHENTICATE_TIMEOUT = 20.0
+"""Seconds, or connect_timeout if that is longer: etcd compares a password by bcrypt,
+which takes some 8 s at a cost of 17."""
 
 
 @final
@@ -45,37 +50,35 @@ class Connector:
         self._endpoints = itertools.cycle(
             random.sample(channel._endpoints, len(channel._endpoints))
         )
+        self._dialer = Dialer(channel, self._start)
         self._connection: Connection | None = None
         self._token: str | None = None
         # Where and when the token was taken.
         self._token_origin: tuple[Connection | None, float] = (None, -math.inf)
+        self._flawed_tokens = 0
         self._lock = trio.Lock()
+
+    @property
+    def can_authenticate(self) -> bool:
+        """Whether a new stream may come with a new token."""
+        return self.channel.credentials is not None or self.channel.token is not None
 
     async def connect(self) -> tuple[Connection, Metadata]:
         """Return a living connection, and the metadata for a new stream on it.
 
-        Tries one endpoint, once; the next call tries the next.
+        Tries one endpoint, with all its addresses, once; the next call tries the next.
 
         Raises:
-            StreamLost: it could not be reached.
-            AuthenticationError: the credentials are refused.
+            StreamLost: it could not be reached, or gave no token that can be sent.
+            AuthenticationError: the credentials are refused, `token=` raised, or one
+                token after the other cannot be sent.
         """
         async with self._lock:
             connection = self._connection
             if connection is None or connection.lost:
                 connection = await self._dial(next(self._endpoints))
-                self._connection = connection
-            if self.channel.credentials and self._token is None:
-                try:
-                    self._token = await self._authenticate(
-                        connection, self.channel.credentials
-                    )
-                    if self._token is not None:
-                        self._token_origin = (connection, trio.current_time())
-                except StreamLost:
-                    # It takes a quorum, which another member may have.
-                    self.leave(connection)
-                    raise
+            if self._token is None:
+                await self._take_token(connection)
         token: Metadata = (("token", self._token),) if self._token else ()
         return connection, (*self.channel.metadata, *token)
 
@@ -96,11 +99,6 @@ class Connector:
         origin, taken = self._token_origin
         return taken if origin is connection else -math.inf
 
-    @property
-    def can_authenticate(self) -> bool:
-        """Whether a new token can be had."""
-        return self.channel.credentials is not None
-
     def forget_token(self, token: str | bytes | None) -> None:
         """Take a new token for the next stream: the server refused this one.
 
@@ -110,42 +108,67 @@ class Connector:
             self._token = None
 
     async def _dial(self, endpoint: Endpoint) -> Connection:
-        channel = self.channel
-        context = channel.ssl_context
-        if context is None and endpoint.tls:
-            context = _system_context()
-        try:
-            with trio.fail_after(channel.connect_timeout):
-                stream = await _open_stream(endpoint, context)
-                connection = Connection(
-                    stream,
-                    authority=endpoint.authority,
-                    scheme="https" if context else "http",
-                    max_message_size=channel.max_message_size,
-                    keepalive_time=channel.keepalive_time,
-                    keepalive_timeout=channel.keepalive_timeout,
-                )
-                self._nursery.start_soon(self._serve, connection, endpoint)
-                await _wait_ready(connection)
-        except trio.TooSlowError as exc:
-            reason = f"no connection within {channel.connect_timeout:g} s"
-            raise StreamLost(f"{endpoint}: {reason}") from exc
-        except (
-            OSError,
-            UnicodeError,  # of a host name that IDNA cannot encode
-            trio.BrokenResourceError,
-            StreamLost,
-        ) as exc:
-            raise StreamLost(f"{endpoint}: {_reason(exc)}") from exc
+        connection = self._connection = await self._dialer.dial(endpoint)
         self.connections_made += 1
-        logger.debug("reached %s", endpoint)
+        logger.debug("reached %s", printable(endpoint))
         return connection
+
+    def _start(self, connection: Connection, endpoint: Endpoint) -> None:
+        self._nursery.start_soon(self._serve, connection, endpoint)
 
     @trio.lowlevel.enable_ki_protection
     async def _serve(self, connection: Connection, endpoint: Endpoint) -> None:
         await connection.run()
         if connection is self._connection:
-            logger.debug("lost the connection to %s: %s", endpoint, connection.lost)
+            reason = printable(connection.lost)
+            logger.debug("lost the connection to %s: %s", printable(endpoint), reason)
+
+    # Tokens
+
+    async def _take_token(self, connection: Connection) -> None:
+        source, credentials = self.channel.token, self.channel.credentials
+        token: str | None
+        if isinstance(source, str):
+            token = source
+        elif source is not None:
+            token = await self._call(source)
+        elif credentials is not None:
+            try:
+                token = await self._authenticate(connection, credentials)
+            except StreamLost:
+                # It takes a quorum, which another member may have.
+                self.leave(connection)
+                raise
+        else:
+            return
+        if token is None:
+            return
+        if flaw := flaw_of_token(token):
+            self._flawed_tokens += 1
+            if self._flawed_tokens > MAX_REFUSED_TOKENS:
+                raise AuthenticationError(
+                    StatusCode.UNAUTHENTICATED, f"the token {flaw}"
+                )
+            raise StreamLost(f"the token {flaw}")
+        self._flawed_tokens = 0
+        self._token = token
+        self._token_origin = (connection, trio.current_time())
+
+    async def _call(self, source: Callable[[], Awaitable[str]]) -> str:
+        """Ask the user's function for a token."""
+        timeout = self.channel.connect_timeout
+        with trio.move_on_after(timeout):
+            try:
+                token: object = await source()
+            except Exception as exc:
+                # The cause says more; its text may hold what a log must not.
+                what = f"the function given as token= raised {type(exc).__name__}"
+                raise AuthenticationError(StatusCode.UNAUTHENTICATED, what) from exc
+            if isinstance(token, str):
+                return token
+            what = f"the function given as token= returned {type(token).__name__}"
+            raise AuthenticationError(StatusCode.UNAUTHENTICATED, f"{what}, not str")
+        raise StreamLost(f"token= gave none within {timeout:g} s")
 
     async def _authenticate(
         self, connection: Connection, credentials: Credentials
@@ -153,13 +176,14 @@ class Connector:
         request = pb.AuthenticateRequest(
             name=credentials.user, password=credentials.password
         ).SerializeToString()
+        timeout = max(self.channel.connect_timeout, AUTHENTICATE_TIMEOUT)
         try:
-            with trio.fail_after(self.channel.connect_timeout):
+            with trio.fail_after(timeout):
                 reply = await connection.unary(
                     _AUTHENTICATE, request, self.channel.metadata
                 )
         except trio.TooSlowError as exc:
-            raise StreamLost("no answer to Authenticate") from exc
+            raise StreamLost(f"no answer to Authenticate within {timeout:g} s") from exc
         if isinstance(reply, Status):
             match verdict_on(Call.AUTHENTICATE, reply):
                 case Verdict.NO_AUTH:
@@ -172,55 +196,3 @@ class Connector:
             return pb.AuthenticateResponse.FromString(reply).token
         except DecodeError as exc:
             raise StreamLost("the answer to Authenticate cannot be parsed") from exc
-
-
-@functools.cache
-def _system_context() -> ssl.SSLContext:
-    """Loading the system's certificates takes tens of milliseconds: once is enough."""
-    return ssl.create_default_context()
-
-
-async def _wait_ready(connection: Connection) -> None:
-    try:
-        await connection.wait_ready()
-    except trio.Cancelled:
-        connection.close("not ready in time")
-        raise
-
-
-async def _open_stream(
-    endpoint: Endpoint, context: ssl.SSLContext | None
-) -> trio.abc.Stream:
-    """Connect, and shake hands; cancellation closes what was opened."""
-    tcp: trio.SocketStream
-    if endpoint.path:
-        tcp = await trio.open_unix_socket(endpoint.path)
-    else:
-        tcp = await trio.open_tcp_stream(endpoint.host, endpoint.port)
-    if context is None:
-        return tcp
-    context.set_alpn_protocols(["h2"])
-    tls = trio.SSLStream(
-        tcp,
-        context,
-        server_hostname=endpoint.host or "localhost",
-        https_compatible=True,
-    )
-    try:
-        await tls.do_handshake()
-        protocol = tls.selected_alpn_protocol()
-    except BaseException:
-        await trio.aclose_forcefully(tls)
-        raise
-    if protocol not in (None, "h2"):
-        await trio.aclose_forcefully(tls)
-        raise StreamLost(f"the server chose ALPN protocol {protocol!r} over h2")
-    return tls
-
-
-def _reason(exc: BaseException) -> str:
-    """Say why a connection failed: the causes tell more than Trio's wrapping."""
-    cause = exc.__cause__ or exc
-    causes = cause.exceptions if isinstance(cause, BaseExceptionGroup) else [cause]
-    # Several where a host name has several addresses.
-    return "; ".join(dict.fromkeys(str(c) or type(c).__name__ for c in causes))

@@ -9,7 +9,7 @@
      |    +-- NoLeaderError          the member lost its leader (require_leader)
      |    +-- AuthenticationError    the credentials are refused
      +-- ClusterChangedError         the endpoints now belong to another cluster
-     +-- HistoryLostError            the cluster is behind what it has told already
+     +-- HistoryLostError            the cluster is behind what it has told us
 
 What a retry can mend never leaves the package: it is a `StreamLost`.
 
@@ -18,6 +18,7 @@ This module knows neither I/O nor protobuf.
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
 
 from ._grpc.status import StatusCode
@@ -27,7 +28,23 @@ if TYPE_CHECKING:
 
 
 class WatchError(Exception):
-    """Base of every error that this package raises about a watch."""
+    """Base of every error that this package raises about a watch.
+
+    All can be pickled and copied, with their fields and notes.
+    """
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # An exception's own gives `args` to the constructor, which is not what all of
+        # these take.
+        return _restore, (type(self), self.args, self.__dict__)
+
+
+def _restore(
+    kind: type[WatchError], args: tuple[object, ...], fields: dict[str, object]
+) -> WatchError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(fields)
+    return error
 
 
 class WatchCanceledError(WatchError):
@@ -65,7 +82,27 @@ class CompactedError(WatchCanceledError):
 
 
 class PermissionDeniedError(WatchCanceledError):
-    """The user, or a client without a user, may not read the watched range."""
+    """The user, or a client without a user, may not read the watched range.
+
+    Args:
+        message: the server's words.
+        response: as in `WatchCanceledError`.
+        reason: likewise.
+        anonymous: whether the client gave neither credentials nor token; the text
+            says so then.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        response: WatchResponse,
+        reason: str,
+        anonymous: bool = False,
+    ) -> None:
+        if anonymous:
+            message += " (the Channel has neither credentials nor a token)"
+        super().__init__(message, response=response, reason=reason)
 
 
 class FutureRevisionError(WatchCanceledError):
@@ -86,7 +123,7 @@ class RpcError(WatchError):
         self.message = message
 
     def __str__(self) -> str:
-        return f"{self.code.name}: {self.message}"
+        return f"{self.code.name}: {self.message}" if self.message else self.code.name
 
 
 class NoLeaderError(RpcError):
@@ -94,7 +131,10 @@ class NoLeaderError(RpcError):
 
 
 class AuthenticationError(RpcError):
-    """The server refuses the credentials, or their token again and again."""
+    """The server refuses the credentials, or their token again and again.
+
+    Or the function given as `token=` raised: what, is the `__cause__`.
+    """
 
 
 class ClusterChangedError(WatchError):
@@ -145,7 +185,7 @@ def afresh(error: Exception) -> Exception:
 
     Raised again, an exception keeps the traceback and context of the times before.
     """
-    kind = type(error)
-    twin = kind.__new__(kind, *error.args)
-    twin.__dict__.update(error.__dict__)
+    twin = copy.copy(error)
+    if error.__cause__ is not None:
+        twin.__cause__ = error.__cause__
     return twin

@@ -46,13 +46,17 @@ from ._responses import (
 )
 from ._runs import merge_run
 from ._subscription import BROADCAST_ID, Delivery, State, Subscription
-from ._verdicts import Call, Verdict, error_of_cancel, status_of_reason, verdict_on
+from ._verdicts import (
+    MAX_REFUSED_TOKENS,
+    Call,
+    Verdict,
+    error_of_cancel,
+    status_of_reason,
+    verdict_on,
+)
 
 MAX_FRAGMENTS = 65_536
 """Of one response. etcd's are of 2 MiB; endless empty ones have to end too."""
-
-MAX_REFUSED_TOKENS = 3
-"""How often in a row a watch may be refused for its token before it fails."""
 
 MAX_UNKNOWN_IDS = 10_000
 """Watch ids on one stream that nobody knows. A server that is well sends a few, for
@@ -384,7 +388,9 @@ class Session:
     def _receive_refusal(
         self, subscription: Subscription, response: RawResponse
     ) -> Sequence[Delivery]:
-        error: WatchError = error_of_cancel(WatchResponse(response))
+        error: WatchError = error_of_cancel(
+            WatchResponse(response), anonymous=not self._can_authenticate
+        )
         status = status_of_reason(response.cancel_reason)
         denied = isinstance(error, PermissionDeniedError)
         needs_token = verdict_on(Call.CREATION, status) is Verdict.NEW_TOKEN or (

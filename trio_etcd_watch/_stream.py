@@ -33,9 +33,9 @@ from ._pb import watch_pb2 as pb
 from ._requests import WatchSpec
 from ._responses import watch_id_of_head
 from ._runs import split_runs
-from ._session import MAX_REFUSED_TOKENS, Session
+from ._session import Session
 from ._subscription import Delivery, Subscription
-from ._verdicts import Call, Verdict, verdict_on
+from ._verdicts import MAX_REFUSED_TOKENS, Call, Verdict, verdict_on
 from ._watch import Watch
 
 logger = logging.getLogger("trio_etcd_watch")

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from ._responses import WatchResponse
 
 
+MAX_REFUSED_TOKENS = 3
+"""How often in a row a token may be refused, and another be tried."""
+
+
 class Verdict(enum.Enum):
     """What to do about it."""
 
@@ -282,8 +286,15 @@ def status_of_reason(reason: str) -> Status:
     return Status(code, reason[prefix.end() :])
 
 
-def error_of_cancel(response: WatchResponse) -> WatchCanceledError:
-    """Say why the server canceled a watch, or refused to create it."""
+def error_of_cancel(
+    response: WatchResponse, *, anonymous: bool = False
+) -> WatchCanceledError:
+    """Say why the server canceled a watch, or refused to create it.
+
+    Args:
+        response: that says so.
+        anonymous: whether the client gave neither credentials nor token.
+    """
     reason = status_of_reason(response.cancel_reason).message
     compact_revision = response.compact_revision
     # Not "> 0": servers before 3.4.38 and 3.5.24 answer -1 to a negative revision.
@@ -301,5 +312,8 @@ def error_of_cancel(response: WatchResponse) -> WatchCanceledError:
             response=response,
             reason=reason,
         )
-    kind = PermissionDeniedError if reason in _DENIED else WatchCanceledError
-    return kind(reason, response=response, reason=reason)
+    if reason in _DENIED:
+        return PermissionDeniedError(
+            reason, response=response, reason=reason, anonymous=anonymous
+        )
+    return WatchCanceledError(reason, response=response, reason=reason)

@@ -6,9 +6,12 @@ import base64
 import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 import trio
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tests.support.helpers import LIMIT, eventually, split, take
 from tests.support.proxy import open_proxy
@@ -17,6 +20,8 @@ from trio_etcd_watch import (
     Channel,
     Credentials,
     PermissionDeniedError,
+    StatusCode,
+    WatchError,
     open_watcher,
 )
 from trio_etcd_watch.testing import Etcd, open_etcd
@@ -34,11 +39,15 @@ class Guarded:
     async def request(self, path: str, body: Mapping[str, object]) -> dict[str, object]:
         """A request of root's, with a new token."""
         self.etcd.token = None
-        answer = await self.etcd.request(
-            "/v3/auth/authenticate", {"name": ROOT.user, "password": ROOT.password}
-        )
-        self.etcd.token = answer["token"]
+        self.etcd.token = await self.token(ROOT)
         return await self.etcd.request(path, body)
+
+    async def token(self, user: Credentials) -> str:
+        """A new token for a user."""
+        answer = await self.etcd.request(
+            "/v3/auth/authenticate", {"name": user.user, "password": user.password}
+        )
+        return str(answer["token"])
 
     async def put(self, key: str, value: str) -> None:
         await self.request("/v3/kv/put", {"key": b64(key), "value": b64(value)})
@@ -60,6 +69,23 @@ class Guarded:
 
 def b64(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
+
+
+def jwt(folder: Path) -> str:
+    """The argument for tokens that any member can check, signed by a key in folder."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.TraditionalOpenSSL,
+        serialization.NoEncryption(),
+    )
+    public = key.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    (folder / "private.pem").write_bytes(private)
+    (folder / "public.pem").write_bytes(public)
+    keys = f"pub-key={folder / 'public.pem'},priv-key={folder / 'private.pem'}"
+    return f"--auth-token=jwt,{keys},sign-method=RS256,ttl=1h"
 
 
 @asynccontextmanager
@@ -106,6 +132,10 @@ async def test_a_wrong_password_fails_at_once(etcd_binary: str) -> None:
                 ):
                     async with watcher.watch("r"):
                         pytest.fail("entered")
+                assert caught.value.code is StatusCode.INVALID_ARGUMENT
+                assert caught.value.message == (
+                    "etcdserver: authentication failed, invalid user ID or password"
+                )
                 assert "wrong password" not in str(caught.value)
                 assert "wrong password" not in repr(caught.value)
 
@@ -149,6 +179,82 @@ async def test_living_through_expiry_and_reconnects(etcd_binary: str) -> None:
             assert watcher._connector._token != used
             await server.put("r", "3")
             assert [e.kv.value for e in await take(watch, 1)] == [b"3"]
+
+
+def tells_tokens_apart(etcd: Etcd) -> bool:
+    """Whether a token that it refuses is called that, and not "permission denied"."""
+    return not (etcd.version < (3, 4, 22) or (3, 5) <= etcd.version < (3, 5, 6))
+
+
+async def test_a_token_from_elsewhere(
+    etcd_binary: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with open_guarded(etcd_binary, jwt(tmp_path)) as server:
+        token = await server.token(READER)
+        tokens = [token]
+        if tells_tokens_apart(server.etcd):
+            # The first is not the server's: the next is asked for.
+            tokens.append("not.the.servers")
+
+        async def source() -> str:
+            return tokens.pop()
+
+        for given in (token, source):
+            channel = Channel(server.etcd.endpoint, token=given)
+            async with open_watcher(channel) as watcher:
+                with trio.fail_after(LIMIT):
+                    async with watcher.watch("r", prefix=True) as watch:
+                        await server.put("r1", "news")
+                        assert [e.kv.value for e in await take(watch, 1)] == [b"news"]
+                        with pytest.raises(PermissionDeniedError):
+                            async with watcher.watch("x"):
+                                pytest.fail("entered")
+                        # Not of a server that has forgotten it: any may check it.
+                        await server.etcd.kill()
+                        await server.etcd.start()
+                        await server.put("r1", "more")
+                        assert [e.kv.value for e in await take(watch, 1)] == [b"more"]
+            assert token not in f"{caplog.text} {channel!r}"
+        assert tokens == []
+
+
+async def test_a_token_that_is_refused_for_ever(
+    etcd_binary: str, tmp_path: Path
+) -> None:
+    calls = 0
+
+    async def source() -> str:
+        nonlocal calls
+        calls += 1
+        return "not.the.servers"
+
+    async with open_guarded(etcd_binary, jwt(tmp_path)) as server:
+        channel = Channel(server.etcd.endpoint, token=source)
+        async with open_watcher(channel) as watcher:
+            with trio.fail_after(LIMIT), pytest.raises(WatchError) as caught:
+                async with watcher.watch("r"):
+                    pytest.fail("entered")
+    if not tells_tokens_apart(server.etcd):
+        assert isinstance(caught.value, PermissionDeniedError)
+        return
+    assert isinstance(caught.value, AuthenticationError)
+    assert calls == 4
+    assert caught.value.code is StatusCode.UNAUTHENTICATED
+    assert "etcdserver: invalid auth token" in caught.value.message
+
+
+async def test_passwords_that_are_slow_to_check(etcd_binary: str) -> None:
+    # Each time some 0.6 s or more, where the timeout is a tenth of it.
+    async with open_guarded(etcd_binary, "--bcrypt-cost=13") as server:
+        channel = Channel(
+            server.etcd.endpoint, credentials=READER, connect_timeout=0.06
+        )
+        async with open_watcher(channel) as watcher:
+            with trio.fail_after(LIMIT):
+                async with watcher.watch("r") as watch:
+                    await server.put("r", "1")
+                    assert len(await take(watch, 1)) == 1
 
 
 async def test_tokens_are_gone_after_a_restart(etcd_binary: str) -> None:

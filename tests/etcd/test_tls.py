@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import ssl
+import urllib.request
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ import trio
 import trustme
 
 from tests.support.helpers import LIMIT, take
+from tests.support.names import Resolver
 from trio_etcd_watch import Channel, open_watcher
 from trio_etcd_watch.testing import Etcd, open_etcd
 
@@ -72,6 +74,41 @@ async def test_mutual_tls(certificates: Certificates, etcd_binary: str) -> None:
             assert [e.kv.value for e in await take(watch, 1)] == [b"2"]
 
 
+async def test_a_context_that_others_use_too(
+    certificates: Certificates, etcd_binary: str
+) -> None:
+    async with open_secure(certificates, etcd_binary) as etcd:
+        context = certificates.context()
+
+        def version() -> bytes:
+            # To a client that asks for h2, this port of etcd's speaks no HTTP/1.
+            url = f"https://{etcd.endpoint}/version"
+            with urllib.request.urlopen(url, context=context) as answer:
+                return bytes(answer.read())
+
+        before = await trio.to_thread.run_sync(version)
+        channel = Channel(f"https://{etcd.endpoint}", ssl_context=context)
+        async with open_watcher(channel) as watcher, watcher.watch("a") as watch:
+            assert await trio.to_thread.run_sync(version) == before
+            await etcd.put("a", "1")
+            assert len(await take(watch, 1)) == 1
+        assert await trio.to_thread.run_sync(version) == before
+
+
+async def test_a_full_name(certificates: Certificates, etcd_binary: str) -> None:
+    async with open_secure(certificates, etcd_binary) as etcd:
+        port = etcd.endpoint.partition(":")[2]
+        Resolver("127.0.0.1", name="localhost.").use()
+        channel = Channel(
+            f"HTTPS://localhost.:{port}", ssl_context=certificates.context()
+        )
+        async with open_watcher(channel) as watcher:
+            with trio.fail_after(LIMIT):
+                async with watcher.watch("a") as watch:
+                    await etcd.put("a", "1")
+                    assert len(await take(watch, 1)) == 1
+
+
 @pytest.mark.parametrize(
     ("context", "reason"),
     [
@@ -117,6 +154,7 @@ async def test_plain_text_to_a_tls_server(
                     pytest.fail("connected")
             assert scope.cancelled_caught
             assert watcher.statistics().connections_made == 0
+            assert "for TLS say https://" in str(watcher.statistics().last_loss)
 
 
 async def test_tls_to_a_plain_text_server(etcd: Etcd) -> None:

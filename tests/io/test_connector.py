@@ -12,10 +12,16 @@ from typing import Any
 
 import pytest
 import trio
-from trio.testing import MockClock
 
 from tests.support.peer import GRPC, SETTINGS, Peer, serve_tcp
-from trio_etcd_watch import AuthenticationError, Channel, Credentials
+from trio_etcd_watch import (
+    AuthenticationError,
+    Channel,
+    Credentials,
+    StatusCode,
+    _connector,
+    open_watcher,
+)
 from trio_etcd_watch._connector import Connector
 from trio_etcd_watch._grpc.status import StreamLost
 from trio_etcd_watch._pb import watch_pb2 as pb
@@ -104,20 +110,6 @@ async def test_server_that_never_answers() -> None:
             assert made.connections_made == 0
 
 
-async def test_attempt_is_bounded_while_connecting(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def open_tcp_stream(host: str, port: int) -> trio.SocketStream:
-        await trio.sleep_forever()
-        raise AssertionError
-
-    monkeypatch.setattr(trio, "open_tcp_stream", open_tcp_stream)
-    async with connector(Channel("a:1", connect_timeout=3)) as made:
-        began = trio.current_time()
-        assert await reason_of(made) == "a:1: no connection within 3 s"
-        assert trio.current_time() - began == pytest.approx(3)
-
-
 async def test_tls_handshake_is_bounded() -> None:
     async with serve_tcp(silent) as endpoint:
         channel = Channel(f"https://{endpoint}", connect_timeout=0.05)
@@ -156,7 +148,8 @@ async def test_server_of_another_kind(first: bytes, reason: str) -> None:
         await stream.send_eof()
 
     async with serve_tcp(serve) as endpoint, connector(Channel(endpoint)) as made:
-        assert await reason_of(made) == f"{endpoint}: {reason}"
+        hint = "(in plaintext; for TLS say https://)"
+        assert await reason_of(made) == f"{endpoint}: {reason} {hint}"
 
 
 async def test_tls_against_a_server_without() -> None:
@@ -198,7 +191,9 @@ async def test_unix_socket_that_is_not_there(tmp_path: Path) -> None:
 # Credentials
 
 
-def authenticator(replies: list[tuple[int, str]]) -> Callable[[trio.SocketStream], Any]:
+def authenticator(
+    replies: list[tuple[int, str]], delay: float = 0
+) -> Callable[[trio.SocketStream], Any]:
     """A server that answers Authenticate with these: a status, and token or message."""
 
     async def serve(stream: trio.SocketStream) -> None:
@@ -213,6 +208,7 @@ def authenticator(replies: list[tuple[int, str]]) -> Callable[[trio.SocketStream
                     )
                     assert (request.name, request.password) == ("root", SECRET)
                     status, text = replies.pop(0)
+                    await trio.sleep(delay)
                     await peer.headers(stream_id, GRPC)
                     if not status:
                         response = pb.AuthenticateResponse(token=text)
@@ -251,7 +247,7 @@ async def test_wrong_password() -> None:
     async with logging_in((3, message)) as made:
         with pytest.raises(AuthenticationError) as info:
             await made.connect()
-        assert info.value.message == message
+        assert (info.value.code, info.value.message) == (3, message)
         assert SECRET not in f"{info.value!r} {info.value}"
 
 
@@ -269,3 +265,171 @@ async def test_authenticate_that_may_be_tried_again() -> None:
     async with logging_in((14, "etcdserver: no leader yet"), (0, "token")) as made:
         assert "no leader yet" in await reason_of(made)
         assert (await made.connect())[1][-1] == ("token", "token")
+
+
+async def test_a_slow_authenticate_has_longer_than_a_connection() -> None:
+    # As one whose passwords are hashed at a high cost.
+    slow = authenticator([(0, "token")], delay=0.3)
+    async with serve_tcp(slow) as endpoint:
+        channel = Channel(
+            endpoint, credentials=Credentials("root", SECRET), connect_timeout=0.1
+        )
+        async with connector(channel) as made:
+            assert (await made.connect())[1] == (("token", "token"),)
+
+
+@pytest.mark.parametrize("timeouts", [(0.01, 0.05), (0.05, 0.01)])
+async def test_authenticate_that_is_never_answered(
+    timeouts: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect_timeout, bound = timeouts
+    monkeypatch.setattr(_connector, "AUTHENTICATE_TIMEOUT", bound)
+    async with serve_tcp(lambda stream: Peer(stream).run()) as endpoint:
+        channel = Channel(
+            endpoint,
+            credentials=Credentials("root", SECRET),
+            connect_timeout=connect_timeout,
+        )
+        async with connector(channel) as made:
+            reason = "no answer to Authenticate within 0.05 s"
+            for _ in range(2):
+                assert await reason_of(made) == reason
+            # It may have no quorum: each time another is tried.
+            assert made.connections_made == 2
+
+
+UNSENDABLE = [
+    "",
+    f"{SECRET}\n",
+    f"{SECRET}\r\nother: header",
+    f"{SECRET}é",
+    f"{SECRET}\0",
+    f" {SECRET}",
+]
+
+
+@pytest.mark.parametrize("token", UNSENDABLE)
+async def test_a_token_of_the_server_s_that_no_header_can_carry(token: str) -> None:
+    async with logging_in((0, token), (0, "good")) as made:
+        with pytest.raises(StreamLost, match="the token ") as info:
+            await made.connect()
+        assert SECRET not in f"{info.value!r} {info.value}"
+        # That is no fault of the connection.
+        assert (await made.connect())[1][-1] == ("token", "good")
+        assert made.connections_made == 1
+
+
+# Tokens from elsewhere
+
+
+class Source:
+    """A function that gives tokens in turn, or raises what stands among them."""
+
+    def __init__(self, *answers: object) -> None:
+        self.answers = list(answers)
+        self.calls = 0
+
+    async def __call__(self) -> Any:  # noqa: ANN401  # also what is no token
+        self.calls += 1
+        answer = self.answers.pop(0) if self.answers else None
+        if isinstance(answer, BaseException):
+            raise answer
+        if answer is trio.sleep_forever:
+            await trio.sleep_forever()
+        return answer
+
+
+@asynccontextmanager
+async def with_token(token: Any, **arguments: Any) -> AsyncGenerator[Connector]:  # noqa: ANN401  # as above
+    """To a server that has no Authenticate."""
+    async with serve_tcp(lambda stream: Peer(stream).run()) as endpoint:
+        async with connector(Channel(endpoint, token=token, **arguments)) as made:
+            assert made.can_authenticate
+            yield made
+
+
+async def test_a_token_as_a_string() -> None:
+    async with with_token("a.b.c", metadata={"a": "b"}) as made:
+        for _ in range(3):
+            assert (await made.connect())[1] == (("a", "b"), ("token", "a.b.c"))
+            made.forget_token(made._token)
+
+
+async def test_a_token_function_is_called_again_when_its_token_is_refused() -> None:
+    source = Source("first", "second")
+    async with with_token(source) as made:
+        for token in ("first", "second"):
+            for _ in range(3):
+                assert (await made.connect())[1] == (("token", token),)
+            made.forget_token(made._token)
+    assert source.calls == 2
+
+
+@pytest.mark.parametrize("error", [OSError(SECRET), trio.TooSlowError(SECRET)])
+async def test_a_token_function_that_raises(error: Exception) -> None:
+    async with with_token(Source(error, "token")) as made:
+        with pytest.raises(AuthenticationError) as info:
+            await made.connect()
+        assert info.value.__cause__ is error
+        assert info.value.code is StatusCode.UNAUTHENTICATED
+        assert type(error).__name__ in info.value.message
+        assert SECRET not in f"{info.value!r} {info.value}"
+        assert (await made.connect())[1] == (("token", "token"),)
+
+
+@pytest.mark.parametrize("answer", [None, SECRET.encode(), 5])
+async def test_a_token_function_that_gives_none(answer: object) -> None:
+    async with with_token(Source(answer)) as made:
+        kind = type(answer).__name__
+        with pytest.raises(AuthenticationError, match=f"returned {kind}, not") as info:
+            await made.connect()
+        assert SECRET not in f"{info.value!r} {info.value}"
+
+
+async def test_a_token_function_that_is_not_async() -> None:
+    async with with_token(lambda: SECRET) as made:
+        with pytest.raises(AuthenticationError) as info:
+            await made.connect()
+        assert isinstance(info.value.__cause__, TypeError)
+        assert SECRET not in f"{info.value!r} {info.value}"
+
+
+async def test_a_token_function_that_hangs() -> None:
+    source = Source(trio.sleep_forever, "token")
+    async with with_token(source, connect_timeout=0.1) as made:
+        assert await reason_of(made) == "token= gave none within 0.1 s"
+        assert (await made.connect())[1] == (("token", "token"),)
+        # The server is not to blame.
+        assert made.connections_made == 1
+    assert source.calls == 2
+
+
+@pytest.mark.parametrize("token", UNSENDABLE)
+async def test_a_token_that_no_header_can_carry(token: str) -> None:
+    async with with_token(Source(token, "good")) as made:
+        with pytest.raises(StreamLost, match="the token ") as info:
+            await made.connect()
+        assert SECRET not in f"{info.value!r} {info.value}"
+        assert (await made.connect())[1] == (("token", "good"),)
+        assert made.connections_made == 1
+
+
+async def test_what_a_watch_gets_of_a_token_function(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    error = OSError(SECRET)
+    unsendable = Source(*[f"{SECRET}\n"] * 10)
+    for source, calls in ((Source(error), 1), (unsendable, 4)):
+        async with serve_tcp(lambda stream: Peer(stream).run()) as endpoint:
+            async with open_watcher(Channel(endpoint, token=source)) as watcher:
+                with trio.fail_after(LIMIT), pytest.raises(AuthenticationError) as info:
+                    async with watcher.watch("a"):
+                        pytest.fail("entered")
+        assert source.calls == calls
+        assert info.value.__cause__ is (error if calls == 1 else None)
+        assert info.value.code is StatusCode.UNAUTHENTICATED
+        assert SECRET not in f"{info.value!r} {info.value} {caplog.text}"
+    assert str(info.value) == (
+        "UNAUTHENTICATED: the token has characters other than printable ASCII "
+        "(a line end behind it?)"
+    )

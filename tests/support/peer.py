@@ -7,6 +7,7 @@ much of etcd's Watch as an end-to-end test needs.
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -258,8 +259,18 @@ Handler: TypeAlias = Callable[[trio.SocketStream], Awaitable[object]]
 @asynccontextmanager
 async def serve_tcp(handler: Handler) -> AsyncGenerator[str]:
     """Serve loopback connections; give the endpoint. Handlers end with the block."""
+    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with serve_listeners([(handler, listener)]):
+        yield f"127.0.0.1:{listener.socket.getsockname()[1]}"
 
-    async def serve(stream: trio.SocketStream) -> None:
+
+@asynccontextmanager
+async def serve_listeners(
+    pairs: Iterable[tuple[Handler, trio.SocketListener]],
+) -> AsyncGenerator[None]:
+    """Serve each listener by its handler. Handlers end with the block."""
+
+    async def serve(handler: Handler, stream: trio.SocketStream) -> None:
         async with stream:
             try:
                 await handler(stream)
@@ -268,9 +279,10 @@ async def serve_tcp(handler: Handler) -> AsyncGenerator[str]:
                 pass
 
     async with trio.open_nursery() as nursery:
-        [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        nursery.start_soon(trio.serve_listeners, serve, [listener])
-        yield f"127.0.0.1:{listener.socket.getsockname()[1]}"
+        for handler, listener in pairs:
+            serve_one = functools.partial(serve, handler)
+            nursery.start_soon(trio.serve_listeners, serve_one, [listener])
+        yield
         nursery.cancel_scope.cancel(reason="the test is over")
 
 

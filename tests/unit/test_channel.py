@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+import socket
 import ssl
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,6 +28,9 @@ SECRET = "s3cret"
         ("http://etcd:2379", "etcd:2379", False),
         ("http://etcd:2379/", "etcd:2379", False),
         ("https://etcd:2379", "etcd:2379", True),
+        ("HTTPS://etcd:2379", "etcd:2379", True),
+        ("Http://etcd:2379", "etcd:2379", False),
+        ("https://etcd.:2379", "etcd.:2379", True),
         ("[::1]:2379", "[::1]:2379", None),
         ("https://[2001:db8::1]:2379", "[2001:db8::1]:2379", True),
         ("[fe80::1%eth0]:2379", "[fe80::1%eth0]:2379", None),
@@ -67,8 +74,10 @@ def test_endpoints(text: str, authority: str, tls: bool | None) -> None:
         "http://etcd:2379/v3",
         "http://etcd:2379?x",
         "http://etcd:2379#x",
-        "user@etcd:2379",
-        "http://user:pw@etcd:2379",
+        ".etcd:2379",
+        ".:2379",
+        "et\x1b[31mcd:2379",
+        "et\0cd:2379",
         "etcd:2379,other:2379",
         "etcd :2379",
         "etcd:2379\n",
@@ -79,6 +88,57 @@ def test_bad_endpoints(text: str) -> None:
     with pytest.raises(ValueError, match="endpoint") as info:
         Channel("good:2379", text)
     assert repr(text) in str(info.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("localhost", "did you mean 'localhost:2379'?"),
+        ("https://etcd", "did you mean 'https://etcd:2379'?"),
+        ("[::1]", "did you mean '[::1]:2379'?"),
+        ("a:1,b:2", "give each endpoint as an argument of its own"),
+        ("https://a:1,https://b:2", "give each endpoint as an argument of its own"),
+        ("::1:2379", "an IPv6 address needs brackets, as in '[::1]:2379'"),
+        ("etcd:http", ""),
+    ],
+)
+def test_hints(text: str, hint: str) -> None:
+    with pytest.raises(ValueError, match="endpoint must be host:port") as info:
+        Channel(text)
+    assert str(info.value).endswith(f"got {text!r}; {hint}" if hint else f"{text!r}")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(
+            lambda text=text: Channel("good:2379", text)
+            for text in (
+                f"root:{SECRET}@etcd:2379",
+                f"http://root:{SECRET}@etcd:2379",
+                f"https://root:{SECRET}@etcd",
+                f"http://root:{SECRET}/x@etcd:2379",
+                f"http://root:{SECRET}[@etcd:2379",
+                f"a:1,root:{SECRET}@etcd:2379",
+                f"ftp://root:{SECRET}@etcd:2379",
+            )
+        ),
+        lambda: Channel([f"root:{SECRET}@etcd:2379"]),  # type: ignore[arg-type]
+        lambda: open_watcher(f"root:{SECRET}@etcd:2379".encode()),
+    ],
+)
+def test_passwords_in_an_endpoint_are_not_repeated(make: Callable[[], object]) -> None:
+    with pytest.raises((ValueError, TypeError)) as info:
+        make()
+    assert SECRET not in "".join(traceback.format_exception(info.value))
+    if isinstance(info.value, ValueError):
+        assert "credentials=Credentials(" in str(info.value)
+
+
+def test_no_unix_sockets_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(socket, "AF_UNIX")
+    with pytest.raises(ValueError, match="'unix:///s': this system has no unix"):
+        Channel("unix:///s")
 
 
 @pytest.mark.parametrize("endpoint", [None, 2379, b"etcd:2379", ("etcd", 2379)])
@@ -103,6 +163,23 @@ def test_defaults() -> None:
     ("arguments", "error", "name"),
     [
         ({"ssl_context": True}, TypeError, "ssl_context"),
+        (
+            {"ssl_context": ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)},
+            ValueError,
+            "ssl_context must be a client's",
+        ),
+        ({"token": SECRET.encode()}, TypeError, "token"),
+        ({"token": 5}, TypeError, "token"),
+        ({"token": ""}, ValueError, "token is empty"),
+        ({"token": f"{SECRET}\n"}, ValueError, "token has .*line end"),
+        ({"token": f"{SECRET}\r\nx: y"}, ValueError, "token has"),
+        ({"token": f"{SECRET}é"}, ValueError, "token has"),
+        ({"token": f" {SECRET}"}, ValueError, "token begins or ends with a space"),
+        (
+            {"token": SECRET, "credentials": Credentials("root", SECRET)},
+            ValueError,
+            "credentials and token exclude each other",
+        ),
         ({"credentials": ("root", SECRET)}, TypeError, "credentials"),
         ({"metadata": 5}, TypeError, "metadata"),
         ({"metadata": "token"}, TypeError, "metadata"),
@@ -151,6 +228,80 @@ def test_tls_context_contradicts_http() -> None:
         Channel("https://a:1", "http://b:1", ssl_context=context)
 
 
+SECRETS: list[dict[str, Any]] = [
+    {"credentials": Credentials("root", SECRET)},
+    {"token": SECRET},
+]
+
+
+@pytest.mark.parametrize("secret", SECRETS, ids=["credentials", "token"])
+def test_no_secret_goes_in_plaintext_beside_tls(secret: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="'http://b:1' is plaintext beside") as info:
+        Channel("https://a:1", "http://b:1", **secret)
+    assert SECRET not in str(info.value)
+    Channel("https://a:1", "http://b:1")
+    # All alike; what never leaves the machine; and what a context makes TLS.
+    Channel("http://a:1", "b:1", **secret)
+    Channel("https://a:1", "unix:///s", **secret)
+    Channel("https://a:1", "b:1", ssl_context=ssl.create_default_context(), **secret)
+
+
+def test_what_has_no_scheme_beside_tls() -> None:
+    with pytest.raises(ValueError, match="'b:1' has no scheme, which is plaintext"):
+        Channel("https://a:1", "b:1")
+
+
+@pytest.mark.parametrize("name", [*Channel.__slots__, "other"])
+def test_a_channel_cannot_be_changed(name: str) -> None:
+    channel = Channel("etcd:2379")
+    before = repr(channel), hash(channel)
+    with pytest.raises((AttributeError, TypeError)):
+        setattr(channel, name, None)
+    with pytest.raises((AttributeError, TypeError)):
+        delattr(channel, name)
+    assert not hasattr(channel, "__dict__")
+    assert (repr(channel), hash(channel)) == before
+
+
+async def token() -> str:
+    return SECRET
+
+
+def test_channels_are_equal_by_value() -> None:
+    arguments: dict[str, Any] = {
+        "ssl_context": ssl.create_default_context(),
+        "credentials": Credentials("root", SECRET),
+        "metadata": {"b": "2", "a": "1"},
+        "connect_timeout": 3,
+    }
+    channel = Channel("etcd:1", **arguments)
+    arguments["metadata"] = [("a", "1"), ("b", "2")]
+    assert channel == Channel("etcd:1", **arguments) == copy.copy(channel)
+    assert hash(channel) == hash(Channel("etcd:1", **arguments))
+    for changed in (
+        Channel("etcd:2", **arguments),
+        *(
+            Channel("etcd:1", **{**arguments, name: value})
+            for name, value in (
+                ("ssl_context", ssl.create_default_context()),
+                ("credentials", None),
+                ("metadata", None),
+                ("connect_timeout", 4),
+                ("keepalive_time", 4),
+                ("keepalive_timeout", 4),
+                ("max_message_size", 4096),
+            )
+        ),
+    ):
+        assert changed != channel
+    assert Channel("a:1", token=token) == Channel("a:1", token=token)
+    assert Channel("a:1", token=SECRET) != Channel("a:1", token=token)
+    other: object = "etcd:1"
+    assert channel != other
+    small = Channel("a:1", credentials=arguments["credentials"])
+    assert pickle.loads(pickle.dumps(small)) == copy.deepcopy(small) == small
+
+
 @pytest.mark.parametrize(
     ("user", "password", "error"),
     [
@@ -181,6 +332,7 @@ def test_no_repr_shows_a_secret() -> None:
         "etcd:2379", "unix:///s", credentials=credentials, metadata={"token": SECRET}
     )
     shown = [repr(credentials), repr(channel), str(channel), f"{channel}"]
+    shown.append(repr(Channel("etcd:2379", token=SECRET)))
     assert not [text for text in shown if SECRET in text]
     assert repr(channel) == (
         "Channel('etcd:2379', 'unix:///s', credentials=Credentials(user='root'))"

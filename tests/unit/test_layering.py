@@ -25,6 +25,7 @@ SANS_IO = [
     "_verdicts",
     "_grpc.metadata",
     "_grpc.status",
+    "_log",
     "_runs",
     "_requests",
     "_responses",
@@ -39,6 +40,7 @@ TESTED_ELSEWHERE = {
     "": "imports only: its names are looked at here",
     "._grpc": "a docstring only",
     "._pb.watch_pb2": "generated: test_pb.py",
+    "._creations": "a queue that only `_session` works with: test_session.py",
     "._subscription": "nothing but data, which `_session` works on: test_session.py",
 }
 """Modules without a test file of their name, and why."""

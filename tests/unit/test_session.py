@@ -35,8 +35,9 @@ from trio_etcd_watch import (
 from trio_etcd_watch._grpc.status import StatusCode, StreamLost
 from trio_etcd_watch._requests import watch_spec
 from trio_etcd_watch._responses import RawResponse
-from trio_etcd_watch._session import MAX_REFUSED_TOKENS, MAX_UNKNOWN_IDS, Session
+from trio_etcd_watch._session import MAX_UNKNOWN_IDS, Session
 from trio_etcd_watch._subscription import MAX_PREV_KV_TRIES, State, Subscription
+from trio_etcd_watch._verdicts import MAX_REFUSED_TOKENS
 
 
 def test_replies_are_matched_in_the_order_of_the_requests() -> None:

@@ -25,7 +25,7 @@ from trio_etcd_watch._verdicts import (
 
 NO_LEADER = "etcdserver: no leader"
 LEARNER = "etcdserver: rpc not supported for learner"
-OLD_TOKEN = "etcdserver: invalid auth token"  # noqa: S105  # no password
+OLD_TOKEN = "etcdserver: invalid auth token"  # no password
 TOO_LARGE = "grpc: received message larger than max (3145800 vs. 2097152)"
 ALL = [Call.STREAM, Call.CREATION, Call.AUTHENTICATE, Call.READ]
 
@@ -115,9 +115,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("call", "code", "message", "verdict"), CASES)
-def test_verdicts(
-    call: Call, code: StatusCode, message: str, verdict: Verdict
-) -> None:
+def test_verdicts(call: Call, code: StatusCode, message: str, verdict: Verdict) -> None:
     assert verdict_on(call, Status(code, message)) is verdict
 
 
@@ -157,7 +155,10 @@ def test_what_passes_is_final_for_nobody(call: Call) -> None:
     ("reason", "status"),
     [
         ("", Status(StatusCode.UNKNOWN, "")),
-        ("mvcc: watcher range is empty", Status(StatusCode.UNKNOWN, "mvcc: watcher range is empty")),
+        (
+            "mvcc: watcher range is empty",
+            Status(StatusCode.UNKNOWN, "mvcc: watcher range is empty"),
+        ),
         (
             "rpc error: code = PermissionDenied desc = etcdserver: permission denied",
             Status(StatusCode.PERMISSION_DENIED, "etcdserver: permission denied"),

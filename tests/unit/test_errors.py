@@ -1,0 +1,115 @@
+"""The public exceptions as values: they travel, and lose nothing on the way."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import trio_etcd_watch
+from trio_etcd_watch import (
+    AuthenticationError,
+    ClusterChangedError,
+    CompactedError,
+    FutureRevisionError,
+    HistoryLostError,
+    NoLeaderError,
+    PermissionDeniedError,
+    RpcError,
+    StatusCode,
+    WatchCanceledError,
+    WatchError,
+    WatchResponse,
+)
+from trio_etcd_watch._errors import afresh
+from trio_etcd_watch._pb import watch_pb2 as pb
+
+RESPONSE = WatchResponse(pb.WatchResponse(watch_id=7, canceled=True))
+
+CANCELED: list[WatchError] = [
+    kind("its words", response=RESPONSE, reason="its words")
+    for kind in (WatchCanceledError, PermissionDeniedError, FutureRevisionError)
+]
+ERRORS = [
+    WatchError("words"),
+    *CANCELED,
+    PermissionDeniedError("no", response=RESPONSE, reason="no", anonymous=True),
+    CompactedError("gone", response=RESPONSE, reason="gone", compact_revision=5),
+    *(
+        kind(StatusCode.UNKNOWN, "its words")
+        for kind in (RpcError, NoLeaderError, AuthenticationError)
+    ),
+    ClusterChangedError(0xA, 0xB),
+    HistoryLostError(7, 3),
+]
+
+
+def raised(error: Exception) -> Exception:
+    """Raised and caught; it comes with a traceback then."""
+    try:
+        raise error
+    except Exception as exc:
+        return exc
+
+
+COPIES: list[Callable[[Any], Any]] = [
+    copy.copy,
+    copy.deepcopy,
+    afresh,
+    *(
+        lambda error, protocol=protocol: pickle.loads(pickle.dumps(error, protocol))
+        for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1)
+    ),
+]
+
+
+def test_the_list_is_whole() -> None:
+    public = [getattr(trio_etcd_watch, name) for name in trio_etcd_watch.__all__]
+    classes = [value for value in public if isinstance(value, type)]
+    errors = {kind for kind in classes if issubclass(kind, Exception)}
+    assert {type(error) for error in ERRORS} == errors
+
+
+@pytest.mark.parametrize("copied", COPIES)
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_copies(error: WatchError, copied: Callable[[Any], Any]) -> None:
+    error.__dict__.pop("__notes__", None)
+    raised(error).add_note("seen")
+    # A copy of a copy, raised in between.
+    twin = raised(copied(raised(copied(error))))
+    assert type(twin) is type(error)
+    assert (str(twin), repr(twin)) == (str(error), repr(error))
+    assert twin.args == error.args
+    assert repr(vars(twin)) == repr(vars(error))
+    assert vars(twin)["__notes__"] == ["seen"]
+
+
+def test_raised_once_more_it_has_its_cause_and_no_old_traceback() -> None:
+    error = AuthenticationError(StatusCode.UNAUTHENTICATED, "words")
+    error.__cause__ = KeyError("of a token function")
+    twin = afresh(raised(error))
+    assert twin is not error
+    assert twin.__cause__ is error.__cause__
+    assert twin.__traceback__ is None
+
+
+@pytest.mark.parametrize("error", CANCELED)
+def test_the_server_s_words_are_said_once(error: WatchError) -> None:
+    assert str(error) == "its words"
+
+
+def test_words_of_a_status() -> None:
+    assert str(RpcError(StatusCode.UNKNOWN, "its words")) == "UNKNOWN: its words"
+    assert str(RpcError(StatusCode.UNKNOWN, "")) == "UNKNOWN"
+
+
+def test_denied_without_credentials() -> None:
+    words = "etcdserver: permission denied"
+    error = PermissionDeniedError(
+        words, response=RESPONSE, reason=words, anonymous=True
+    )
+    assert str(error) == f"{words} (the Channel has neither credentials nor a token)"
+    assert error.reason == words

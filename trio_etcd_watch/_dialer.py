@@ -1,0 +1,202 @@
+"""Dials one endpoint: its name looked up, its addresses tried until a connection works.
+
+Trio's own happy eyeballs settle at TCP: at an address that accepts, and behind which may
+be silence, or a server of another kind. Here the race is over HTTP/2 that has begun.
+"""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias, final
+
+import trio
+
+from ._channel import Channel, Endpoint
+from ._grpc.connection import Connection
+from ._grpc.status import StreamLost
+from ._log import printable
+from ._tls import shake_hands, system_context
+
+STAGGER = 0.25
+"""Seconds after which the next address of a name is tried beside the one before; that of
+`trio.open_tcp_stream` and of RFC 8305 (5)."""
+
+Serve: TypeAlias = Callable[[Connection, Endpoint], None]
+"""Starts the task that runs a connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Address:
+    """What an endpoint's name stands for, or a part of it."""
+
+    family: int
+    sockaddr: Any
+    """As the family has it (`socket`)."""
+
+    def __str__(self) -> str:
+        path = isinstance(self.sockaddr, str)
+        return str(self.sockaddr if path else self.sockaddr[0])
+
+
+@final
+class Dialer:
+    """Opens connections, and knows which addresses have waited the longest.
+
+    Args:
+        channel: TLS, and how long an attempt may take.
+        serve: given each connection before it has begun to work.
+    """
+
+    def __init__(self, channel: Channel, serve: Serve) -> None:
+        self._channel = channel
+        self._serve = serve
+        # When each address of an endpoint was tried last, as a count of all tries.
+        self._tried: dict[Endpoint, dict[_Address, int]] = {}
+        self._tries = itertools.count(1)
+
+    async def dial(self, endpoint: Endpoint) -> Connection:
+        """Return a connection to the first address that has proven to work.
+
+        Cancelled, it closes what it has opened.
+
+        Raises:
+            StreamLost: none works.
+        """
+        try:
+            return await self._race(endpoint, await self._look_up(endpoint))
+        except StreamLost as exc:
+            raise StreamLost(printable(f"{endpoint}: {exc}")) from exc
+
+    async def _look_up(self, endpoint: Endpoint) -> list[_Address]:
+        """Return the addresses of an endpoint, those first that wait the longest."""
+        timeout = self._channel.connect_timeout
+        try:
+            with trio.fail_after(timeout):
+                addresses = await _addresses_of(endpoint)
+        except trio.TooSlowError as exc:
+            raise StreamLost(f"its name is not resolved within {timeout:g} s") from exc
+        except (OSError, UnicodeError) as exc:  # the latter of IDNA
+            raise StreamLost(_reason(exc)) from exc
+        if not addresses:
+            raise StreamLost("its name has no address")
+        tried = self._tried.get(endpoint, {})
+        tried = {address: tried.get(address, 0) for address in addresses}
+        self._tried[endpoint] = tried
+        return sorted(addresses, key=tried.__getitem__)
+
+    async def _race(self, endpoint: Endpoint, addresses: list[_Address]) -> Connection:
+        """Try addresses until one works: the next when one has failed, or is slow."""
+        winner: Connection | None = None
+        failures: dict[str, str] = {}
+
+        @trio.lowlevel.enable_ki_protection
+        async def attempt(address: _Address, failed: trio.Event) -> None:
+            nonlocal winner
+            try:
+                connection = await self._attempt(endpoint, address)
+            except StreamLost as exc:
+                failures[str(address)] = str(exc)
+                failed.set()
+                return
+            if winner is None:
+                winner = connection
+                nursery.cancel_scope.cancel(reason=f"connected to {address}")
+            else:
+                connection.close("another address was as fast")
+
+        try:
+            async with trio.open_nursery() as nursery:
+                for address in addresses:
+                    self._tried[endpoint][address] = next(self._tries)
+                    failed = trio.Event()
+                    nursery.start_soon(attempt, address, failed)
+                    with trio.move_on_after(STAGGER):
+                        await failed.wait()
+        except BaseException:
+            if winner is not None:
+                winner.close("cancelled")
+            raise
+        if winner is None:
+            raise StreamLost(_reasons(endpoint, failures))
+        return winner
+
+    async def _attempt(self, endpoint: Endpoint, address: _Address) -> Connection:
+        channel = self._channel
+        context = channel.ssl_context
+        if context is None and endpoint.tls:
+            context = system_context()
+        try:
+            with trio.fail_after(channel.connect_timeout):
+                stream = await _open_stream(endpoint, address, context)
+                connection = Connection(
+                    stream,
+                    authority=endpoint.authority,
+                    scheme="https" if context else "http",
+                    max_message_size=channel.max_message_size,
+                    keepalive_time=channel.keepalive_time,
+                    keepalive_timeout=channel.keepalive_timeout,
+                )
+                self._serve(connection, endpoint)
+                await _wait_ready(connection)
+        except trio.TooSlowError as exc:
+            reason = f"no connection within {channel.connect_timeout:g} s"
+            raise StreamLost(reason) from exc
+        except StreamLost as exc:
+            if context or endpoint.path:
+                raise
+            raise StreamLost(f"{exc} (in plaintext; for TLS say https://)") from exc
+        except (OSError, UnicodeError, trio.BrokenResourceError) as exc:
+            raise StreamLost(_reason(exc)) from exc
+        return connection
+
+
+async def _wait_ready(connection: Connection) -> None:
+    try:
+        await connection.wait_ready()
+    except trio.Cancelled:
+        connection.close("not ready in time")
+        raise
+
+
+async def _addresses_of(endpoint: Endpoint) -> list[_Address]:
+    if endpoint.path:
+        return [_Address(socket.AF_UNIX, endpoint.path)]
+    answers = await trio.socket.getaddrinfo(
+        endpoint.host, endpoint.port, type=socket.SOCK_STREAM
+    )
+    addresses = [_Address(family, sockaddr) for family, _, _, _, sockaddr in answers]
+    return list(dict.fromkeys(addresses))
+
+
+async def _open_stream(
+    endpoint: Endpoint, address: _Address, context: ssl.SSLContext | None
+) -> trio.abc.Stream:
+    """Connect, and shake hands; cancellation closes what was opened."""
+    sock = trio.socket.socket(address.family, socket.SOCK_STREAM)
+    try:
+        await sock.connect(address.sockaddr)
+    except BaseException:
+        sock.close()
+        raise
+    tcp = trio.SocketStream(sock)
+    if context is None:
+        return tcp
+    return await shake_hands(tcp, context, endpoint.host or "localhost")
+
+
+def _reason(exc: BaseException) -> str:
+    """Say why a connection failed: the cause tells more than Trio's wrapping."""
+    cause = exc.__cause__ or exc
+    return str(cause) or type(cause).__name__
+
+
+def _reasons(endpoint: Endpoint, failures: Mapping[str, str]) -> str:
+    """Say why all addresses failed, in one order, and naming those that need it."""
+    return "; ".join(
+        reason if address in (endpoint.host, endpoint.path) else f"{address}: {reason}"
+        for address, reason in sorted(failures.items())
+    )
