@@ -230,9 +230,10 @@ class Channel:
             after each failure the next has its turn, and so has each address of a
             name with several.
         ssl_context: for TLS, with whatever certificates it has loaded. It is left as
-            it is, except that it has `h2` as its ALPN protocol in the moment in which
-            a connection is made: do not use it in another thread meanwhile. Without
-            one, `https://` verifies against the system's certificates.
+            it is, but for the moment (far below a millisecond) in which a connection
+            is made: `h2` is its ALPN protocol then, also for another thread that
+            connects with it just then. Without one, `https://` verifies against the
+            system's certificates.
         credentials: a user of etcd's auth. etcd may take seconds to compare a
             password (bcrypt), so the answer has the longer of 20 s and
             `connect_timeout`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import socket
 from collections import Counter
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from tests.support.peer import GRPC, SETTINGS, Peer, serve_tcp
 from trio_etcd_watch import (
@@ -186,6 +188,31 @@ async def test_unix_socket_that_is_not_there(tmp_path: Path) -> None:
     endpoint = f"unix://{tmp_path}/none"
     async with connector(Channel(endpoint)) as made:
         assert (await reason_of(made)).startswith(f"{endpoint}: ")
+
+
+# The log
+
+
+async def test_no_peer_forges_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "trio_etcd_watch")
+    async with serve_tcp(lambda stream: Peer(stream).run()) as endpoint:
+        async with connector(Channel(endpoint)) as made:
+            connection, _ = await made.connect()
+            connection.close("of a peer\nconnected to us " + "x" * 30_000)
+            await trio.testing.wait_all_tasks_blocked()
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages[0] == f"connected to {endpoint}"
+    start = f"lost the connection to {endpoint}: of a peer\\nconnected to us xx"
+    assert messages[1].startswith(start)
+    assert len(messages[1]) < 400
+    assert len(messages) == 2
+
+
+async def test_no_endpoint_forges_a_line() -> None:
+    async with connector(Channel("unix:///none\nsuch" + "x" * 3_000)) as made:
+        reason = await reason_of(made)
+        assert reason.startswith("unix:///none\\nsuchxx")
+        assert len(reason) <= 300
 
 
 # Credentials
