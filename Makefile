@@ -8,6 +8,8 @@
 #   make protos            generate trio_etcd_watch/_pb anew from protos/
 #   make bench [ARGS=...]  compare with Go's client, aetcd and others; some 11 minutes
 #   make chaos SECONDS=600 SEED=7   a real etcd under random faults, checked
+#   make validate SECONDS=60 SEED=7 ARGS='--binary ETCD'
+#                          a cluster under faults, judged by etcd's own validator (Go)
 #   make clean             remove what these have made
 
 VERSIONS := 3.11 3.12 3.13
@@ -29,7 +31,7 @@ find_python = $(shell for python in $(1); do \
 PYTHON = $(call find_python,python3 \
 	$(foreach v,$(VERSIONS),python$(v) $(PYENV)/$(v).*/bin/python3))
 
-.PHONY: demo test lint coverage bench chaos protos clean test-all test-oldest $(VERSIONS:%=test-%)
+.PHONY: demo test lint coverage bench chaos validate protos clean test-all test-oldest $(VERSIONS:%=test-%)
 
 demo: $(VENV)/.demo
 	@$(BIN)/python examples/demo.py
@@ -47,6 +49,17 @@ bench: $(VENV)/.bench
 
 chaos: $(VENV)/.test
 	$(BIN)/python -m tests.chaos --seconds $(SECONDS) --seed $(SEED) $(ARGS)
+
+JUDGE := .judge/judge
+
+validate: $(VENV)/.test
+	@if ! command -v go >/dev/null; then \
+		echo "Go is not installed, so etcd's validator can't be built: nothing is judged"; \
+	else $(MAKE) $(JUDGE) && \
+		$(BIN)/python -m tests.chaos.validate --seconds $(SECONDS) --seed $(SEED) $(ARGS); fi
+
+$(JUDGE): $(wildcard tests/chaos/judge/*)
+	cd tests/chaos/judge && go build -o $(CURDIR)/$@ .
 
 coverage: $(VENV)/.test
 	$(BIN)/python -m coverage run -m pytest $(ARGS)
@@ -70,7 +83,7 @@ protos: $(VENV)/.test
 		--python_out=. --pyi_out=. protos/watch.proto
 
 clean:
-	rm -rf .venv* build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv* .judge build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 # A changed pyproject.toml starts the environment anew: pip alone would keep what is no
 # longer required.
