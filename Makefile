@@ -9,6 +9,8 @@
 #   make protos            generate trio_etcd_watch/_pb anew from protos/
 #   make bench [ARGS=...]  compare with Go's client, aetcd and others; some 11 minutes
 #   make chaos SECONDS=600 SEED=7   a real etcd under random faults, checked
+#   make validate SECONDS=60 SEED=7 ARGS='--binary ETCD'
+#                          a cluster under faults, judged by etcd's own validator (Go)
 #   make clean             remove what these have made, but for the servers
 #   make distclean         remove these, too
 
@@ -32,7 +34,7 @@ find_python = $(shell for python in $(1); do \
 PYTHON = $(call find_python,python3 \
 	$(foreach v,$(VERSIONS),python$(v) $(PYENV)/$(v).*/bin/python3))
 
-.PHONY: demo test lint coverage bench chaos protos servers clean distclean
+.PHONY: demo test lint coverage bench chaos validate protos servers clean distclean
 .PHONY: test-all test-oldest $(VERSIONS:%=test-%)
 
 demo: $(VENV)/.demo
@@ -52,6 +54,17 @@ bench: $(VENV)/.bench
 
 chaos: $(VENV)/.test
 	$(BIN)/python -m tests.chaos --seconds $(SECONDS) --seed $(SEED) $(ARGS)
+
+JUDGE := .judge/judge
+
+validate: $(VENV)/.test
+	@if ! command -v go >/dev/null; then \
+		echo "Go is not installed, so etcd's validator can't be built: nothing is judged"; \
+	else $(MAKE) $(JUDGE) && \
+		$(BIN)/python -m tests.chaos.validate --seconds $(SECONDS) --seed $(SEED) $(ARGS); fi
+
+$(JUDGE): $(wildcard tests/chaos/judge/*)
+	cd tests/chaos/judge && go build -o $(CURDIR)/$@ .
 
 coverage: $(VENV)/.test
 	$(BIN)/python -m coverage run -m pytest $(ARGS)
@@ -94,7 +107,7 @@ endif
 	@mv $@.part $@
 
 clean:
-	rm -rf .venv* build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv* .judge build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 distclean: clean
 	rm -rf .servers

@@ -1,0 +1,116 @@
+"""A cluster under faults, judged by the validator of etcd's own robustness suite.
+
+    python -m tests.chaos.validate --binary ETCD [--seconds 60] [--seed 7]
+
+Three members are killed, stopped, cut off and compacted, and their leader moves, while
+writers note every operation with its times, and watches all that they are told. Both
+become a report as etcd's suite writes it, and `judge`, which is etcd's code, holds it
+against the members' logs. No line of ours decides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import trio
+
+from tests.chaos.reports import copy_logs, write_clients
+from tests.chaos.trial import Options, Outcome, Trial
+from tests.support.helpers import split
+from tests.support.proxy import open_proxy
+from trio_etcd_watch import Channel, open_watcher, testing
+from trio_etcd_watch.testing import open_cluster
+
+JUDGE = Path(__file__).parents[2] / ".judge" / "judge"
+"""etcd's validator, as `make validate` builds it."""
+
+OLDEST = (3, 5, 13)
+"""Older servers lose events by themselves: https://github.com/etcd-io/etcd/issues/17529"""
+
+
+def server_args(version: tuple[int, int, int]) -> list[str]:
+    """Progress often, under the name that the version has for it."""
+    prefix = "" if version >= (3, 6, 0) else "experimental-"
+    # A response is split above this and 512 KiB.
+    return [
+        f"--{prefix}watch-progress-notify-interval=300ms",
+        "--max-request-bytes=131072",
+    ]
+
+
+async def run(options: Options, folder: Path) -> Outcome:
+    """Run it, and write its report into the folder."""
+    random.seed(options.seed)
+    program = testing._find_program(options.binary)
+    version, _ = testing._inspect(program)
+    async with AsyncExitStack() as stack:
+        cluster = await stack.enter_async_context(
+            open_cluster(options.size, binary=program, args=server_args(version))
+        )
+        trial = Trial(options, cluster.members)
+        async with AsyncExitStack() as clients:
+            proxies = [
+                await clients.enter_async_context(open_proxy(*split(each)))
+                for each in cluster.endpoints
+            ]
+            channel = Channel(
+                *(each.endpoint for each in proxies),
+                connect_timeout=2.0,
+                keepalive_time=1.0,
+                keepalive_timeout=1.0,
+            )
+            watchers = [
+                await clients.enter_async_context(open_watcher(channel))
+                for _ in range(3)
+            ]
+            await trial.run(proxies, watchers)
+        for member in cluster.members:
+            await member.kill()
+        copy_logs(folder, cluster.members)
+        write_clients(folder, trial.clients)
+    return trial.outcome
+
+
+def judge(folder: Path) -> tuple[bool, str]:
+    """Whether every guarantee holds, and what the validator said."""
+    result = subprocess.run(
+        [JUDGE, folder], capture_output=True, text=True, check=False
+    )
+    return result.returncode == 0, result.stdout + result.stderr
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="tests.chaos.validate", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--binary", help="the etcd to run")
+    arguments = parser.parse_args()
+    version, _ = testing._inspect(testing._find_program(arguments.binary))
+    if version < OLDEST:
+        needed = ".".join(map(str, OLDEST))
+        parser.error(
+            f"etcd {version} loses events by itself: give --binary {needed} on"
+        )
+    logging.getLogger("trio_etcd_watch").setLevel(logging.ERROR)
+    folder = Path(tempfile.mkdtemp(prefix="trio-etcd-watch-report-"))
+    outcome = trio.run(run, Options(**vars(arguments)), folder)
+    holds, said = judge(folder)
+    sys.stdout.write(f"{said}{outcome}\n")
+    if holds and not outcome.hanging:
+        shutil.rmtree(folder)
+        return 0
+    sys.stdout.write(f"the report is kept in {folder}\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
