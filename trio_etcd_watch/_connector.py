@@ -13,7 +13,7 @@ from typing import final
 import trio
 from google.protobuf.message import DecodeError
 
-from ._channel import Channel, Credentials, Endpoint
+from ._channel import API_VERSION, Channel, Credentials, Endpoint
 from ._errors import AuthenticationError, RpcError, error_of_status
 from ._grpc.connection import Connection
 from ._grpc.metadata import Metadata
@@ -76,7 +76,7 @@ class Connector:
                     self.leave(connection)
                     raise
         token: Metadata = (("token", self._token),) if self._token else ()
-        return connection, (*self.channel.metadata, *token)
+        return connection, (*API_VERSION, *self.channel.metadata, *token)
 
     def leave(self, connection: Connection) -> None:
         """Open the next streams elsewhere: this one takes no more of them.
@@ -145,9 +145,8 @@ class Connector:
         ).SerializeToString()
         try:
             with trio.fail_after(self.channel.connect_timeout):
-                reply = await connection.unary(
-                    _AUTHENTICATE, request, self.channel.metadata
-                )
+                metadata = (*API_VERSION, *self.channel.metadata)
+                reply = await connection.unary(_AUTHENTICATE, request, metadata)
         except trio.TooSlowError as exc:
             raise StreamLost("no answer to Authenticate") from exc
         if isinstance(reply, Status):

@@ -16,6 +16,7 @@ from trio.testing import MockClock
 
 from tests.support.peer import GRPC, SETTINGS, Peer, serve_tcp
 from trio_etcd_watch import AuthenticationError, Channel, Credentials
+from trio_etcd_watch._channel import API_VERSION
 from trio_etcd_watch._connector import Connector
 from trio_etcd_watch._grpc.status import StreamLost
 from trio_etcd_watch._pb import watch_pb2 as pb
@@ -85,7 +86,7 @@ async def test_connection_is_kept_while_it_lives(refused: Callable[[], str]) -> 
         first, metadata = await made.connect()
         again, _ = await made.connect()
         assert again is first
-        assert metadata == ()
+        assert metadata == API_VERSION
         first.close("the test wants another")
         second, _ = await made.connect()
         assert second is not first
@@ -240,9 +241,9 @@ async def logging_in(*replies: tuple[int, str]) -> AsyncGenerator[Connector]:
 async def test_token_is_kept_until_it_is_refused() -> None:
     async with logging_in((0, "first"), (0, "second")) as made:
         for _ in range(2):
-            assert (await made.connect())[1] == (("a", "b"), ("token", "first"))
+            assert (await made.connect())[1] == (*API_VERSION, ("a", "b"), ("token", "first"))
         made.forget_token()
-        assert (await made.connect())[1] == (("a", "b"), ("token", "second"))
+        assert (await made.connect())[1] == (*API_VERSION, ("a", "b"), ("token", "second"))
         assert made.connections_made == 1
 
 
@@ -258,11 +259,11 @@ async def test_wrong_password() -> None:
 async def test_auth_is_not_enabled() -> None:
     refused = (9, "etcdserver: authentication is not enabled")
     async with logging_in(refused, refused, (0, "token")) as made:
-        assert (await made.connect())[1] == (("a", "b"),)
-        assert (await made.connect())[1] == (("a", "b"),)
+        assert (await made.connect())[1] == (*API_VERSION, ("a", "b"))
+        assert (await made.connect())[1] == (*API_VERSION, ("a", "b"))
         # Now it is.
-        assert (await made.connect())[1] == (("a", "b"), ("token", "token"))
-        assert (await made.connect())[1] == (("a", "b"), ("token", "token"))
+        assert (await made.connect())[1] == (*API_VERSION, ("a", "b"), ("token", "token"))
+        assert (await made.connect())[1] == (*API_VERSION, ("a", "b"), ("token", "token"))
 
 
 async def test_authenticate_that_may_be_tried_again() -> None:
