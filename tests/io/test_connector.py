@@ -241,9 +241,17 @@ async def logging_in(*replies: tuple[int, str]) -> AsyncGenerator[Connector]:
 async def test_token_is_kept_until_it_is_refused() -> None:
     async with logging_in((0, "first"), (0, "second")) as made:
         for _ in range(2):
-            assert (await made.connect())[1] == (*API_VERSION, ("a", "b"), ("token", "first"))
+            assert (await made.connect())[1] == (
+                *API_VERSION,
+                ("a", "b"),
+                ("token", "first"),
+            )
         made.forget_token()
-        assert (await made.connect())[1] == (*API_VERSION, ("a", "b"), ("token", "second"))
+        assert (await made.connect())[1] == (
+            *API_VERSION,
+            ("a", "b"),
+            ("token", "second"),
+        )
         assert made.connections_made == 1
 
 
@@ -262,8 +270,16 @@ async def test_auth_is_not_enabled() -> None:
         assert (await made.connect())[1] == (*API_VERSION, ("a", "b"))
         assert (await made.connect())[1] == (*API_VERSION, ("a", "b"))
         # Now it is.
-        assert (await made.connect())[1] == (*API_VERSION, ("a", "b"), ("token", "token"))
-        assert (await made.connect())[1] == (*API_VERSION, ("a", "b"), ("token", "token"))
+        assert (await made.connect())[1] == (
+            *API_VERSION,
+            ("a", "b"),
+            ("token", "token"),
+        )
+        assert (await made.connect())[1] == (
+            *API_VERSION,
+            ("a", "b"),
+            ("token", "token"),
+        )
 
 
 async def test_authenticate_that_may_be_tried_again() -> None:
