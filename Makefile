@@ -44,6 +44,16 @@ demo: $(VENV)/.demo
 test: $(VENV)/.test
 	$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=worksteal $(ARGS)
 
+# purerpc wants h2 < 4, so what is tested with it runs in an environment of its own.
+test coverage $(VERSIONS:%=test-%) test-oldest: .venv-purerpc/.made
+
+.venv-purerpc/.made: pyproject.toml
+	@echo "making .venv-purerpc"
+	@rm -f $@ && $(PYTHON) -m venv --clear .venv-purerpc
+	@.venv-purerpc/bin/python -m pip install -qq --disable-pip-version-check \
+		--editable '.[purerpc,demo]'
+	@touch $@
+
 lint: $(VENV)/.test
 	$(BIN)/python -m ruff check
 	$(BIN)/python -m ruff format --check

@@ -26,6 +26,12 @@ DEFAULT_MAX_MESSAGE_SIZE = 128 * 2**20
 unsplit what had to wait for the creation of its watch."""
 
 
+API_VERSION: Metadata = (("client-api-version", "3.7"),)
+"""Sent with every call, as Go's client sends it: the etcd whose API this client knows.
+Servers count their clients by it (etcd_server_client_requests_total), so that whoever
+upgrades a cluster can see who is left; without it we would be "unknown"."""
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Credentials:
@@ -163,6 +169,10 @@ def metadata_pairs(metadata: MetadataLike) -> Metadata:
     except (TypeError, ValueError) as exc:
         raise TypeError("metadata must be a mapping or pairs of name, value") from exc
     check_metadata(checked)
+    for name, _ in API_VERSION:
+        # Go's client overwrites it without a word.
+        if any(name == given for given, _ in checked):
+            raise ValueError(f"metadata name {name!r} is this client's own")
     return tuple(sorted(checked, key=lambda pair: pair[0]))
 
 

@@ -12,7 +12,7 @@ from typing import final
 import trio
 from google.protobuf.message import DecodeError
 
-from ._channel import Channel, Credentials, Endpoint, flaw_of_token
+from ._channel import API_VERSION, Channel, Credentials, Endpoint, flaw_of_token
 from ._dialer import Dialer
 from ._errors import AuthenticationError
 from ._grpc.connection import Connection
@@ -80,7 +80,7 @@ class Connector:
             if self._token is None:
                 await self._take_token(connection)
         token: Metadata = (("token", self._token),) if self._token else ()
-        return connection, (*self.channel.metadata, *token)
+        return connection, (*API_VERSION, *self.channel.metadata, *token)
 
     def leave(self, connection: Connection) -> None:
         """Open the next streams elsewhere: this one takes no more of them.
@@ -179,9 +179,8 @@ class Connector:
         timeout = max(self.channel.connect_timeout, AUTHENTICATE_TIMEOUT)
         try:
             with trio.fail_after(timeout):
-                reply = await connection.unary(
-                    _AUTHENTICATE, request, self.channel.metadata
-                )
+                metadata = (*API_VERSION, *self.channel.metadata)
+                reply = await connection.unary(_AUTHENTICATE, request, metadata)
         except trio.TooSlowError as exc:
             raise StreamLost(f"no answer to Authenticate within {timeout:g} s") from exc
         if isinstance(reply, Status):

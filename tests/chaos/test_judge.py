@@ -17,7 +17,7 @@ import trio
 from tests.chaos.reports import ClientReport, value_or_hash, write_clients
 from tests.chaos.trial import Options
 from tests.chaos.validate import JUDGE, OLDEST, judge, run
-from trio_etcd_watch import testing
+from trio_etcd_watch.testing._program import inspect_program
 
 pytestmark = [
     pytest.mark.etcd,
@@ -279,7 +279,7 @@ def test_spoiled_operation(honest: Case, name: str) -> None:
 
 async def test_chaos(etcd_binary: str, tmp_path: Path) -> None:
     """A short run of `make validate`."""
-    if testing._inspect(etcd_binary)[0] < OLDEST:
+    if inspect_program(etcd_binary).version < OLDEST:
         pytest.skip("loses events by itself")
     outcome = await run(Options(seconds=8.0, binary=etcd_binary), tmp_path)
     assert outcome.hanging == []

@@ -26,8 +26,9 @@ from tests.chaos.reports import copy_logs, write_clients
 from tests.chaos.trial import Options, Outcome, Trial
 from tests.support.helpers import split
 from tests.support.proxy import open_proxy
-from trio_etcd_watch import Channel, open_watcher, testing
+from trio_etcd_watch import Channel, open_watcher
 from trio_etcd_watch.testing import open_cluster
+from trio_etcd_watch.testing._program import find_program, inspect_program
 
 JUDGE = Path(__file__).parents[2] / ".judge" / "judge"
 """etcd's validator, as `make validate` builds it."""
@@ -36,24 +37,19 @@ OLDEST = (3, 5, 13)
 """Older servers lose events by themselves: https://github.com/etcd-io/etcd/issues/17529"""
 
 
-def server_args(version: tuple[int, int, int]) -> list[str]:
-    """Progress often, under the name that the version has for it."""
-    prefix = "" if version >= (3, 6, 0) else "experimental-"
+SERVER_ARGS = (
+    "--experimental-watch-progress-notify-interval=300ms",
     # A response is split above this and 512 KiB.
-    return [
-        f"--{prefix}watch-progress-notify-interval=300ms",
-        "--max-request-bytes=131072",
-    ]
+    "--max-request-bytes=131072",
+)
 
 
 async def run(options: Options, folder: Path) -> Outcome:
     """Run it, and write its report into the folder."""
     random.seed(options.seed)
-    program = testing._find_program(options.binary)
-    version, _ = testing._inspect(program)
     async with AsyncExitStack() as stack:
         cluster = await stack.enter_async_context(
-            open_cluster(options.size, binary=program, args=server_args(version))
+            open_cluster(options.size, binary=options.binary, args=SERVER_ARGS)
         )
         trial = Trial(options, cluster.members)
         async with AsyncExitStack() as clients:
@@ -94,7 +90,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--binary", help="the etcd to run")
     arguments = parser.parse_args()
-    version, _ = testing._inspect(testing._find_program(arguments.binary))
+    version = inspect_program(find_program(arguments.binary)).version
     if version < OLDEST:
         needed = ".".join(map(str, OLDEST))
         parser.error(

@@ -24,6 +24,7 @@ from trio_etcd_watch import (
     _connector,
     open_watcher,
 )
+from trio_etcd_watch._channel import API_VERSION
 from trio_etcd_watch._connector import Connector
 from trio_etcd_watch._grpc.status import StreamLost
 from trio_etcd_watch._pb import watch_pb2 as pb
@@ -93,7 +94,7 @@ async def test_connection_is_kept_while_it_lives(refused: Callable[[], str]) -> 
         first, metadata = await made.connect()
         again, _ = await made.connect()
         assert again is first
-        assert metadata == ()
+        assert metadata == API_VERSION
         first.close("the test wants another")
         second, _ = await made.connect()
         assert second is not first
@@ -194,14 +195,14 @@ async def test_unix_socket_that_is_not_there(tmp_path: Path) -> None:
 
 
 async def test_no_peer_forges_a_line(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "trio_etcd_watch")
+    caplog.set_level(logging.DEBUG, "trio_etcd_watch")
     async with serve_tcp(lambda stream: Peer(stream).run()) as endpoint:
         async with connector(Channel(endpoint)) as made:
             connection, _ = await made.connect()
             connection.close("of a peer\nconnected to us " + "x" * 30_000)
             await trio.testing.wait_all_tasks_blocked()
     messages = [record.getMessage() for record in caplog.records]
-    assert messages[0] == f"connected to {endpoint}"
+    assert messages[0] == f"reached {endpoint}"
     start = f"lost the connection to {endpoint}: of a peer\\nconnected to us xx"
     assert messages[1].startswith(start)
     assert len(messages[1]) < 400
@@ -263,9 +264,17 @@ async def logging_in(*replies: tuple[int, str]) -> AsyncGenerator[Connector]:
 async def test_token_is_kept_until_it_is_refused() -> None:
     async with logging_in((0, "first"), (0, "second")) as made:
         for _ in range(2):
-            assert (await made.connect())[1] == (("a", "b"), ("token", "first"))
+            assert (await made.connect())[1] == (
+                *API_VERSION,
+                ("a", "b"),
+                ("token", "first"),
+            )
         made.forget_token(made._token)
-        assert (await made.connect())[1] == (("a", "b"), ("token", "second"))
+        assert (await made.connect())[1] == (
+            *API_VERSION,
+            ("a", "b"),
+            ("token", "second"),
+        )
         assert made.connections_made == 1
 
 
@@ -281,11 +290,19 @@ async def test_wrong_password() -> None:
 async def test_auth_is_not_enabled() -> None:
     refused = (9, "etcdserver: authentication is not enabled")
     async with logging_in(refused, refused, (0, "token")) as made:
-        assert (await made.connect())[1] == (("a", "b"),)
-        assert (await made.connect())[1] == (("a", "b"),)
+        assert (await made.connect())[1] == (*API_VERSION, ("a", "b"))
+        assert (await made.connect())[1] == (*API_VERSION, ("a", "b"))
         # Now it is.
-        assert (await made.connect())[1] == (("a", "b"), ("token", "token"))
-        assert (await made.connect())[1] == (("a", "b"), ("token", "token"))
+        assert (await made.connect())[1] == (
+            *API_VERSION,
+            ("a", "b"),
+            ("token", "token"),
+        )
+        assert (await made.connect())[1] == (
+            *API_VERSION,
+            ("a", "b"),
+            ("token", "token"),
+        )
 
 
 async def test_authenticate_that_may_be_tried_again() -> None:
@@ -302,7 +319,7 @@ async def test_a_slow_authenticate_has_longer_than_a_connection() -> None:
             endpoint, credentials=Credentials("root", SECRET), connect_timeout=0.1
         )
         async with connector(channel) as made:
-            assert (await made.connect())[1] == (("token", "token"),)
+            assert (await made.connect())[1] == (*API_VERSION, ("token", "token"))
 
 
 @pytest.mark.parametrize("timeouts", [(0.01, 0.05), (0.05, 0.01)])
@@ -378,7 +395,11 @@ async def with_token(token: Any, **arguments: Any) -> AsyncGenerator[Connector]:
 async def test_a_token_as_a_string() -> None:
     async with with_token("a.b.c", metadata={"a": "b"}) as made:
         for _ in range(3):
-            assert (await made.connect())[1] == (("a", "b"), ("token", "a.b.c"))
+            assert (await made.connect())[1] == (
+                *API_VERSION,
+                ("a", "b"),
+                ("token", "a.b.c"),
+            )
             made.forget_token(made._token)
 
 
@@ -387,7 +408,7 @@ async def test_a_token_function_is_called_again_when_its_token_is_refused() -> N
     async with with_token(source) as made:
         for token in ("first", "second"):
             for _ in range(3):
-                assert (await made.connect())[1] == (("token", token),)
+                assert (await made.connect())[1] == (*API_VERSION, ("token", token))
             made.forget_token(made._token)
     assert source.calls == 2
 
@@ -401,7 +422,7 @@ async def test_a_token_function_that_raises(error: Exception) -> None:
         assert info.value.code is StatusCode.UNAUTHENTICATED
         assert type(error).__name__ in info.value.message
         assert SECRET not in f"{info.value!r} {info.value}"
-        assert (await made.connect())[1] == (("token", "token"),)
+        assert (await made.connect())[1] == (*API_VERSION, ("token", "token"))
 
 
 @pytest.mark.parametrize("answer", [None, SECRET.encode(), 5])
@@ -425,7 +446,7 @@ async def test_a_token_function_that_hangs() -> None:
     source = Source(trio.sleep_forever, "token")
     async with with_token(source, connect_timeout=0.1) as made:
         assert await reason_of(made) == "token= gave none within 0.1 s"
-        assert (await made.connect())[1] == (("token", "token"),)
+        assert (await made.connect())[1] == (*API_VERSION, ("token", "token"))
         # The server is not to blame.
         assert made.connections_made == 1
     assert source.calls == 2
@@ -437,7 +458,7 @@ async def test_a_token_that_no_header_can_carry(token: str) -> None:
         with pytest.raises(StreamLost, match="the token ") as info:
             await made.connect()
         assert SECRET not in f"{info.value!r} {info.value}"
-        assert (await made.connect())[1] == (("token", "good"),)
+        assert (await made.connect())[1] == (*API_VERSION, ("token", "good"))
         assert made.connections_made == 1
 
 

@@ -187,6 +187,7 @@ def test_defaults() -> None:
         ({"metadata": {"Token": SECRET}}, ValueError, "metadata"),
         ({"metadata": {"token": f"{SECRET}\r\n"}}, ValueError, "metadata"),
         ({"metadata": {"token": None}}, TypeError, "metadata"),
+        ({"metadata": {"client-api-version": SECRET}}, ValueError, "metadata"),
         *(
             case
             for name in ("connect_timeout", "keepalive_time", "keepalive_timeout")
