@@ -48,8 +48,9 @@ _HAS_LEADER = ("hasleader", "true")
 three election timeouts, instead of being silent (v3rpc/interceptor.go)."""
 
 NEW_TOKEN_AGE = 2.0
-"""Seconds for which a token is taken to be good: watches that are denied together must
-not each cost a new one. etcd's tokens live for minutes, unless told otherwise."""
+"""Seconds for which a token that replaced a refused one is taken to be good: watches
+that are denied must not each cost a new one. etcd's tokens live for minutes, unless told
+otherwise."""
 
 REPLY_TIMEOUT = 10.0
 """Seconds that a member may be silent on a stream that waits for a reply to a creation.
@@ -110,7 +111,7 @@ class WatchStream:
             has_new_token=self._has_new_token,
         )
         self._token: str | bytes | None = None
-        self._token_taken = -math.inf
+        self._token_renewed = -math.inf
         self._watches: dict[Subscription, Watch] = {}
         self._wanted = trio.Event()
         self._asked = trio.Event()
@@ -201,7 +202,7 @@ class WatchStream:
         except (StreamLost, RpcError) as exc:
             return exc
         self._token = dict(metadata).get("token")
-        self._token_taken = self._connector.token_taken(connection)
+        self._token_renewed = self._connector.token_renewed(connection)
         try:
             call = connection.open_call(
                 _WATCH, (*metadata, *self._metadata, _HAS_LEADER), self._dispatch
@@ -351,7 +352,7 @@ class WatchStream:
             subscription.last_loss = reason
 
     def _has_new_token(self) -> bool:
-        return trio.current_time() - self._token_taken < NEW_TOKEN_AGE
+        return trio.current_time() - self._token_renewed < NEW_TOKEN_AGE
 
     # The end of a stream
 
