@@ -288,7 +288,7 @@ class WatchStream:
                 continue
             try:
                 with trio.fail_after(REPLY_TIMEOUT):
-                    revision = await read_revision(
+                    revision = await self._read_revision(
                         connection, subscription, (*metadata, *self._metadata)
                     )
             except (StreamLost, trio.TooSlowError) as exc:
@@ -298,6 +298,30 @@ class WatchStream:
                 return
             self._hand_out(self._session.prove(revision))
             self._flush()
+
+    async def _read_revision(
+        self, connection: Connection, subscription: Subscription, metadata: Metadata
+    ) -> int:
+        """Read the cluster's newest revision, linearizably.
+
+        Raises:
+            StreamLost: this member cannot tell. What is final for the watch, its next
+                creation tells.
+        """
+        # A key that the watch may read, so that its user may.
+        request = pb.RangeRequest(key=subscription.spec.key, count_only=True)
+        reply = await connection.unary(_RANGE, request.SerializeToString(), metadata)
+        if isinstance(reply, Status):
+            if verdict_on(Call.READ, reply) is Verdict.NEW_TOKEN:
+                self._connector.forget_token(self._token)
+            raise StreamLost(str(reply))
+        try:
+            header = pb.RangeResponse.FromString(reply).header
+        except DecodeError as exc:
+            raise StreamLost("the answer to Range cannot be parsed") from exc
+        if header.cluster_id != subscription.cluster_id:
+            raise StreamLost(f"cluster {header.cluster_id:x} answers")
+        return header.revision
 
     @trio.lowlevel.enable_ki_protection
     async def _outlive(self, connection: Connection) -> None:
@@ -395,25 +419,3 @@ class WatchStream:
             self._wanted.set()
         if self._session.unanswered:
             self._asked.set()
-
-
-async def read_revision(
-    connection: Connection, subscription: Subscription, metadata: Metadata
-) -> int:
-    """Read the cluster's newest revision, linearizably.
-
-    Raises:
-        StreamLost: this member cannot tell.
-    """
-    # A key that the watch may read, so that its user may.
-    request = pb.RangeRequest(key=subscription.spec.key, count_only=True)
-    reply = await connection.unary(_RANGE, request.SerializeToString(), metadata)
-    if isinstance(reply, Status):
-        raise StreamLost(str(reply))
-    try:
-        header = pb.RangeResponse.FromString(reply).header
-    except DecodeError as exc:
-        raise StreamLost("the answer to Range cannot be parsed") from exc
-    if header.cluster_id != subscription.cluster_id:
-        raise StreamLost(f"cluster {header.cluster_id:x} answers")
-    return header.revision
