@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import takewhile
 
 from ._errors import (
     AuthenticationError,
@@ -43,10 +44,12 @@ from ._requests import (
     progress_request,
 )
 from ._responses import (
+    Event,
     RawResponse,
     WatchResponse,
     changes_of,
     decode,
+    join,
 )
 from ._runs import merge_run
 from ._subscription import BROADCAST_ID, Delivery, State, Subscription
@@ -330,31 +333,29 @@ class Session:
     ) -> Sequence[Delivery]:
         """Take one response, or its fragments; none of them is without events."""
         cursor = subscription.cursor
-        while parts and not cursor.is_new(parts[0].events[0].kv.mod_revision):
-            events = parts[0].events
-            seen = 1
-            while seen < len(events) and not cursor.is_new(
-                events[seen].kv.mod_revision
-            ):
-                seen += 1
-            del events[:seen]
-            if not events:
-                del parts[0]
-        if not parts:
+        events: Sequence[Event] = parts[0].events
+        if len(parts) > 1:
+            events = join([part.events for part in parts])
+        if not cursor.is_new(parts[0].first_revision):
+            old = takewhile(
+                lambda event: not cursor.is_new(event.kv.mod_revision), events
+            )
+            events = events[len(list(old)) :]
+        if not events:
             return ()
         # What only creates keys says nothing of it.
-        if not subscription.prev_kv_checked and (changes := changes_of(parts)):
+        if not subscription.prev_kv_checked and (changes := changes_of(events)):
             subscription.prev_kv_checked = True
-            if not any(event.HasField("prev_kv") for event in changes):
+            if all(event.prev_kv is None for event in changes):
                 self._repeat_creation(subscription)
                 return ()
-        count = sum([len(part.events) for part in parts])
-        cursor.delivered(parts[-1].events[-1].kv.mod_revision)
+        count = len(events)
+        cursor.delivered(parts[-1].last_revision)
         subscription.unread += count
         if subscription.unread > subscription.spec.max_buffered_events:
             self._leave(subscription)
             subscription.state = State.PARKED
-        item = WatchResponse(*parts)
+        item = WatchResponse(parts[-1], events)
         return [Delivery(subscription, item, cursor.next_revision, count)]
 
     def _receive_fragment(
@@ -363,7 +364,7 @@ class Session:
         """Return all fragments of a response once the last one is there."""
         fragments = subscription.fragments
         fragments.append(response)
-        subscription.fragment_bytes += response.ByteSize()
+        subscription.fragment_bytes += response.size
         if (
             subscription.fragment_bytes > self._max_message_size
             or len(fragments) > MAX_FRAGMENTS

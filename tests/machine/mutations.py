@@ -92,7 +92,7 @@ def source_of(module: str) -> str:
     return Path(folder, f"{module}.py").read_text(encoding="utf-8")
 
 
-SHARED = ("_errors", "_grpc", "_grpc.status", "_pb", "_responses", "_runs")
+SHARED = ("_errors", "_grpc", "_grpc.status", "_pb", "_pure", "_responses", "_runs")
 """Modules that those below import, as they are in the real package."""
 
 MUTABLE = ("_cursor", "_requests", "_subscription", "_session")
@@ -149,15 +149,15 @@ MUTATIONS = (
         "rule 3",
         "_session",
         8,
-        "cursor.delivered(parts[-1].events[-1].kv.mod_revision)",
+        "cursor.delivered(parts[-1].last_revision)",
         "cursor.delivered(parts[-1].header.revision)",
     ),
     Mutation(
         "rule 3",
         "_session",
         8,
-        "cursor.delivered(parts[-1].events[-1].kv.mod_revision)",
-        "cursor.delivered(parts[0].events[0].kv.mod_revision)",
+        "cursor.delivered(parts[-1].last_revision)",
+        "cursor.delivered(parts[0].first_revision)",
     ),
     Mutation(
         "rule 3",
@@ -374,7 +374,7 @@ MUTATIONS = (
         "prev_kv of the first events",
         "_session",
         12,
-        'if not any(event.HasField("prev_kv") for event in changes):',
+        "if all(event.prev_kv is None for event in changes):",
         "if False:",
     ),
     Mutation(

@@ -21,6 +21,7 @@ SANS_IO = [
     "_grpc.frames",
     "_grpc.metadata",
     "_grpc.status",
+    "_pure",
     "_runs",
     "_requests",
     "_responses",

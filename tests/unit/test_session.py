@@ -33,8 +33,8 @@ from trio_etcd_watch import (
 )
 from trio_etcd_watch._errors import TokenExpired
 from trio_etcd_watch._grpc.status import StatusCode, StreamLost
+from trio_etcd_watch._pb.watch_pb2 import WatchResponse as RawResponse
 from trio_etcd_watch._requests import watch_spec
-from trio_etcd_watch._responses import RawResponse
 from trio_etcd_watch._session import MAX_REFUSED_TOKENS, Session
 from trio_etcd_watch._subscription import State
 
@@ -332,7 +332,7 @@ def test_a_creation_at_the_end_of_all_revisions_loses_the_stream() -> None:
     reply = created(0)
     reply.header.revision = 2**63 - 1
     with pytest.raises(StreamLost, match="nonsense"):
-        session.receive(reply)
+        receive(session, reply)
     session.disconnect()
     session.connect()
     assert sent(session) == [("create", b"k", 0)]
@@ -456,7 +456,7 @@ def test_left_between_the_refusal_of_its_token_and_the_end_of_the_stream() -> No
     reason = "rpc error: code = Unauthenticated desc = etcdserver: invalid auth token"
     refusal = RawResponse(watch_id=0, canceled=True, cancel_reason=reason)
     with pytest.raises(TokenExpired):
-        session.receive(refusal)
+        receive(session, refusal)
     session.close(watch)
     assert not session.subscriptions
 
