@@ -12,6 +12,7 @@ import trio
 
 from tests.support.helpers import LIMIT, eventually, split, take
 from tests.support.proxy import open_proxy
+from tests.support.replies import receive
 from trio_etcd_watch import (
     Channel,
     CompactedError,
@@ -20,8 +21,8 @@ from trio_etcd_watch import (
     Watch,
     open_watcher,
 )
+from trio_etcd_watch._pb.watch_pb2 import WatchResponse as RawResponse
 from trio_etcd_watch._requests import WatchSpec
-from trio_etcd_watch._responses import RawResponse
 from trio_etcd_watch._session import MAX_FRAGMENTS, Session
 from trio_etcd_watch._subscription import State
 from trio_etcd_watch.testing import Etcd, Put, open_etcd
@@ -214,11 +215,11 @@ def test_endless_empty_fragments_end() -> None:
     session = Session(max_message_size=2**20)
     session.connect()
     subscription = session.open(WatchSpec(key=b"k", range_end=b""))
-    session.receive(RawResponse(created=True))
+    receive(session, RawResponse(created=True))
     empty = RawResponse(fragment=True)
     count = 0
     while subscription.state is State.LIVE:
-        session.receive(empty)
+        receive(session, empty)
         count += 1
     assert count == MAX_FRAGMENTS + 1
-    assert not subscription.fragments
+    assert not subscription.fragments.count
