@@ -196,8 +196,10 @@ def delete_instead_of_put(event: dict[str, Any]) -> bool:
 
 @change_event
 def event_of_another_revision(event: dict[str, Any]) -> bool:
-    event["Revision"] += 1
-    return True
+    if event["Type"] == "put-operation" and not event["IsCreate"]:
+        event["Revision"] += 1
+        return True
+    return False
 
 
 def event_of_another_key(watch: Watch) -> bool:
