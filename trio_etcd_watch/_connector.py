@@ -104,6 +104,7 @@ class Connector:
         context = channel.ssl_context
         if context is None and endpoint.tls:
             context = _system_context()
+        connection: Connection | None = None
         try:
             with trio.fail_after(channel.connect_timeout):
                 stream = await _open_stream(endpoint, context)
@@ -119,6 +120,8 @@ class Connector:
                 await _wait_ready(connection)
         except trio.TooSlowError as exc:
             reason = f"no connection within {channel.connect_timeout:g} s"
+            if connection:
+                reason += ": it is open, but silent; is this etcd's client port?"
             raise StreamLost(f"{endpoint}: {reason}") from exc
         except (
             OSError,
@@ -215,4 +218,27 @@ def _reason(exc: BaseException) -> str:
     cause = exc.__cause__ or exc
     causes = cause.exceptions if isinstance(cause, BaseExceptionGroup) else [cause]
     # Several where a host name has several addresses.
-    return "; ".join(dict.fromkeys(str(c) or type(c).__name__ for c in causes))
+    return "; ".join(
+        dict.fromkeys((str(c) or type(c).__name__) + _hint(c) for c in causes)
+    )
+
+
+_UNTRUSTED = frozenset({18, 19, 20, 21})
+"""Verification errors of OpenSSL (X509_V_ERR_...) for want of the issuer."""
+
+_NO_TLS = frozenset(
+    {"WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"}
+)
+"""What OpenSSL makes of bytes that are no TLS; it depends on its version."""
+
+
+def _hint(exc: BaseException) -> str:
+    """Say what is likely wrong where OpenSSL's words do not."""
+    match exc:
+        case ssl.SSLCertVerificationError() if exc.verify_code in _UNTRUSTED:
+            return "; is its CA loaded into ssl_context?"
+        case ssl.SSLEOFError():
+            return "; the server ended the TLS handshake: without TLS, use http://"
+        case ssl.SSLError() if exc.reason in _NO_TLS:
+            return "; the server does not speak TLS: use http://"
+    return ""
