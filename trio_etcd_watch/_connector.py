@@ -123,11 +123,14 @@ class Connector:
             if connection:
                 reason += ": it is open, but silent; is this etcd's client port?"
             raise StreamLost(f"{endpoint}: {reason}") from exc
+        except StreamLost as exc:
+            # A server that expects TLS closes, most often without a word.
+            plain = "" if context else " (in plaintext; for TLS say https://)"
+            raise StreamLost(f"{endpoint}: {exc}{plain}") from exc
         except (
             OSError,
             UnicodeError,  # of a host name that IDNA cannot encode
             trio.BrokenResourceError,
-            StreamLost,
         ) as exc:
             raise StreamLost(f"{endpoint}: {_reason(exc)}") from exc
         self.connections_made += 1

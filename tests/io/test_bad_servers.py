@@ -132,12 +132,18 @@ class Case:
 
 CASES = [
     Case("HTTP/1", answer_http1, False, "answers in HTTP/1; is this etcd's client"),
-    Case("TLS", send_alert, False, "expects TLS; use https:// or ssl_context"),
+    Case("TLS", send_alert, False, r"it expects TLS \(.* for TLS say https://\)"),
+    Case("TLS, closes", close, False, r"closed the connection \(.* say https://\)"),
     Case("silent", say_nothing, False, "open, but silent; is this etcd's client port"),
     Case("no etcd", unimplemented, False, "UNIMPLEMENTED: unknown service .*Watch"),
     Case("plaintext", send_settings, True, "does not speak TLS: use http://"),
     Case("plaintext HTTP/1", answer_http1, True, "does not speak TLS: use http://"),
-    Case("closes", close, True, "ended the TLS handshake: without TLS, use http://"),
+    Case(
+        "plaintext, closes",
+        close,
+        True,
+        "ended the TLS handshake: without TLS, use http://",
+    ),
     Case(
         "no ALPN, HTTP/1",
         tls(server_context(alpn=False), answer_http1),

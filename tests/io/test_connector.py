@@ -147,8 +147,11 @@ async def test_socket_is_closed_after_a_failed_attempt() -> None:
     ("first", "reason"),
     [
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "it answers in HTTP/1;"),
-        (b"\x15\x03\x01\0\2\2\x46", "it expects TLS;"),
-        (b"", "the server closed the connection"),
+        (
+            b"\x15\x03\x01\0\2\2\x46",
+            "it expects TLS (in plaintext; for TLS say https://)",
+        ),
+        (b"", "closed the connection (in plaintext; for TLS say https://)"),
     ],
 )
 async def test_server_of_another_kind(first: bytes, reason: str) -> None:

@@ -281,7 +281,7 @@ def _instead(first: bytes) -> str:
     if first.startswith(b"HTTP"):
         return ": it answers in HTTP/1; is this etcd's client port?"
     if first.startswith(b"\x15\x03"):  # an alert (RFC 8446, 5.1)
-        return ": it expects TLS; use https:// or ssl_context"
+        return ": it expects TLS"
     return "; is this etcd's client port?"
 
 
