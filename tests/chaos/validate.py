@@ -100,9 +100,9 @@ def main() -> int:
     arguments = parser.parse_args()
     version, _ = testing._inspect(testing._find_program(arguments.binary))
     if version < OLDEST:
-        needed = ".".join(map(str, OLDEST))
+        found, needed = (".".join(map(str, each)) for each in (version, OLDEST))
         parser.error(
-            f"etcd {version} loses events by itself: give --binary {needed} on"
+            f"etcd {found} loses events by itself: --binary must be {needed} or newer"
         )
     logging.getLogger("trio_etcd_watch").setLevel(logging.ERROR)
     folder = Path(tempfile.mkdtemp(prefix="trio-etcd-watch-report-"))
