@@ -33,8 +33,9 @@ from trio_etcd_watch.testing._program import find_program, inspect_program
 JUDGE = Path(__file__).parents[2] / ".judge" / "judge"
 """etcd's validator, as `make validate` builds it."""
 
-OLDEST = (3, 5, 13)
-"""Older servers lose events by themselves: https://github.com/etcd-io/etcd/issues/17529"""
+OLDEST = (3, 5, 16)
+"""Older servers lose events that they compact, and a DELETE that they compact at:
+https://github.com/etcd-io/etcd/issues/17529 and pull/18274."""
 
 SHOWN = 20
 """So many lines are told of what the validator said; the verdicts come first."""
@@ -95,9 +96,9 @@ def main() -> int:
     arguments = parser.parse_args()
     version = inspect_program(find_program(arguments.binary)).version
     if version < OLDEST:
-        needed = ".".join(map(str, OLDEST))
+        found, needed = (".".join(map(str, each)) for each in (version, OLDEST))
         parser.error(
-            f"etcd {version} loses events by itself: give --binary {needed} on"
+            f"etcd {found} loses events by itself: --binary must be {needed} or newer"
         )
     logging.getLogger("trio_etcd_watch").setLevel(logging.ERROR)
     folder = Path(tempfile.mkdtemp(prefix="trio-etcd-watch-report-"))
