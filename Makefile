@@ -9,7 +9,7 @@
 #   make protos            generate trio_etcd_watch/_pb anew from protos/
 #   make bench [ARGS=...]  compare with Go's client, aetcd and others; some 11 minutes
 #   make chaos SECONDS=600 SEED=7   a real etcd under random faults, checked
-#   make validate SECONDS=60 SEED=7 ARGS='--binary ETCD'
+#   make validate SECONDS=60 SEED=7
 #                          a cluster under faults, judged by etcd's own validator (Go)
 #   make clean             remove what these have made, but for the servers
 #   make distclean         remove these, too

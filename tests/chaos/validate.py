@@ -26,6 +26,7 @@ from tests.chaos.reports import copy_logs, write_clients
 from tests.chaos.trial import Options, Outcome, Trial
 from tests.support.helpers import split
 from tests.support.proxy import open_proxy
+from tests.support.servers import servers
 from trio_etcd_watch import Channel, open_watcher
 from trio_etcd_watch.testing import open_cluster
 from trio_etcd_watch.testing._program import find_program, inspect_program
@@ -87,13 +88,22 @@ def judge(folder: Path) -> tuple[bool, str]:
     return result.returncode == 0, result.stdout + result.stderr
 
 
+def _newest() -> str | None:
+    here = servers()
+    by_version = {
+        tuple(map(int, version.split("."))): here[version] for version in here
+    }
+    return by_version[max(by_version)] if here else None
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tests.chaos.validate", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--binary", help="the etcd to run")
+    parser.add_argument("--binary", help="the etcd to run; by default the newest here")
     arguments = parser.parse_args()
+    arguments.binary = arguments.binary or _newest()
     version = inspect_program(find_program(arguments.binary)).version
     if version < OLDEST:
         found, needed = (".".join(map(str, each)) for each in (version, OLDEST))
