@@ -34,7 +34,7 @@ find_python = $(shell for python in $(1); do \
 PYTHON = $(call find_python,python3 \
 	$(foreach v,$(VERSIONS),python$(v) $(PYENV)/$(v).*/bin/python3))
 
-.PHONY: demo test lint coverage bench chaos validate protos servers clean distclean
+.PHONY: demo test lint coverage bench chaos validate judge protos servers clean distclean
 .PHONY: test-all test-oldest $(VERSIONS:%=test-%)
 
 demo: $(VENV)/.demo
@@ -65,16 +65,22 @@ bench: $(VENV)/.bench
 chaos: $(VENV)/.test
 	$(BIN)/python -m tests.chaos --seconds $(SECONDS) --seed $(SEED) $(ARGS)
 
+validate: $(VENV)/.test judge
+	@test ! -x $(JUDGE) || \
+	$(BIN)/python -m tests.chaos.validate --seconds $(SECONDS) --seed $(SEED) $(ARGS)
+
 JUDGE := .judge/judge
 
-validate: $(VENV)/.test
-	@if ! command -v go >/dev/null; then \
-		echo "Go is not installed, so etcd's validator can't be built: nothing is judged"; \
-	else $(MAKE) $(JUDGE) && \
-		$(BIN)/python -m tests.chaos.validate --seconds $(SECONDS) --seed $(SEED) $(ARGS); fi
+ifneq ($(shell command -v go 2>/dev/null),)
+judge: $(JUDGE)
+else
+judge:
+	@echo "Go is not installed: etcd's validator is not built, and judges nothing"
+endif
 
 $(JUDGE): $(wildcard tests/chaos/judge/*)
-	cd tests/chaos/judge && go build -o $(CURDIR)/$@ .
+	@echo "building etcd's validator"
+	@cd tests/chaos/judge && GOWORK=off go build -o $(CURDIR)/$@ .
 
 coverage: $(VENV)/.test
 	$(BIN)/python -m coverage run -m pytest $(ARGS)
