@@ -53,6 +53,10 @@ MAX_FRAGMENTS = 65_536
 """Of one response. etcd's are of 2 MiB; endless empty ones have to end too."""
 
 
+MAX_OVERSIZED = 3
+"""How many responses over the limit in a row a watch may be created again for."""
+
+
 class Session(Roster):
     """The watches of one stream, across all its reconnects.
 
@@ -138,15 +142,18 @@ class Session(Roster):
     def receive_oversized(self, watch_id: int, size: int) -> Sequence[Delivery]:
         """Take note of a response that was longer than the limit, and thrown away.
 
-        It is asked for again in fragments; a fragment that is too long is one event.
+        It is asked for again in fragments. What is too long then is one event; or else
+        events that were ready before the server had announced the watch, which it does
+        not split: another try is likely to fare better.
         """
         subscription = self._live.get(watch_id)
         if subscription is None:
             self._cancel_unknown(watch_id)
             return ()
-        if subscription.splits:
-            return [self._fail(subscription, self._too_large(size))]
         subscription.splits = True
+        subscription.oversized += 1
+        if subscription.oversized > MAX_OVERSIZED:
+            return [self._fail(subscription, self._too_large(size))]
         self._repeat(subscription)
         return ()
 
@@ -332,6 +339,7 @@ class Session(Roster):
         self, subscription: Subscription, response: RawResponse
     ) -> Sequence[Delivery]:
         """Hand on the revisions that are complete; keep what of the last has come."""
+        subscription.oversized = 0
         fragments = subscription.fragments
         events = fragments.add(response)
         if fragments.size > self._max_message_size or fragments.count > MAX_FRAGMENTS:

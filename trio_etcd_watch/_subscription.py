@@ -48,6 +48,7 @@ class Subscription:
         created_revision: of the header of its creation on the present stream.
         cluster_id: of the cluster that confirmed it; 0 where it has not said.
         splits: whether it asks for fragments: a response was too large once.
+        oversized: how many were, since the last fragment.
         prev_kv_tries: how often its creation may still be repeated because the first
             changes came without their prev_kv; 0 once they came with it.
         fragments: of a revision that is still to be completed.
@@ -61,6 +62,7 @@ class Subscription:
         "cursor",
         "fragments",
         "last_loss",
+        "oversized",
         "prev_kv_tries",
         "refused_tokens",
         "spec",
@@ -83,6 +85,7 @@ class Subscription:
         self.cluster_id = 0
         self.refused_tokens = 0
         self.splits = False
+        self.oversized = 0
         self.prev_kv_tries = 0
         self.last_loss: str | None = None
         self.fragments = Fragments()
