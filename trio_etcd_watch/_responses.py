@@ -1,25 +1,20 @@
-"""The way in: protobuf becomes `WatchResponse`, `Event`, `KeyValue`.
+"""The way in: messages become `WatchResponse`, `Event`, `KeyValue`.
 
-Sans-IO. The classes are views: an event is wrapped when it is looked at and not
-before, because that is most of its price.
+Sans-IO. The values own what they hold: who keeps one keeps no message, and no other.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import chain, islice
-from typing import TypeAlias, final, overload
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self, final
 
-from google.protobuf.message import DecodeError
-
+from . import _pure
+from . import _pure as _twin
 from ._grpc.status import StreamLost
 from ._pb import watch_pb2 as pb
 from ._verdicts import error_of_cancel
-
-RawResponse: TypeAlias = pb.WatchResponse
-"""One message of the stream, decoded: what `_session` works on."""
 
 
 class EventType(enum.IntEnum):
@@ -30,171 +25,98 @@ class EventType(enum.IntEnum):
     UNKNOWN = -1
     """A kind that this version does not know; no server has one."""
 
-    @classmethod
-    def _missing_(cls, value: object) -> EventType:
-        return cls.UNKNOWN
-
 
 @final
-class KeyValue:
+@dataclass(frozen=True, init=False)
+class KeyValue(_twin.KeyValueFields):
     """A key with its value at one revision. Immutable; made by the library only."""
 
-    __slots__ = ("_key", "_mod_revision", "_pb", "_value")
+    __module__ = "trio_etcd_watch"
+    __slots__ = ()
 
-    def __init__(self, raw: pb.KeyValue) -> None:
-        self._pb = raw
-        # What nearly everybody reads, at the price of one step less for each.
-        self._key = raw.key
-        self._value = raw.value
-        self._mod_revision = raw.mod_revision
+    key: bytes
+    """The key."""
+    value: bytes
+    """The value; empty in the `kv` of a DELETE."""
+    create_revision: int
+    """The revision of the put that created the key; 0 in a DELETE."""
+    mod_revision: int
+    """The revision of this change."""
+    version: int
+    """How many puts since the key was created, this one included."""
+    lease: int
+    """The id of the lease that the key is attached to; 0 for none."""
 
-    @property
-    def key(self) -> bytes:
-        """The key."""
-        return self._key
+    def __new__(cls, *args: object, **kwargs: object) -> Self:
+        """Refuse."""
+        raise TypeError("a KeyValue comes from the library, and is not constructed")
 
-    @property
-    def value(self) -> bytes:
-        """The value; empty in the `kv` of a DELETE."""
-        return self._value
+    @classmethod
+    def _make(
+        cls,
+        key: bytes,
+        value: bytes,
+        create_revision: int,
+        mod_revision: int,
+        version: int,
+        lease: int,
+    ) -> KeyValue:
+        return _twin.make_key_value(
+            cls, key, value, create_revision, mod_revision, version, lease
+        )
 
-    @property
-    def create_revision(self) -> int:
-        """The revision of the put that created the key; 0 in a DELETE."""
-        return self._pb.create_revision
-
-    @property
-    def mod_revision(self) -> int:
-        """The revision of this change."""
-        return self._mod_revision
-
-    @property
-    def version(self) -> int:
-        """How many puts since the key was created, this one included."""
-        return self._pb.version
-
-    @property
-    def lease(self) -> int:
-        """The id of the lease that the key is attached to; 0 for none."""
-        return self._pb.lease
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, KeyValue):
-            return NotImplemented
-        return bool(self._pb == other._pb)
-
-    def __hash__(self) -> int:
-        return hash((self.key, self.mod_revision))
-
-    def __repr__(self) -> str:
-        return (
-            f"KeyValue(key={self.key!r}, value={self.value!r}, "
-            f"create_revision={self.create_revision}, "
-            f"mod_revision={self.mod_revision}, version={self.version}, "
-            f"lease={self.lease})"
+    def __reduce__(self) -> tuple[object, ...]:
+        return KeyValue._make, (
+            self.key,
+            self.value,
+            self.create_revision,
+            self.mod_revision,
+            self.version,
+            self.lease,
         )
 
 
 @final
-class Event:
+@dataclass(frozen=True, init=False)
+class Event(_twin.EventFields):
     """One change of one key. Immutable; made by the library only."""
 
-    __slots__ = ("_kv", "_pb")
+    __module__ = "trio_etcd_watch"
+    __slots__ = ()
 
-    def __init__(self, raw: pb.Event) -> None:
-        self._pb = raw
-        # Now, and not at each look: `event.kv.key, event.kv.value` is two of them.
-        self._kv = KeyValue(raw.kv)
+    type: EventType
+    """Whether the key was put or deleted."""
+    kv: KeyValue
+    """The key as it is now; of a DELETE only key and mod_revision are set."""
+    prev_kv: KeyValue | None
+    """The key before this change.
 
-    @property
-    def type(self) -> EventType:
-        """Whether the key was put or deleted."""
-        return EventType(self._pb.type)
+    None unless asked for with prev_kv=True, for a key that did not exist before, and
+    where the earlier revision has been compacted.
+    """
 
-    @property
-    def kv(self) -> KeyValue:
-        """The key as it is now; of a DELETE only key and mod_revision are set."""
-        return self._kv
+    def __new__(cls, *args: object, **kwargs: object) -> Self:
+        """Refuse."""
+        raise TypeError("an Event comes from the library, and is not constructed")
 
-    @property
-    def prev_kv(self) -> KeyValue | None:
-        """The key before this change.
-
-        None unless asked for with prev_kv=True, for a key that did not exist
-        before, and where the earlier revision has been compacted.
-        """
-        raw = self._pb
-        return KeyValue(raw.prev_kv) if raw.HasField("prev_kv") else None
+    @classmethod
+    def _make(cls, type: EventType, kv: KeyValue, prev_kv: KeyValue | None) -> Event:  # noqa: A002  # the field
+        return _twin.make_event(cls, type, kv, prev_kv)
 
     @property
     def is_create(self) -> bool:
         """Whether this put created the key."""
-        kv = self._kv
-        return self._pb.type == pb.Event.PUT and kv.create_revision == kv.mod_revision
+        kv = self.kv
+        return self.type is EventType.PUT and kv.create_revision == kv.mod_revision
 
     @property
     def is_modify(self) -> bool:
         """Whether this put gave a new value to a key that existed."""
-        kv = self._kv
-        return self._pb.type == pb.Event.PUT and kv.create_revision != kv.mod_revision
+        kv = self.kv
+        return self.type is EventType.PUT and kv.create_revision != kv.mod_revision
 
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Event):
-            return NotImplemented
-        return bool(self._pb == other._pb)
-
-    def __hash__(self) -> int:
-        return hash(self._kv)
-
-    def __repr__(self) -> str:
-        return f"Event(type={self.type.name}, kv={self.kv!r}, prev_kv={self.prev_kv!r})"
-
-
-@final
-class _Events(Sequence[Event]):
-    """The events of some messages, each wrapped when it is looked at.
-
-    Not a tuple: hundreds of objects that live together cost more in the garbage
-    collector than in their making.
-    """
-
-    __slots__ = ("_parts", "_raw", "_start")
-
-    def __init__(self, parts: Sequence[RawResponse], start: int = 0) -> None:
-        self._parts = parts
-        self._start = start
-        # All of them in a row, once somebody wants them by index.
-        self._raw: list[pb.Event] | None = None
-
-    def __iter__(self) -> Iterator[Event]:
-        return map(Event, self._walk())
-
-    def __reversed__(self) -> Iterator[Event]:
-        return map(Event, reversed(self._list()))
-
-    def __len__(self) -> int:
-        return sum([len(part.events) for part in self._parts]) - self._start
-
-    @overload
-    def __getitem__(self, index: int) -> Event: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Event]: ...
-    def __getitem__(self, index: int | slice) -> Event | Sequence[Event]:
-        if isinstance(index, slice):
-            return tuple(self)[index]
-        return Event(self._list()[index])
-
-    def _walk(self) -> Iterator[pb.Event]:
-        raw = chain.from_iterable([part.events for part in self._parts])
-        return islice(raw, self._start, None) if self._start else raw
-
-    def _list(self) -> list[pb.Event]:
-        if self._raw is None:
-            self._raw = list(self._walk())
-        return self._raw
-
-    def __repr__(self) -> str:
-        return repr(tuple(self))
+    def __reduce__(self) -> tuple[object, ...]:
+        return Event._make, (self.type, self.kv, self.prev_kv)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +134,24 @@ class ResponseHeader:
 
 
 @final
+class RawResponse(_twin.ResponseFields):
+    """One message of the stream, or some that are alike: what `_session` works on."""
+
+    __slots__ = ()
+    events: Sequence[Event]
+
+    @property
+    def header(self) -> ResponseHeader:
+        """The header."""
+        return ResponseHeader(
+            cluster_id=self.cluster_id,
+            member_id=self.member_id,
+            revision=self.revision,
+            raft_term=self.raft_term,
+        )
+
+
+@final
 class WatchResponse:
     """What the server said of one watch. Immutable; made by the library only.
 
@@ -219,55 +159,50 @@ class WatchResponse:
     order, whole revisions only, with the header of the last.
     """
 
-    __slots__ = ("_parts", "_start")
+    __module__ = "trio_etcd_watch"
+    __slots__ = ("_events", "_raw")
 
-    def __init__(self, *parts: RawResponse, start: int = 0) -> None:
-        self._parts = parts
-        self._start = start
+    def __init__(self, raw: RawResponse, events: Sequence[Event] | None = None) -> None:
+        self._raw = raw
+        self._events: Sequence[Event] = raw.events if events is None else events
 
     @property
     def header(self) -> ResponseHeader:
         """The header; its revision is 0 in a cancel because of compaction."""
-        raw = self._parts[-1].header
-        return ResponseHeader(
-            cluster_id=raw.cluster_id,
-            member_id=raw.member_id,
-            revision=raw.revision,
-            raft_term=raw.raft_term,
-        )
+        return self._raw.header
 
     @property
     def events(self) -> Sequence[Event]:
         """The events, by revision; those of one revision are never torn apart."""
-        return _Events(self._parts, self._start)
+        return self._events
 
     @property
     def compact_revision(self) -> int:
         """Not 0 if the watch ended because what it asked for is compacted."""
-        return self._parts[-1].compact_revision
+        return self._raw.compact_revision
 
     @property
     def created(self) -> bool:
         """Whether this confirms (or, with canceled, refuses) the creation."""
-        return self._parts[-1].created
+        return self._raw.created
 
     @property
     def canceled(self) -> bool:
         """Whether the server has ended the watch."""
-        return self._parts[-1].canceled
+        return self._raw.canceled
 
     @property
     def cancel_reason(self) -> str:
         """Why, in the server's words; may be empty."""
-        return self._parts[-1].cancel_reason
+        return self._raw.cancel_reason
 
     @property
     def is_progress_notify(self) -> bool:
         """Whether this only tells how far the server is (Go's IsProgressNotify)."""
-        raw = self._parts[-1]
+        raw = self._raw
         return not (
-            raw.events or raw.canceled or raw.created or raw.compact_revision
-        ) and bool(raw.header.revision)
+            self._events or raw.canceled or raw.created or raw.compact_revision
+        ) and bool(raw.revision)
 
     def raise_for_error(self) -> None:
         """Raise what a cancel means; do nothing for every other response.
@@ -278,14 +213,57 @@ class WatchResponse:
         if self.canceled or self.compact_revision:
             raise error_of_cancel(self)
 
-    def merged(self, others: Iterable[WatchResponse]) -> WatchResponse:
+    def merged(self, others: Sequence[WatchResponse]) -> WatchResponse:
         """Return this and what followed it as one response."""
-        parts = (part for other in others for part in other._parts)
-        return WatchResponse(*self._parts, *parts, start=self._start)
+        parts = [self._events, *(other._events for other in others)]
+        return WatchResponse(others[-1]._raw, join(parts))
 
     def after(self, events: int) -> WatchResponse:
         """Return what is left of this response after so many of its events."""
-        return WatchResponse(*self._parts, start=self._start + events)
+        return WatchResponse(self._raw, self._events[events:])
+
+    def _values(self) -> tuple[Any, ...]:
+        return (
+            self.header,
+            tuple(self._events),
+            self.compact_revision,
+            self.created,
+            self.canceled,
+            self.cancel_reason,
+        )
+
+    @classmethod
+    def _make(
+        cls,
+        header: ResponseHeader,
+        events: tuple[Event, ...] = (),
+        compact_revision: int = 0,
+        created: bool = False,
+        canceled: bool = False,
+        cancel_reason: str = "",
+    ) -> WatchResponse:
+        """Make one that no message holds."""
+        raw = decode(
+            pb.WatchResponse(
+                header=pb.ResponseHeader(**asdict(header)),
+                compact_revision=compact_revision,
+                created=created,
+                canceled=canceled,
+                cancel_reason=cancel_reason,
+            ).SerializeToString()
+        )
+        return WatchResponse(raw, events)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return WatchResponse._make, self._values()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, WatchResponse):
+            return NotImplemented
+        return self._values() == other._values()
+
+    def __hash__(self) -> int:
+        return hash(self._values())
 
     def __repr__(self) -> str:
         return (
@@ -295,18 +273,43 @@ class WatchResponse:
         )
 
 
-def decode(message: bytes) -> RawResponse:
-    """Decode one message of a Watch stream.
+def join(parts: Sequence[Sequence[Event]]) -> Sequence[Event]:
+    """Return the events of several responses as one sequence."""
+    if len(parts) == 1:
+        return parts[0]
+    return _twin.join(parts) if parts else ()
+
+
+_CLASSES = _twin.Classes(
+    RawResponse,
+    Event,
+    KeyValue,
+    EventType.PUT,
+    EventType.DELETE,
+    EventType.UNKNOWN,
+)
+
+
+def decode(*messages: bytes) -> RawResponse:
+    """Decode a message of a Watch stream, or several as their merge.
+
+    Of protobuf's rules: events of all of them, in order; a field that a later one has
+    replaces an earlier one's, and what it has not, stays.
 
     Raises:
         StreamLost: it is no `WatchResponse`; nothing on this stream can be trusted.
     """
     try:
-        return pb.WatchResponse.FromString(message)
-    except DecodeError as exc:
-        raise StreamLost(
-            f"a message of {len(message)} bytes is no watch response"
-        ) from exc
+        response = _twin.decode(messages, _CLASSES)
+    except ValueError as exc:
+        raise StreamLost(f"a message is no watch response: {exc}") from exc
+    assert isinstance(response, RawResponse)
+    return response
+
+
+def key_value_of(raw: pb.KeyValue) -> KeyValue:
+    """Copy a key that came in something else than an event."""
+    return _pure.key_value_of(raw, KeyValue)
 
 
 def watch_id_of_head(head: bytes) -> int:
@@ -317,58 +320,12 @@ def watch_id_of_head(head: bytes) -> int:
     """
     for length in range(min(len(head), 64), -1, -1):
         try:
-            return pb.WatchResponse.FromString(head[:length]).watch_id
-        except DecodeError:
+            return decode(head[:length]).watch_id
+        except StreamLost:
             continue
     raise AssertionError("an empty message always decodes")
 
 
-def changes_of(parts: Iterable[RawResponse]) -> list[pb.Event]:
+def changes_of(events: Iterable[Event]) -> list[Event]:
     """Return the events of keys that existed, and so have an earlier key to tell."""
-    return [
-        event
-        for part in parts
-        for event in part.events
-        if event.type == pb.Event.DELETE
-        or event.kv.create_revision != event.kv.mod_revision
-    ]
-
-
-def drop_seen(parts: list[RawResponse], is_new: Callable[[int], bool]) -> None:
-    """Drop the first events, of revisions that are not new, and parts of no others."""
-    while parts and not is_new(parts[0].events[0].kv.mod_revision):
-        events = parts[0].events
-        seen = 1
-        while seen < len(events) and not is_new(events[seen].kv.mod_revision):
-            seen += 1
-        del events[:seen]
-        if not events:
-            del parts[0]
-
-
-def split_last_revision(
-    parts: list[RawResponse],
-) -> tuple[list[RawResponse], list[RawResponse]]:
-    """Return the parts before the last revision in them, and those of that revision.
-
-    More of it may follow in the next fragment.
-    """
-    held: list[RawResponse] = []
-    if not parts:
-        return [], held
-    last = parts[-1].events[-1].kv.mod_revision
-    while parts:
-        events = parts[-1].events
-        start = len(events)
-        while start and events[start - 1].kv.mod_revision == last:
-            start -= 1
-        if start == 0:
-            held.insert(0, parts.pop())
-            continue
-        if start < len(events):
-            tail = RawResponse(header=parts[-1].header, watch_id=parts[-1].watch_id)
-            tail.events.extend(events[start:])
-            del events[start:]
-            held.insert(0, tail)
-        break
-    return parts, held
+    return [event for event in events if not event.is_create]

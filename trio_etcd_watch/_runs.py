@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from operator import lt
 
 from ._grpc.frames import Oversized
 from ._responses import RawResponse, decode
@@ -61,15 +60,15 @@ def split_runs(
 
 
 def merge_run(run: Sequence[bytes]) -> RawResponse | None:
-    """Parse a run as one response; None if that is not the same as one by one.
+    """Decode a run as one response; None if that is not the same as one by one.
 
     Raises:
-        StreamLost: it cannot be parsed.
+        StreamLost: it cannot be decoded.
     """
     # Where a response is a transaction, its neighbours probably are as well.
-    if not _is_rising(decode(run[0])):
+    if not decode(run[0]).rising:
         return None
-    merged = decode(b"".join(run))
+    merged = decode(*run)
     # What a later message of the run says in any field stays set.
     if (
         merged.created
@@ -81,12 +80,7 @@ def merge_run(run: Sequence[bytes]) -> RawResponse | None:
         return None
     # What a server repeats, the session drops response by response. Here that shows as
     # a revision that does not rise; so does a transaction, and pays the slow path.
-    return merged if _is_rising(merged) else None
-
-
-def _is_rising(response: RawResponse) -> bool:
-    revisions = [event.kv.mod_revision for event in response.events]
-    return all(map(lt, revisions, revisions[1:]))
+    return merged if merged.rising else None
 
 
 def _mark(message: bytes) -> bytes | None:

@@ -18,9 +18,9 @@ again from its cursor when half of what it holds has been taken.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
 
-from ._creations import Creations
 from ._errors import (
     AuthenticationError,
     ClusterChangedError,
@@ -29,21 +29,15 @@ from ._errors import (
     RpcError,
     WatchError,
 )
-from ._grpc.status import StatusCode, StreamLost
-from ._requests import (
-    WatchSpec,
-    cancel_request,
-    create_request,
-    progress_request,
-)
+from ._grpc.status import StatusCode
 from ._responses import (
+    Event,
     RawResponse,
     WatchResponse,
     changes_of,
     decode,
-    drop_seen,
-    split_last_revision,
 )
+from ._roster import Roster
 from ._runs import merge_run
 from ._subscription import BROADCAST_ID, Delivery, State, Subscription
 from ._verdicts import (
@@ -58,12 +52,12 @@ from ._verdicts import (
 MAX_FRAGMENTS = 65_536
 """Of one response. etcd's are of 2 MiB; endless empty ones have to end too."""
 
-MAX_UNKNOWN_IDS = 10_000
-"""Watch ids on one stream that nobody knows. A server that is well sends a few, for
-watches that were just left."""
+
+MAX_OVERSIZED = 3
+"""How many responses over the limit in a row a watch may be created again for."""
 
 
-class Session:
+class Session(Roster):
     """The watches of one stream, across all its reconnects.
 
     Args:
@@ -81,127 +75,10 @@ class Session:
         can_authenticate: bool = False,
         has_new_token: Callable[[], bool] = lambda: False,
     ) -> None:
+        super().__init__()
         self._max_message_size = max_message_size
         self._can_authenticate = can_authenticate
         self._has_new_token = has_new_token
-        self._connected = False
-        self._subscriptions: dict[Subscription, None] = {}
-        self._live: dict[int, Subscription] = {}
-        self._creations = Creations()
-        # Ids that have been canceled on this stream, so that each is canceled once.
-        self._canceled: set[int] = set()
-        self._unknown_ids = 0
-        self._requests: list[bytes] = []
-        self._asks_progress = False
-        # Watches on a member that is behind them, and how far the cluster is proved.
-        self._unproved: dict[Subscription, None] = {}
-        self._proved = 0
-        self._expelled: list[Subscription] = []
-
-    # The user's side
-
-    @property
-    def subscriptions(self) -> Iterable[Subscription]:
-        """The watches that have neither failed nor been left."""
-        return self._subscriptions.keys()
-
-    def open(self, spec: WatchSpec) -> Subscription:
-        """Add a watch. Its creation is sent now, or when there is a stream."""
-        subscription = Subscription(spec)
-        self.adopt(subscription)
-        return subscription
-
-    def adopt(self, subscription: Subscription) -> None:
-        """Add a watch that another stream has expelled."""
-        self._subscriptions[subscription] = None
-        self._create(subscription)
-
-    def close(self, subscription: Subscription) -> None:
-        """Forget a watch, and cancel it on the server; one that has ended may come."""
-        if subscription.state is State.LIVE:
-            self._leave(subscription)
-        elif subscription.state is State.CREATING:
-            self._creations.abandoned += 1
-        self._end(subscription)
-
-    def take(self, subscription: Subscription, events: int, size: int) -> None:
-        """Note what the user has taken; a parked watch may go on."""
-        subscription.unread -= events
-        subscription.unread_bytes -= size
-        if subscription.state is State.PARKED and subscription.is_drained:
-            self._create(subscription)
-
-    def request_progress(self) -> None:
-        """Ask the server how far this stream is; without a stream do nothing.
-
-        One answer is as good as many, so what has not been sent yet is asked once.
-        """
-        self._asks_progress = self._connected
-
-    # The stream's side
-
-    def connect(self) -> None:
-        """A new stream is open: create every watch that is to be on it."""
-        self._connected = True
-        for subscription in self._subscriptions:
-            if subscription.state is State.RESUMING:
-                self._create(subscription)
-
-    def disconnect(self) -> None:
-        """The stream is gone."""
-        self._connected = False
-        for subscription in self._subscriptions:
-            if subscription.state in (State.LIVE, State.CREATING):
-                subscription.state = State.RESUMING
-            subscription.expect_prev_kv()
-            # Rule 6: a revision that never came whole is sent again.
-            subscription.drop_fragments()
-        self._live.clear()
-        self._creations.clear()
-        self._canceled.clear()
-        self._unknown_ids = 0
-        self._requests.clear()
-        self._asks_progress = False
-        self._unproved.clear()
-        self._proved = 0
-
-    @property
-    def unanswered(self) -> int:
-        """How many creations wait for their replies, wanted or not."""
-        return len(self._creations)
-
-    @property
-    def answered(self) -> int:
-        """How many have been answered, on all streams so far."""
-        return self._creations.answered
-
-    @property
-    def abandoned(self) -> int:
-        """How many of the unanswered nobody wants any more."""
-        return self._creations.abandoned
-
-    @property
-    def has_requests(self) -> bool:
-        """Whether there is anything to send."""
-        return bool(self._requests) or self._asks_progress
-
-    def requests(self) -> list[bytes]:
-        """Return the messages to send, and forget them."""
-        requests, self._requests = self._requests, []
-        if self._asks_progress:
-            requests.append(progress_request())
-        self._asks_progress = False
-        return requests
-
-    def expelled(self) -> list[Subscription]:
-        """Return, and forget, the watches that are to go on with a new token."""
-        expelled, self._expelled = self._expelled, []
-        return expelled
-
-    @property
-    def unproved(self) -> Subscription | None:
-        """A watch that this member is behind: `prove()` how far the cluster is."""
-        return next(iter(self._unproved), None)
 
     def prove(self, revision: int) -> list[Delivery]:
         """Take the cluster's newest revision, as a linearizable read has it.
@@ -221,12 +98,8 @@ class Session:
                 self._create(subscription)
         return failed
 
-    def receive(self, response: RawResponse, size: int = 0) -> Sequence[Delivery]:
+    def receive(self, response: RawResponse) -> Sequence[Delivery]:
         """Take one response of the stream; return what the watches get of it.
-
-        Args:
-            response: decoded.
-            size: of its message, in bytes.
 
         Raises:
             StreamLost: it cannot be known whose replies are whose. Open a new one.
@@ -242,10 +115,10 @@ class Session:
                 return self._receive_broadcast(response)
             self._cancel_unknown(watch_id)
             return ()
-        if response.fragment or subscription.fragment_count:
-            return self._receive_fragment(subscription, response, size)
+        if response.fragment or subscription.fragments.count:
+            return self._receive_fragment(subscription, response)
         if response.events:
-            return self._receive_events(subscription, [response], size)
+            return self._receive_events(subscription, response, response.events)
         return self._receive_progress(subscription, response)
 
     def receive_run(self, run: Sequence[bytes]) -> Iterator[Delivery]:
@@ -260,27 +133,27 @@ class Session:
         merged = merge_run(run) if len(run) > 1 else None
         if merged is not None:
             subscription = self._live.get(merged.watch_id)
-            size = sum(map(len, run))
-            if subscription is not None and self._may_merge(
-                subscription, len(merged.events), size
-            ):
-                yield from self._receive_events(subscription, [merged], size)
+            if subscription is not None and self._may_merge(subscription, merged):
+                yield from self._receive_events(subscription, merged, merged.events)
                 return
         for message in run:
-            yield from self.receive(decode(message), len(message))
+            yield from self.receive(decode(message))
 
     def receive_oversized(self, watch_id: int, size: int) -> Sequence[Delivery]:
         """Take note of a response that was longer than the limit, and thrown away.
 
-        It is asked for again in fragments; a fragment that is too long is one event.
+        It is asked for again in fragments. What is too long then is one event; or else
+        events that were ready before the server had announced the watch, which it does
+        not split: another try is likely to fare better.
         """
         subscription = self._live.get(watch_id)
         if subscription is None:
             self._cancel_unknown(watch_id)
             return ()
-        if subscription.splits:
-            return [self._fail(subscription, self._too_large(size))]
         subscription.splits = True
+        subscription.oversized += 1
+        if subscription.oversized > MAX_OVERSIZED:
+            return [self._fail(subscription, self._too_large(size))]
         self._repeat(subscription)
         return ()
 
@@ -344,27 +217,26 @@ class Session:
     def _receive_confirmation(
         self, subscription: Subscription, response: RawResponse
     ) -> Sequence[Delivery]:
-        header = response.header
         known = subscription.cluster_id
         subscription.state = State.LIVE
         subscription.watch_id = response.watch_id
         subscription.refused_tokens = 0
-        subscription.created_revision = header.revision
+        subscription.created_revision = response.revision
         self._live[response.watch_id] = subscription
         # etcd's grpc-proxy leaves it out where it has the same watch already.
-        if known and header.cluster_id and header.cluster_id != known:
-            error = ClusterChangedError(known, header.cluster_id)
+        if known and response.cluster_id and response.cluster_id != known:
+            error = ClusterChangedError(known, response.cluster_id)
             return [self._fail(subscription, error)]
-        subscription.cluster_id = known or header.cluster_id
+        subscription.cluster_id = known or response.cluster_id
         told = subscription.cursor.told
-        if header.revision < told and told > self._proved:
+        if response.revision < told and told > self._proved:
             # The member lags, or the cluster has lost history: nothing may be taken
             # for its continuation before that is known.
             self._leave(subscription)
             subscription.state = State.RESUMING
             self._unproved[subscription] = None
             return ()
-        subscription.cursor.created(header.revision)
+        subscription.cursor.created(response.revision)
         if subscription.confirmed:
             return ()
         subscription.confirmed = True
@@ -411,7 +283,7 @@ class Session:
     def _receive_broadcast(self, response: RawResponse) -> Sequence[Delivery]:
         # Rule 4: it moves nothing, and says nothing to those whose creation it may have
         # overtaken: etcd answers [progress, creation] with the events last.
-        revision = response.header.revision
+        revision = response.revision
         return [
             self._delivery(subscription, WatchResponse(response))
             for subscription in self._live.values()
@@ -422,81 +294,69 @@ class Session:
     def _receive_progress(
         self, subscription: Subscription, response: RawResponse
     ) -> Sequence[Delivery]:
-        subscription.cursor.progressed(response.header.revision)
+        subscription.cursor.progressed(response.revision)
         shown = subscription.spec.progress_notify
         item = WatchResponse(response) if shown else None
         return [self._delivery(subscription, item)]
 
     def _receive_events(
-        self, subscription: Subscription, parts: list[RawResponse], size: int
+        self,
+        subscription: Subscription,
+        response: RawResponse,
+        events: Sequence[Event],
     ) -> Sequence[Delivery]:
-        """Take whole revisions; none of the parts is without events."""
+        """Take whole revisions: the events of a response, or of parts of it."""
         cursor = subscription.cursor
-        drop_seen(parts, cursor.is_new)
-        if not parts:
+        first, last = response.first_revision, response.last_revision
+        if events is not response.events:
+            first, last = events[0].kv.mod_revision, events[-1].kv.mod_revision
+        if not cursor.is_new(first):
+            old = takewhile(
+                lambda event: not cursor.is_new(event.kv.mod_revision), events
+            )
+            events = events[len(list(old)) :]
+        if not events:
             return ()
         # What only creates keys says nothing of it.
-        if subscription.prev_kv_tries and (changes := changes_of(parts)):
-            if not any(event.HasField("prev_kv") for event in changes):
+        if subscription.prev_kv_tries and (changes := changes_of(events)):
+            if all(event.prev_kv is None for event in changes):
                 tries = subscription.prev_kv_tries - 1
                 self._repeat(subscription)
                 subscription.prev_kv_tries = tries
                 return ()
             subscription.prev_kv_tries = 0
-        count = sum([len(part.events) for part in parts])
-        cursor.delivered(parts[-1].events[-1].kv.mod_revision)
+        count, size = len(events), response.size
+        cursor.delivered(last)
         subscription.unread += count
         subscription.unread_bytes += size
         if subscription.is_full:
             self._leave(subscription)
             subscription.state = State.PARKED
-        item = WatchResponse(*parts)
+        item = WatchResponse(response, events)
         return [Delivery(subscription, item, cursor.next_revision, count, size)]
 
     def _receive_fragment(
-        self, subscription: Subscription, response: RawResponse, size: int
+        self, subscription: Subscription, response: RawResponse
     ) -> Sequence[Delivery]:
         """Hand on the revisions that are complete; keep what of the last has come."""
-        parts = [part for part in (*subscription.fragments, response) if part.events]
-        come = subscription.fragment_bytes + size
-        count = subscription.fragment_count + 1
-        subscription.drop_fragments()
-        if response.fragment:
-            parts, held = split_last_revision(parts)
-            subscription.fragments = held
-            subscription.fragment_bytes = sum([part.ByteSize() for part in held])
-            subscription.fragment_count = count
-            if (
-                subscription.fragment_bytes > self._max_message_size
-                or count > MAX_FRAGMENTS
-            ):
-                error = self._too_large(subscription.fragment_bytes)
-                return [self._fail(subscription, error)]
-        if not parts:
-            return ()
-        size = max(0, come - subscription.fragment_bytes)
-        return self._receive_events(subscription, parts, size)
+        subscription.oversized = 0
+        fragments = subscription.fragments
+        events = fragments.add(response)
+        if fragments.size > self._max_message_size or fragments.count > MAX_FRAGMENTS:
+            return [self._fail(subscription, self._too_large(fragments.size))]
+        return self._receive_events(subscription, response, events) if events else ()
 
     # Steps
 
     @staticmethod
-    def _may_merge(subscription: Subscription, events: int, size: int) -> bool:
+    def _may_merge(subscription: Subscription, merged: RawResponse) -> bool:
         spec = subscription.spec
         return (
             not subscription.prev_kv_tries
-            and not subscription.fragment_count
-            and subscription.unread + events <= spec.max_buffered_events
-            and subscription.unread_bytes + size <= spec.max_buffered_bytes
+            and not subscription.fragments.count
+            and subscription.unread + len(merged.events) <= spec.max_buffered_events
+            and subscription.unread_bytes + merged.size <= spec.max_buffered_bytes
         )
-
-    def _repeat(self, subscription: Subscription) -> None:
-        """Create a live watch again; what comes of its present creation is dropped.
-
-        For prev_kv: etcd begins to send before it has noted that it is wanted
-        (recvLoop, v3rpc/watch.go), so now and then the first responses come without.
-        """
-        self._leave(subscription)
-        self._create(subscription)
 
     def _repeat_silenced(self, watch_id: int) -> None:
         """Create again the live watch whose id the server used for a refusal.
@@ -506,56 +366,6 @@ class Session:
         """
         if subscription := self._live.get(watch_id):
             self._repeat(subscription)
-
-    def _create(self, subscription: Subscription) -> None:
-        if not self._connected:
-            subscription.state = State.RESUMING
-            return
-        subscription.state = State.CREATING
-        if self._creations.add(subscription):
-            self._request(subscription)
-
-    def _request(self, subscription: Subscription) -> None:
-        self._requests.append(
-            create_request(
-                subscription.spec,
-                subscription.cursor.next_revision,
-                fragment=subscription.splits,
-            )
-        )
-
-    def _cancel(self, watch_id: int) -> None:
-        if watch_id not in self._canceled:
-            self._canceled.add(watch_id)
-            self._requests.append(cancel_request(watch_id))
-
-    def _cancel_unknown(self, watch_id: int) -> None:
-        if watch_id not in self._canceled:
-            self._unknown_ids += 1
-            if self._unknown_ids > MAX_UNKNOWN_IDS:
-                raise StreamLost("the server makes up watch ids")
-            self._cancel(watch_id)
-
-    def _leave(self, subscription: Subscription) -> None:
-        """Take a live watch off the stream; what is in flight for it is dropped."""
-        del self._live[subscription.watch_id]
-        self._cancel(subscription.watch_id)
-        subscription.drop_fragments()
-        subscription.expect_prev_kv()
-
-    def _expel(self, subscription: Subscription) -> None:
-        """Give a watch up to a stream that comes with a new token."""
-        subscription.state = State.RESUMING
-        subscription.drop_fragments()
-        subscription.expect_prev_kv()
-        del self._subscriptions[subscription]
-        self._expelled.append(subscription)
-
-    def _end(self, subscription: Subscription) -> None:
-        subscription.state = State.ENDED
-        subscription.drop_fragments()
-        self._subscriptions.pop(subscription, None)
-        self._unproved.pop(subscription, None)
 
     def _end_all(self) -> list[Subscription]:
         ended = list(self._subscriptions)

@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 from ._cursor import Cursor
 from ._errors import WatchError
+from ._fragments import Fragments
 from ._requests import WatchSpec
-from ._responses import RawResponse, WatchResponse
+from ._responses import WatchResponse
 
 BROADCAST_ID = -1
 """The watch id under which the server answers a progress request."""
@@ -47,10 +48,10 @@ class Subscription:
         created_revision: of the header of its creation on the present stream.
         cluster_id: of the cluster that confirmed it; 0 where it has not said.
         splits: whether it asks for fragments: a response was too large once.
+        oversized: how many were, since the last fragment.
         prev_kv_tries: how often its creation may still be repeated because the first
             changes came without their prev_kv; 0 once they came with it.
-        fragments, fragment_bytes, fragment_count: of a revision that is still to be
-            completed, and of the response that it is in.
+        fragments: of a revision that is still to be completed.
         last_loss: why it has lost its stream, or got none, the last time.
     """
 
@@ -59,10 +60,9 @@ class Subscription:
         "confirmed",
         "created_revision",
         "cursor",
-        "fragment_bytes",
-        "fragment_count",
         "fragments",
         "last_loss",
+        "oversized",
         "prev_kv_tries",
         "refused_tokens",
         "spec",
@@ -85,9 +85,10 @@ class Subscription:
         self.cluster_id = 0
         self.refused_tokens = 0
         self.splits = False
+        self.oversized = 0
         self.prev_kv_tries = 0
         self.last_loss: str | None = None
-        self.drop_fragments()
+        self.fragments = Fragments()
         self.expect_prev_kv()
 
     @property
@@ -109,12 +110,6 @@ class Subscription:
     def expect_prev_kv(self) -> None:
         """Look at the first changes of the next stream, whether they have it."""
         self.prev_kv_tries = MAX_PREV_KV_TRIES if self.spec.prev_kv else 0
-
-    def drop_fragments(self) -> None:
-        """Forget a response that has not come whole."""
-        self.fragments: list[RawResponse] = []
-        self.fragment_bytes = 0
-        self.fragment_count = 0
 
 
 class Delivery(NamedTuple):

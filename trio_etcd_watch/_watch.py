@@ -52,15 +52,15 @@ class Watch:
         self._unread: deque[Delivery] = deque()
         self._end: Exception | None = None
         self._created: WatchResponse | None = None
-        self._newest: WatchResponse | None = None
+        self._newest_revision = 0
         self._arrived = trio.Event()
         self._receiving = False
         self._events_received = 0
         # Where to continue once _current is handed over whole.
         self._next_revision = subscription.spec.start_revision
         # What events() hands over one by one, of how many events, and how far it is:
-        # none is left where the last two are equal.
-        self._current = WatchResponse()
+        # nothing is left where the last two are equal.
+        self._current: WatchResponse | None = None
         self._events: Iterator[Event] = iter(())
         self._count = 0
         self._handed = 0
@@ -86,6 +86,7 @@ class Watch:
         if self._handed == self._count:
             return self._next_revision
         if not self._revisions:
+            assert self._current is not None
             self._revisions = [e.kv.mod_revision for e in self._current.events]
         last, following = self._revisions[self._handed - 1 : self._handed + 1]
         return last + 1 if last < following else last
@@ -104,9 +105,9 @@ class Watch:
             trio.BusyResourceError: another task is waiting here.
         """
         await self._wait()
-        if self._handed < self._count:
+        if self._current is not None:
             rest = self._current.after(self._handed)
-            self._count = self._handed
+            self._drop_current()
             return rest
         return self._pop()[0]
 
@@ -121,13 +122,12 @@ class Watch:
     def statistics(self) -> WatchStatistics:
         """Return how this watch stands. Never blocks."""
         unread = self._subscription.unread
-        newest = self._newest.header.revision if self._newest else 0
         return WatchStatistics(
             state=self._subscription.state.value,
             events_received=self._events_received,
             events_delivered=self._events_received - unread,
             unread_events=sum(delivery.events for delivery in self._unread),
-            lag=max(0, newest + 1 - self.next_revision),
+            lag=max(0, self._newest_revision + 1 - self.next_revision),
             last_loss=self._subscription.last_loss,
         )
 
@@ -179,9 +179,16 @@ class Watch:
         while self._handed == self._count:
             await self._wait()
             if self._handed == self._count:
-                self._current, self._count = self._pop()
-                self._events, self._handed = iter(self._current.events), 0
-                self._revisions = []
+                current, self._count = self._pop()
+                if self._count:
+                    self._current, self._events = current, iter(current.events)
+
+    def _drop_current(self) -> None:
+        """Hold nothing of what events() has handed over."""
+        self._current = None
+        self._events = iter(())
+        self._count = self._handed = 0
+        self._revisions = []
 
     # What the stream calls
 
@@ -207,7 +214,7 @@ class Watch:
             else:
                 self._next_revision = next_revision
         else:
-            self._newest = item
+            self._newest_revision = item._raw.revision
             self._events_received += count
             if self._created is None:
                 self._created = item
@@ -225,7 +232,7 @@ class Watch:
         self._unread.clear()
         # What is not handed over by now never is: the bookmark stays before it.
         self._next_revision = self.next_revision
-        self._count = self._handed
+        self._drop_current()
         self._arrived.set()
 
 
@@ -263,4 +270,7 @@ class Events:
         if watch._handed == watch._count:
             await watch._wait_events()
         watch._handed += 1
-        return next(watch._events)
+        event = next(watch._events)
+        if watch._handed == watch._count:
+            watch._drop_current()
+        return event

@@ -311,6 +311,6 @@ def _kind(response: WatchResponse) -> Kind:
         return Kind.CREATED
     if response.is_progress_notify:
         # Not public, as it is of no use: both old servers and ours must be told apart.
-        requested = response._parts[-1].watch_id == -1
+        requested = response._raw.watch_id == -1
         return Kind.REQUESTED if requested else Kind.PROGRESS
     return Kind.EVENTS

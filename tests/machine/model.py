@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from trio_etcd_watch._pb import watch_pb2 as pb
-from trio_etcd_watch._responses import RawResponse
+from trio_etcd_watch._pb.watch_pb2 import WatchResponse as RawResponse
 
 PERMISSION_DENIED = (
     "rpc error: code = PermissionDenied desc = etcdserver: permission denied"

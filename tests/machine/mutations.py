@@ -92,10 +92,27 @@ def source_of(module: str) -> str:
     return Path(folder, f"{module}.py").read_text(encoding="utf-8")
 
 
-SHARED = ("_errors", "_grpc", "_grpc.status", "_pb", "_responses", "_runs", "_verdicts")
+SHARED = (
+    "_errors",
+    "_fragments",
+    "_grpc",
+    "_grpc.status",
+    "_pb",
+    "_pure",
+    "_responses",
+    "_runs",
+    "_verdicts",
+)
 """Modules that those below import, as they are in the real package."""
 
-MUTABLE = ("_cursor", "_requests", "_subscription", "_creations", "_session")
+MUTABLE = (
+    "_cursor",
+    "_requests",
+    "_subscription",
+    "_creations",
+    "_roster",
+    "_session",
+)
 """Modules that run anew, in an order in which they can be imported."""
 
 PACKAGE = "trio_etcd_watch_mutant"
@@ -149,15 +166,15 @@ MUTATIONS = (
         "rule 3",
         "_session",
         8,
-        "cursor.delivered(parts[-1].events[-1].kv.mod_revision)",
-        "cursor.delivered(parts[-1].header.revision)",
+        "cursor.delivered(last)",
+        "cursor.delivered(response.revision)",
     ),
     Mutation(
         "rule 3",
         "_session",
         8,
-        "cursor.delivered(parts[-1].events[-1].kv.mod_revision)",
-        "cursor.delivered(parts[0].events[0].kv.mod_revision)",
+        "cursor.delivered(last)",
+        "cursor.delivered(first)",
     ),
     Mutation(
         "rule 3",
@@ -180,7 +197,7 @@ MUTATIONS = (
         12,
         "for subscription in self._live.values()",
         "for subscription in self._live.values()"
-        " if not subscription.cursor.progressed(response.header.revision)",
+        " if not subscription.cursor.progressed(response.revision)",
     ),
     Mutation(
         "rule 4",
@@ -216,22 +233,21 @@ MUTATIONS = (
         "rule 6",
         "_session",
         8,
-        "if response.fragment or subscription.fragment_count:",
+        "if response.fragment or subscription.fragments.count:",
         "if False:",
     ),
-    Mutation("rule 6", "_session", 12, "subscription.drop_fragments()", "pass"),
-    Mutation("rule 6", "_session", 8, "if response.fragment:", "if False:"),
+    Mutation("rule 6", "_roster", 12, "subscription.fragments.clear()", "pass"),
     # 7: every live watch is created anew from next; replies are met in order.
     Mutation(
         "rule 7",
-        "_session",
+        "_roster",
         16,
         "subscription.cursor.next_revision,",
         "subscription.spec.start_revision,",
     ),
     Mutation(
         "rule 7",
-        "_session",
+        "_roster",
         12,
         "if subscription.state in (State.LIVE, State.CREATING):",
         "if subscription.state is State.LIVE:",
@@ -252,14 +268,14 @@ MUTATIONS = (
     ),
     Mutation(
         "rule 7",
-        "_session",
+        "_roster",
         8,
         "subscription.state = State.ENDED",
         "subscription.state = State.ENDED;"
         " subscription in self._creations._queue and self._creations._queue.remove(subscription)",
     ),
     Mutation("rule 7", "_creations", 8, "self._queue.clear()", "pass"),
-    Mutation("rule 7", "_session", 8, "self._live.clear()", "pass"),
+    Mutation("rule 7", "_roster", 8, "self._live.clear()", "pass"),
     # 8: progress is always asked for, counts always, and is shown if wanted.
     Mutation(
         "rule 8",
@@ -272,7 +288,7 @@ MUTATIONS = (
         "rule 8",
         "_session",
         8,
-        "subscription.cursor.progressed(response.header.revision)",
+        "subscription.cursor.progressed(response.revision)",
         "pass",
     ),
     Mutation(
@@ -285,7 +301,7 @@ MUTATIONS = (
     # 9: what is unread survives a reconnect, and has bookmarks of its own.
     Mutation(
         "rule 9",
-        "_session",
+        "_roster",
         16,
         "subscription.state = State.RESUMING",
         "subscription.state = State.RESUMING; subscription.unread = 0",
@@ -295,7 +311,7 @@ MUTATIONS = (
         "_session",
         8,
         "return [Delivery(subscription, item, cursor.next_revision, count, size)]",
-        "return [Delivery(subscription, item, parts[-1].header.revision + 1, count, size)]",
+        "return [Delivery(subscription, item, response.revision + 1, count, size)]",
     ),
     # Parking (section 6 of the design).
     Mutation(
@@ -303,14 +319,14 @@ MUTATIONS = (
     ),
     Mutation(
         "parking: late events are dropped",
-        "_session",
+        "_roster",
         8,
         "del self._live[subscription.watch_id]",
         "pass",
     ),
     Mutation(
         "parking: goes on when drained",
-        "_session",
+        "_roster",
         8,
         "if subscription.state is State.PARKED and subscription.is_drained:",
         "if False:",
@@ -324,7 +340,7 @@ MUTATIONS = (
     ),
     Mutation(
         "parking: a reconnect does not end it",
-        "_session",
+        "_roster",
         12,
         "if subscription.state in (State.LIVE, State.CREATING):",
         "if subscription.state is not State.ENDED:",
@@ -333,12 +349,12 @@ MUTATIONS = (
         "parking: a bound, also for a run",
         "_session",
         12,
-        "and subscription.unread + events <= spec.max_buffered_events",
+        "and subscription.unread + len(merged.events) <= spec.max_buffered_events",
         "and True",
     ),
     # Ids and errors (section 3).
-    Mutation("cancel once", "_session", 12, "self._canceled.add(watch_id)", "pass"),
-    Mutation("cancel once a stream", "_session", 8, "self._canceled.clear()", "pass"),
+    Mutation("cancel once", "_roster", 12, "self._canceled.add(watch_id)", "pass"),
+    Mutation("cancel once a stream", "_roster", 8, "self._canceled.clear()", "pass"),
     Mutation(
         "cancel after compaction",
         "_session",
@@ -350,7 +366,7 @@ MUTATIONS = (
         "cluster changed",
         "_session",
         8,
-        "if known and header.cluster_id and header.cluster_id != known:",
+        "if known and response.cluster_id and response.cluster_id != known:",
         "if False:",
     ),
     Mutation(
@@ -364,7 +380,7 @@ MUTATIONS = (
         "prev_kv of the first events",
         "_session",
         12,
-        'if not any(event.HasField("prev_kv") for event in changes):',
+        "if all(event.prev_kv is None for event in changes):",
         "if False:",
     ),
     Mutation(
@@ -376,13 +392,13 @@ MUTATIONS = (
     ),
     Mutation(
         "prev_kv of the first events, on each stream",
-        "_session",
+        "_roster",
         12,
         "subscription.expect_prev_kv()",
         "pass",
     ),
     Mutation(
-        "requests die with the stream", "_session", 8, "self._requests.clear()", "pass"
+        "requests die with the stream", "_roster", 8, "self._requests.clear()", "pass"
     ),
     Mutation(
         "prev_kv of the first events, also if etcd forgets it twice",
@@ -409,7 +425,7 @@ MUTATIONS = (
     # Fragments are asked for only where a response was too large.
     Mutation(
         "fragments on demand",
-        "_session",
+        "_roster",
         16,
         "fragment=subscription.splits,",
         "fragment=True,",
@@ -431,7 +447,7 @@ MUTATIONS = (
     ),
     Mutation(
         "whoever needs a token leaves the stream",
-        "_session",
+        "_roster",
         8,
         "del self._subscriptions[subscription]",
         "pass",
@@ -441,7 +457,7 @@ MUTATIONS = (
         "a member that is behind proves nothing",
         "_session",
         8,
-        "if header.revision < told and told > self._proved:",
+        "if response.revision < told and told > self._proved:",
         "if False:",
     ),
     Mutation(
@@ -460,7 +476,7 @@ MUTATIONS = (
     ),
     Mutation(
         "the proof is that of one stream",
-        "_session",
+        "_roster",
         8,
         "self._unproved.clear()",
         "pass",

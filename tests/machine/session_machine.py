@@ -142,7 +142,8 @@ class User:
             too_old = event.kv.mod_revision - 1 < self.cluster.compacted()
             if not self.spec.prev_kv or (event.prev_kv is None and too_old):
                 raw.ClearField("prev_kv")
-            assert event == Event(raw)
+            same = decode(pb.WatchResponse(events=[raw]).SerializeToString())
+            assert event == same.events[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -585,7 +586,7 @@ class SessionMachine(RuleBasedStateMachine):
                 break
             self._receive([message])
 
-    def _receive(self, messages: list[RawResponse]) -> None:
+    def _receive(self, messages: list[pb.WatchResponse]) -> None:
         """Hand over what one read brought, as `_stream` does."""
         assert self.stream
         read = [

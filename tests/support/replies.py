@@ -6,8 +6,9 @@ from tests.machine.model import PERMISSION_DENIED
 from tests.machine.session_machine import MAX_MESSAGE_SIZE
 from trio_etcd_watch import WatchResponse
 from trio_etcd_watch._pb import watch_pb2 as pb
+from trio_etcd_watch._pb.watch_pb2 import WatchResponse as RawResponse
 from trio_etcd_watch._requests import watch_spec
-from trio_etcd_watch._responses import RawResponse
+from trio_etcd_watch._responses import decode
 from trio_etcd_watch._session import Session
 from trio_etcd_watch._subscription import Delivery, State, Subscription
 
@@ -104,8 +105,15 @@ def progress(watch_id: int, revision: int) -> RawResponse:
 
 def receive(session: Session, *responses: RawResponse) -> list[Delivery]:
     return [
-        delivery for response in responses for delivery in session.receive(response)
+        delivery
+        for response in responses
+        for delivery in session.receive(decode(response.SerializeToString()))
     ]
+
+
+def response_of(raw: RawResponse) -> WatchResponse:
+    """The user's side of it."""
+    return WatchResponse(decode(raw.SerializeToString()))
 
 
 def sent(session: Session) -> list[tuple[str, bytes | int, int]]:

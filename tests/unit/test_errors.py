@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import trio_etcd_watch
+from tests.support.replies import response_of
 from trio_etcd_watch import (
     AuthenticationError,
     ClusterChangedError,
@@ -22,12 +23,11 @@ from trio_etcd_watch import (
     StatusCode,
     WatchCanceledError,
     WatchError,
-    WatchResponse,
 )
 from trio_etcd_watch._errors import afresh
 from trio_etcd_watch._pb import watch_pb2 as pb
 
-RESPONSE = WatchResponse(pb.WatchResponse(watch_id=7, canceled=True))
+RESPONSE = response_of(pb.WatchResponse(watch_id=7, canceled=True))
 
 CANCELED: list[WatchError] = [
     kind("its words", response=RESPONSE, reason="its words")

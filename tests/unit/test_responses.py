@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from trio_etcd_watch import CompactedError, Event, EventType, KeyValue, WatchResponse
+from tests.support.replies import response_of
+from trio_etcd_watch import CompactedError, Event, EventType, KeyValue
 from trio_etcd_watch._grpc.status import StreamLost
 from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._responses import changes_of, decode, watch_id_of_head
@@ -25,33 +26,36 @@ EVENTS = [put(b"a", 2, 2), put(b"b", 3, 2), delete(b"c", 4)]
 
 def test_events_are_a_sequence() -> None:
     parts = [pb.WatchResponse(events=EVENTS[:2]), pb.WatchResponse(events=EVENTS[2:])]
-    events = WatchResponse(*parts).events
+    first, second = map(response_of, parts)
+    joined = first.merged([second])
+    events = joined.events
     assert [e.kv.key for e in events] == [b"a", b"b", b"c"]
     assert [e.kv.key for e in reversed(events)] == [b"c", b"b", b"a"]
     assert len(events) == 3
     assert events[-1] == events[2]
     assert [e.kv.key for e in events[1:]] == [b"b", b"c"]
-    rest = WatchResponse(*parts).after(1).events
+    rest = joined.after(1).events
     assert [e.kv.key for e in rest] == [b"b", b"c"]
     assert (len(rest), rest[0].kv.key) == (2, b"b")
 
 
 def test_kinds_of_events() -> None:
-    create, modify, gone = (Event(raw) for raw in EVENTS)
+    events = response_of(pb.WatchResponse(events=EVENTS)).events
+    create, modify, gone = events
     assert (create.is_create, create.is_modify) == (True, False)
     assert (modify.is_create, modify.is_modify) == (False, True)
     assert (gone.is_create, gone.is_modify) == (False, False)
     assert gone.type is EventType.DELETE
-    assert EventType(7) is EventType.UNKNOWN
-    assert changes_of([pb.WatchResponse(events=EVENTS)]) == EVENTS[1:]
+    assert changes_of(events) == [modify, gone]
 
 
 def test_values_are_equal_by_content() -> None:
-    one, same, other = (Event(raw) for raw in (EVENTS[0], EVENTS[0], EVENTS[1]))
+    raw = pb.WatchResponse(events=[EVENTS[0], EVENTS[0], EVENTS[1]])
+    one, same, other = response_of(raw).events
     assert one == same != other
     assert len({one, same, other}) == 2
     assert one.kv == same.kv != other.kv
-    assert one.kv != b"a"
+    assert isinstance(one, Event)
     assert isinstance(one.kv, KeyValue)
 
 
@@ -67,19 +71,19 @@ def test_values_are_equal_by_content() -> None:
 def test_progress_is_a_revision_and_nothing_else(
     raw: pb.WatchResponse, expected: bool
 ) -> None:
-    assert WatchResponse(raw).is_progress_notify is expected
+    assert response_of(raw).is_progress_notify is expected
 
 
 def test_only_a_cancel_raises() -> None:
-    WatchResponse(pb.WatchResponse(events=EVENTS)).raise_for_error()
+    response_of(pb.WatchResponse(events=EVENTS)).raise_for_error()
     with pytest.raises(CompactedError):
-        WatchResponse(
+        response_of(
             pb.WatchResponse(canceled=True, compact_revision=3)
         ).raise_for_error()
 
 
 def test_a_message_that_is_none() -> None:
-    with pytest.raises(StreamLost, match="a message of 1 bytes is no watch response"):
+    with pytest.raises(StreamLost, match="1 bytes are no watch response"):
         decode(b"\xff")
 
 

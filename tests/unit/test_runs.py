@@ -83,7 +83,10 @@ def outcome(
         dict(seen),
         # Those of different watches in any order.
         sorted(session.requests()),
-        [(s.state, s.unread, s.cursor.next_revision, len(s.fragments)) for s in opened],
+        [
+            (s.state, s.unread, s.cursor.next_revision, s.fragments.count)
+            for s in opened
+        ],
     )
 
 

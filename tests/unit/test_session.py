@@ -33,9 +33,10 @@ from trio_etcd_watch import (
     WatchResponse,
 )
 from trio_etcd_watch._grpc.status import StatusCode, StreamLost
+from trio_etcd_watch._pb.watch_pb2 import WatchResponse as RawResponse
 from trio_etcd_watch._requests import watch_spec
-from trio_etcd_watch._responses import RawResponse
-from trio_etcd_watch._session import MAX_UNKNOWN_IDS, Session
+from trio_etcd_watch._roster import MAX_UNKNOWN_IDS
+from trio_etcd_watch._session import Session
 from trio_etcd_watch._subscription import MAX_PREV_KV_TRIES, State, Subscription
 from trio_etcd_watch._verdicts import MAX_REFUSED_TOKENS
 
@@ -349,7 +350,7 @@ def test_a_creation_at_the_end_of_all_revisions_loses_the_stream() -> None:
     reply = created(0)
     reply.header.revision = 2**63 - 1
     with pytest.raises(StreamLost, match="nonsense"):
-        session.receive(reply)
+        receive(session, reply)
     session.disconnect()
     session.connect()
     assert sent(session) == [("create", b"k", 0)]
@@ -473,7 +474,7 @@ def test_a_refused_token_is_no_matter_of_the_neighbours() -> None:
     neighbour, watch = live(session, 0), live(session, 1)
     reason = "rpc error: code = Unauthenticated desc = etcdserver: invalid auth token"
     refusal = RawResponse(watch_id=1, canceled=True, cancel_reason=reason)
-    assert session.receive(refusal) == ()
+    assert receive(session, refusal) == []
     assert session.expelled() == [watch]
     assert list(session.subscriptions) == [neighbour]
     assert neighbour.state is State.LIVE

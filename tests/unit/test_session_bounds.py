@@ -19,7 +19,7 @@ from trio_etcd_watch import CompactedError, RpcError
 from trio_etcd_watch._grpc.status import StatusCode
 from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._requests import watch_spec
-from trio_etcd_watch._session import Session
+from trio_etcd_watch._session import MAX_OVERSIZED, Session
 from trio_etcd_watch._subscription import Delivery, State, Subscription
 
 
@@ -62,15 +62,30 @@ def test_a_fragment_over_the_limit_fails_its_watch_alone() -> None:
     session = connected_session()
     watch, neighbour = live(session, 0), live(session, 1)
     assert session.receive_oversized(0, 2 * MAX_MESSAGE_SIZE) == ()
-    receive(session, created(2))
+    # What was ready before the watch was announced comes whole all the same.
+    for watch_id in range(2, 2 + MAX_OVERSIZED - 1):
+        receive(session, created(watch_id))
+        assert session.receive_oversized(watch_id, 2 * MAX_MESSAGE_SIZE) == ()
+    last = 1 + MAX_OVERSIZED
+    receive(session, created(last))
     session.requests()
-    (delivery,) = session.receive_oversized(2, 2 * MAX_MESSAGE_SIZE)
+    (delivery,) = session.receive_oversized(last, 2 * MAX_MESSAGE_SIZE)
     check_too_large(delivery, watch, 2 * MAX_MESSAGE_SIZE)
-    assert sent(session) == [("cancel", 2, 0)]
+    assert sent(session) == [("cancel", last, 0)]
     assert list(session.subscriptions) == [neighbour]
     # Another one was on its way.
-    assert session.receive_oversized(2, 2 * MAX_MESSAGE_SIZE) == ()
+    assert session.receive_oversized(last, 2 * MAX_MESSAGE_SIZE) == ()
     assert sent(session) == []
+
+
+def test_a_fragment_shows_that_the_limit_can_be_kept() -> None:
+    session = connected_session()
+    watch = live(session, 0)
+    for watch_id in range(1, 10):
+        assert session.receive_oversized(watch.watch_id, 2 * MAX_MESSAGE_SIZE) == ()
+        receive(session, created(watch_id, revision=50))
+        receive(session, events(watch_id, 10 + watch_id, fragment=True))
+    assert watch.state is State.LIVE
 
 
 def test_fragments_over_the_limit_fail_their_watch() -> None:

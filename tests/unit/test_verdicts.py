@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
+from tests.support.replies import response_of
 from trio_etcd_watch import (
     CompactedError,
     FutureRevisionError,
     PermissionDeniedError,
     StatusCode,
     WatchCanceledError,
-    WatchResponse,
 )
 from trio_etcd_watch._grpc.status import Status
-from trio_etcd_watch._responses import RawResponse
+from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._verdicts import (
     TABLE,
     Call,
@@ -187,10 +187,13 @@ def test_reasons_are_statuses(reason: str, status: Status) -> None:
 def test_reasons_of_a_cancel(
     prefix: str, reason: str, compact_revision: int, kind: type[WatchCanceledError]
 ) -> None:
-    raw = RawResponse(
-        canceled=True, cancel_reason=prefix + reason, compact_revision=compact_revision
+    response = response_of(
+        pb.WatchResponse(
+            canceled=True,
+            cancel_reason=prefix + reason,
+            compact_revision=compact_revision,
+        )
     )
-    response = WatchResponse(raw)
     error = error_of_cancel(response)
     assert type(error) is kind
     assert error.response is response

@@ -44,6 +44,9 @@ func main() {
 		fail(err)
 	}
 	dropLost(reports, persisted)
+	// The validator prints what differs, and the verdicts are to come by themselves.
+	verdictsTo := os.Stdout
+	os.Stdout = os.Stderr
 	result := validate.ValidateAndReturnVisualize(
 		logger, validate.Config{}, reports, persisted, *timeout)
 	verdicts := []struct {
@@ -59,7 +62,7 @@ func main() {
 	for _, each := range verdicts {
 		// What was not looked at counts as broken; the validator lets it pass.
 		broken = broken || each.result.Status != validate.Success
-		fmt.Printf("%s: %s\n", each.name, each.result)
+		fmt.Fprintf(verdictsTo, "%s: %s\n", each.name, each.result)
 	}
 	if broken {
 		os.Exit(1)

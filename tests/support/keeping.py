@@ -1,0 +1,98 @@
+"""What 200 responses of 1 MB leave behind: a program, which prints it as JSON.
+
+    python -m tests.support.keeping values|watches
+
+Of each response one value of 1 kB is kept, or the watch that has handed it all over. In
+a process of its own, for its resident memory: protobuf's is not Python's, and is not
+traced.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import resource
+import sys
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import trio
+
+from trio_etcd_watch import KeyValue, Watch, WatchResponse
+from trio_etcd_watch._pb import watch_pb2 as pb
+from trio_etcd_watch._requests import watch_spec
+from trio_etcd_watch._responses import decode
+from trio_etcd_watch._subscription import Delivery, Subscription
+
+RESPONSES = 200
+EVENTS = 11
+
+
+def message() -> bytes:
+    """A response with an event of 1 kB, and ten of 100 kB."""
+    response = pb.WatchResponse(header=pb.ResponseHeader(revision=EVENTS))
+    for revision in range(1, EVENTS + 1):
+        kv = response.events.add().kv
+        kv.key, kv.mod_revision = b"key", revision
+        kv.value = bytes(1000 if revision == 1 else 100_000)
+    return response.SerializeToString()
+
+
+async def keep_value(data: bytes, _: int) -> KeyValue:
+    """Keep the small one."""
+    return WatchResponse(decode(data)).events[0].kv
+
+
+async def keep_watch(data: bytes, number: int) -> Watch:
+    """Keep the watch that has handed it over: whole, one by one, or both."""
+    watch = Watch(Subscription(watch_spec("k")), lambda *taken: None)
+    created = WatchResponse(decode(pb.WatchResponse(created=True).SerializeToString()))
+    watch._deliver(Delivery(watch._subscription, created, 1))
+    response = WatchResponse(decode(data))
+    count = len(response.events)
+    watch._deliver(Delivery(watch._subscription, response, EVENTS + 1, count))
+    del response
+    one_by_one = (0, 1, EVENTS)[number % 3]
+    events = watch.events()
+    for revision in range(1, one_by_one + 1):
+        await anext(events)
+        assert watch.next_revision == revision + 1
+    if one_by_one < EVENTS:
+        await anext(watch)
+    assert watch.next_revision == EVENTS + 1
+    return watch
+
+
+def resident() -> int:
+    """Bytes of memory that this process has."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+async def main() -> None:
+    """Measure, first what Python knows of, then what the process holds."""
+    keep = {"values": keep_value, "watches": keep_watch}[sys.argv[1]]
+    data = message()
+    assert len(data) > 1e6
+    # What the first of everything costs is not what is asked.
+    warm = [await keep(data, number) for number in range(3)]
+
+    async def grown(measure: Callable[[], int]) -> int:
+        gc.collect()
+        before = measure()
+        kept = [await keep(data, number) for number in range(RESPONSES)]
+        gc.collect()
+        after = measure()
+        assert len(kept) == RESPONSES
+        return after - before
+
+    held = await grown(resident)
+    tracemalloc.start()
+    traced = await grown(lambda: tracemalloc.get_traced_memory()[0])
+    print(json.dumps({"resident": held, "traced": traced}))
+    del warm
+
+
+if __name__ == "__main__":
+    trio.run(main)

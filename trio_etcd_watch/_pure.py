@@ -1,0 +1,267 @@
+"""From bytes to values: what the messages of a Watch stream hold.
+
+Sans-IO. The classes are the fields of those that `_responses` makes of them, without
+anything that one can do with them. Every field is read once and copied: what is kept of
+an event keeps neither its message nor its neighbours.
+
+Events are made when they are looked at. Hundreds of objects that live together cost
+more in the garbage collector than in their making, and protobuf's are none of its.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from operator import lt
+from typing import Any, NamedTuple, TypeVar, cast, overload
+
+from google.protobuf.message import DecodeError
+
+from ._pb import watch_pb2 as pb
+
+
+class KeyValueFields:
+    """What a `KeyValue` holds."""
+
+    __slots__ = (
+        "create_revision",
+        "key",
+        "lease",
+        "mod_revision",
+        "value",
+        "version",
+    )
+    key: bytes
+    value: bytes
+    create_revision: int
+    mod_revision: int
+    version: int
+    lease: int
+
+
+class EventFields:
+    """What an `Event` holds."""
+
+    __slots__ = ("kv", "prev_kv", "type")
+    type: Any
+    kv: Any
+    prev_kv: Any
+
+
+class ResponseFields:
+    """What a `RawResponse` holds.
+
+    Attributes:
+        first_revision: of the first event, if there is any; 0 if not.
+        last_revision: of the last one.
+        size: of the messages, in bytes.
+    """
+
+    __slots__ = (
+        "cancel_reason",
+        "canceled",
+        "cluster_id",
+        "compact_revision",
+        "created",
+        "events",
+        "first_revision",
+        "fragment",
+        "last_revision",
+        "member_id",
+        "raft_term",
+        "revision",
+        "size",
+        "watch_id",
+    )
+    cluster_id: int
+    member_id: int
+    revision: int
+    raft_term: int
+    watch_id: int
+    created: bool
+    canceled: bool
+    compact_revision: int
+    cancel_reason: str
+    fragment: bool
+    events: Any
+    first_revision: int
+    last_revision: int
+    size: int
+
+    @property
+    def rising(self) -> bool:
+        """Whether each event has a higher revision than the one before."""
+        rising: bool = self.events.rising()
+        return rising
+
+
+KeyValue = TypeVar("KeyValue", bound=KeyValueFields)
+Event = TypeVar("Event", bound=EventFields)
+
+
+class Classes(NamedTuple):
+    """What is made of the fields above: subclasses, without fields of their own."""
+
+    response: type[Any]
+    event: type[EventFields]
+    kv: type[KeyValueFields]
+    put: object
+    """What `Event.type` is for a PUT."""
+    delete: object
+    unknown: object
+    """For all else."""
+
+
+class Events(Sequence[EventFields]):
+    """The events of some messages, each made when it is looked at."""
+
+    __slots__ = ("_classes", "_parts")
+
+    def __init__(self, parts: list[Sequence[pb.Event]], classes: Classes) -> None:
+        self._parts = parts
+        self._classes = classes
+
+    def __iter__(self) -> Iterator[EventFields]:
+        # This is what a response costs: no call is made that can be done without.
+        _, event_class, kv_class, put, delete, unknown = self._classes
+        for raw in chain.from_iterable(self._parts):
+            raw_kv = raw.kv
+            kv = KeyValueFields()
+            kv.key = raw_kv.key
+            kv.value = raw_kv.value
+            kv.create_revision = raw_kv.create_revision
+            kv.mod_revision = raw_kv.mod_revision
+            kv.version = raw_kv.version
+            kv.lease = raw_kv.lease
+            kv.__class__ = kv_class
+            event = EventFields()
+            kind = raw.type
+            event.type = put if kind == 0 else delete if kind == 1 else unknown
+            event.kv = kv
+            event.prev_kv = (
+                key_value_of(raw.prev_kv, kv_class) if raw.HasField("prev_kv") else None
+            )
+            event.__class__ = event_class
+            yield event
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    @overload
+    def __getitem__(self, index: int) -> EventFields: ...
+    @overload
+    def __getitem__(self, index: slice) -> Events: ...
+    def __getitem__(self, index: int | slice) -> EventFields | Events:
+        if len(self._parts) != 1:
+            self._parts = [list(chain.from_iterable(self._parts))]
+        if isinstance(index, slice):
+            return Events([self._parts[0][index]], self._classes)
+        return next(iter(Events([[self._parts[0][index]]], self._classes)))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Events):
+            return NotImplemented
+        return tuple(self) == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def __repr__(self) -> str:
+        return repr(tuple(self))
+
+    def rising(self) -> bool:
+        """Whether each has a higher revision than the one before."""
+        raws = chain.from_iterable(self._parts)
+        revisions = [raw.kv.mod_revision for raw in raws]
+        return all(map(lt, revisions, revisions[1:]))
+
+
+def join(parts: Sequence[Any]) -> Sequence[Any]:
+    """Return the events of several responses as one sequence."""
+    raws = list(chain.from_iterable([part._parts for part in parts]))
+    return Events(raws, parts[0]._classes)
+
+
+def decode(messages: Sequence[bytes], classes: Classes) -> object:
+    """Decode messages; several are merged into one, as protobuf merges messages.
+
+    Returns:
+        A `classes.response`.
+
+    Raises:
+        ValueError: they are no `WatchResponse`.
+    """
+    data = messages[0] if len(messages) == 1 else b"".join(messages)
+    try:
+        raw = pb.WatchResponse.FromString(data)
+    except DecodeError as exc:
+        raise ValueError(f"{len(data)} bytes are no watch response") from exc
+    header = raw.header
+    response = classes.response()
+    response.cluster_id = header.cluster_id
+    response.member_id = header.member_id
+    response.revision = header.revision
+    response.raft_term = header.raft_term
+    response.watch_id = raw.watch_id
+    response.created = raw.created
+    response.canceled = raw.canceled
+    response.compact_revision = raw.compact_revision
+    response.cancel_reason = raw.cancel_reason
+    response.fragment = raw.fragment
+    response.size = len(data)
+    events = raw.events
+    response.events = Events([events], classes)
+    first = last = 0
+    if events:
+        first = last = events[0].kv.mod_revision
+        if len(events) > 1:
+            last = events[-1].kv.mod_revision
+    response.first_revision = first
+    response.last_revision = last
+    return response
+
+
+def key_value_of(raw: pb.KeyValue, kv_class: type[KeyValue]) -> KeyValue:
+    """Copy a key into a `kv_class`."""
+    return make_key_value(
+        kv_class,
+        raw.key,
+        raw.value,
+        raw.create_revision,
+        raw.mod_revision,
+        raw.version,
+        raw.lease,
+    )
+
+
+def make_key_value(
+    kv_class: type[KeyValue],
+    key: bytes,
+    value: bytes,
+    create_revision: int,
+    mod_revision: int,
+    version: int,
+    lease: int,
+) -> KeyValue:
+    """Make one of its fields."""
+    kv: Any = KeyValueFields()
+    kv.key = key
+    kv.value = value
+    kv.create_revision = create_revision
+    kv.mod_revision = mod_revision
+    kv.version = version
+    kv.lease = lease
+    kv.__class__ = kv_class
+    return cast("KeyValue", kv)
+
+
+def make_event(
+    event_class: type[Event], kind: object, kv: object, prev_kv: object
+) -> Event:
+    """Make one of its fields."""
+    event: Any = EventFields()
+    event.type = kind
+    event.kv = kv
+    event.prev_kv = prev_kv
+    event.__class__ = event_class
+    return cast("Event", event)

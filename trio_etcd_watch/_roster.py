@@ -1,0 +1,203 @@
+"""The watches of one stream: in which state each is, and what is asked for it.
+
+Sans-IO. It knows requests and nothing of replies; `_session` says what those mean. A
+watch is in one state. Only `LIVE` has a watch id, and an id is canceled once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ._creations import Creations
+from ._grpc.status import StreamLost
+from ._requests import WatchSpec, cancel_request, create_request, progress_request
+from ._subscription import State, Subscription
+
+MAX_UNKNOWN_IDS = 10_000
+"""Watch ids on one stream that nobody knows. A server that is well sends a few, for
+watches that were just left."""
+
+
+class Roster:
+    """The watches of one stream, across all its reconnects."""
+
+    def __init__(self) -> None:
+        self._connected = False
+        self._subscriptions: dict[Subscription, None] = {}
+        self._live: dict[int, Subscription] = {}
+        self._creations = Creations()
+        # Ids that have been canceled on this stream, so that each is canceled once.
+        self._canceled: set[int] = set()
+        self._unknown_ids = 0
+        self._requests: list[bytes] = []
+        self._asks_progress = False
+        # Watches on a member that is behind them, and how far the cluster is proved.
+        self._unproved: dict[Subscription, None] = {}
+        self._proved = 0
+        self._expelled: list[Subscription] = []
+
+    # The user's side
+
+    @property
+    def subscriptions(self) -> Iterable[Subscription]:
+        """The watches that have neither failed nor been left."""
+        return self._subscriptions.keys()
+
+    def open(self, spec: WatchSpec) -> Subscription:
+        """Add a watch. Its creation is sent now, or when there is a stream."""
+        subscription = Subscription(spec)
+        self.adopt(subscription)
+        return subscription
+
+    def adopt(self, subscription: Subscription) -> None:
+        """Add a watch that another stream has expelled."""
+        self._subscriptions[subscription] = None
+        self._create(subscription)
+
+    def close(self, subscription: Subscription) -> None:
+        """Forget a watch, and cancel it on the server; one that has ended may come."""
+        if subscription.state is State.LIVE:
+            self._leave(subscription)
+        elif subscription.state is State.CREATING:
+            self._creations.abandoned += 1
+        self._end(subscription)
+
+    def take(self, subscription: Subscription, events: int, size: int) -> None:
+        """Note what the user has taken; a parked watch may go on."""
+        subscription.unread -= events
+        subscription.unread_bytes -= size
+        if subscription.state is State.PARKED and subscription.is_drained:
+            self._create(subscription)
+
+    def request_progress(self) -> None:
+        """Ask the server how far this stream is; without a stream do nothing.
+
+        One answer is as good as many, so what has not been sent yet is asked once.
+        """
+        self._asks_progress = self._connected
+
+    # The stream's side
+
+    def connect(self) -> None:
+        """A new stream is open: create every watch that is to be on it."""
+        self._connected = True
+        for subscription in self._subscriptions:
+            if subscription.state is State.RESUMING:
+                self._create(subscription)
+
+    def disconnect(self) -> None:
+        """The stream is gone."""
+        self._connected = False
+        for subscription in self._subscriptions:
+            if subscription.state in (State.LIVE, State.CREATING):
+                subscription.state = State.RESUMING
+            subscription.expect_prev_kv()
+            # Rule 6: a revision that never came whole is sent again.
+            subscription.fragments.clear()
+        self._live.clear()
+        self._creations.clear()
+        self._canceled.clear()
+        self._unknown_ids = 0
+        self._requests.clear()
+        self._asks_progress = False
+        self._unproved.clear()
+        self._proved = 0
+
+    @property
+    def unanswered(self) -> int:
+        """How many creations wait for their replies, wanted or not."""
+        return len(self._creations)
+
+    @property
+    def answered(self) -> int:
+        """How many have been answered, on all streams so far."""
+        return self._creations.answered
+
+    @property
+    def abandoned(self) -> int:
+        """How many of the unanswered nobody wants any more."""
+        return self._creations.abandoned
+
+    @property
+    def has_requests(self) -> bool:
+        """Whether there is anything to send."""
+        return bool(self._requests) or self._asks_progress
+
+    def requests(self) -> list[bytes]:
+        """Return the messages to send, and forget them."""
+        requests, self._requests = self._requests, []
+        if self._asks_progress:
+            requests.append(progress_request())
+        self._asks_progress = False
+        return requests
+
+    def expelled(self) -> list[Subscription]:
+        """Return, and forget, the watches that are to go on with a new token."""
+        expelled, self._expelled = self._expelled, []
+        return expelled
+
+    @property
+    def unproved(self) -> Subscription | None:
+        """A watch that this member is behind: `prove()` how far the cluster is."""
+        return next(iter(self._unproved), None)
+
+    # Steps
+
+    def _repeat(self, subscription: Subscription) -> None:
+        """Create a live watch again; what comes of its present creation is dropped.
+
+        For prev_kv: etcd begins to send before it has noted that it is wanted
+        (recvLoop, v3rpc/watch.go), so now and then the first responses come without.
+        """
+        self._leave(subscription)
+        self._create(subscription)
+
+    def _create(self, subscription: Subscription) -> None:
+        if not self._connected:
+            subscription.state = State.RESUMING
+            return
+        subscription.state = State.CREATING
+        if self._creations.add(subscription):
+            self._request(subscription)
+
+    def _request(self, subscription: Subscription) -> None:
+        self._requests.append(
+            create_request(
+                subscription.spec,
+                subscription.cursor.next_revision,
+                fragment=subscription.splits,
+            )
+        )
+
+    def _cancel(self, watch_id: int) -> None:
+        if watch_id not in self._canceled:
+            self._canceled.add(watch_id)
+            self._requests.append(cancel_request(watch_id))
+
+    def _cancel_unknown(self, watch_id: int) -> None:
+        if watch_id not in self._canceled:
+            self._unknown_ids += 1
+            if self._unknown_ids > MAX_UNKNOWN_IDS:
+                raise StreamLost("the server makes up watch ids")
+            self._cancel(watch_id)
+
+    def _leave(self, subscription: Subscription) -> None:
+        """Take a live watch off the stream; what is in flight for it is dropped."""
+        del self._live[subscription.watch_id]
+        self._cancel(subscription.watch_id)
+        subscription.fragments.clear()
+        subscription.expect_prev_kv()
+
+    def _expel(self, subscription: Subscription) -> None:
+        """Give a watch up to a stream that comes with a new token."""
+        subscription.state = State.RESUMING
+        subscription.fragments.clear()
+        subscription.expect_prev_kv()
+        del self._subscriptions[subscription]
+        self._expelled.append(subscription)
+
+    def _end(self, subscription: Subscription) -> None:
+        subscription.state = State.ENDED
+        subscription.fragments.clear()
+        self._subscriptions.pop(subscription, None)
+        self._unproved.pop(subscription, None)
