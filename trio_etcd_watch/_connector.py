@@ -53,8 +53,9 @@ class Connector:
         self._dialer = Dialer(channel, self._start)
         self._connection: Connection | None = None
         self._token: str | None = None
-        # Where and when the token was taken.
+        # Where and when the token was taken in place of a refused one.
         self._token_origin: tuple[Connection | None, float] = (None, -math.inf)
+        self._token_refused = False
         self._flawed_tokens = 0
         self._lock = trio.Lock()
 
@@ -91,10 +92,12 @@ class Connector:
             self._connection = None
             connection.retire()
 
-    def token_taken(self, connection: Connection) -> float:
-        """Return when the present token was taken on this very connection, or -inf.
+    def token_renewed(self, connection: Connection) -> float:
+        """Return when the present token replaced a refused one, or -inf.
 
-        A server that restarts forgets its tokens, and with it goes the connection.
+        Only what was taken on this very connection counts: a server that restarts
+        forgets its tokens, and with it goes the connection. Nor does a first token: that
+        of `token=` may be old, and auth may have been off and on since.
         """
         origin, taken = self._token_origin
         return taken if origin is connection else -math.inf
@@ -106,6 +109,7 @@ class Connector:
         """
         if token == self._token:
             self._token = None
+            self._token_refused = True
 
     async def _dial(self, endpoint: Endpoint) -> Connection:
         connection = self._connection = await self._dialer.dial(endpoint)
@@ -152,7 +156,9 @@ class Connector:
             raise StreamLost(f"the token {flaw}")
         self._flawed_tokens = 0
         self._token = token
-        self._token_origin = (connection, trio.current_time())
+        taken = trio.current_time() if self._token_refused else -math.inf
+        self._token_origin = (connection, taken)
+        self._token_refused = False
 
     async def _call(self, source: Callable[[], Awaitable[str]]) -> str:
         """Ask the user's function for a token."""

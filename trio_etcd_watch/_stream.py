@@ -48,8 +48,9 @@ _HAS_LEADER = ("hasleader", "true")
 three election timeouts, instead of being silent (v3rpc/interceptor.go)."""
 
 NEW_TOKEN_AGE = 2.0
-"""Seconds for which a token is taken to be good: watches that are denied together must
-not each cost a new one. etcd's tokens live for minutes, unless told otherwise."""
+"""Seconds for which a token that replaced a refused one is taken to be good: watches
+that are denied must not each cost a new one. etcd's tokens live for minutes, unless told
+otherwise."""
 
 REPLY_TIMEOUT = 10.0
 """Seconds that a member may be silent on a stream that waits for a reply to a creation.
@@ -110,7 +111,7 @@ class WatchStream:
             has_new_token=self._has_new_token,
         )
         self._token: str | bytes | None = None
-        self._token_taken = -math.inf
+        self._token_renewed = -math.inf
         self._watches: dict[Subscription, Watch] = {}
         self._wanted = trio.Event()
         self._asked = trio.Event()
@@ -201,7 +202,7 @@ class WatchStream:
         except (StreamLost, RpcError) as exc:
             return exc
         self._token = dict(metadata).get("token")
-        self._token_taken = self._connector.token_taken(connection)
+        self._token_renewed = self._connector.token_renewed(connection)
         try:
             call = connection.open_call(
                 _WATCH, (*metadata, *self._metadata, _HAS_LEADER), self._dispatch
@@ -287,7 +288,7 @@ class WatchStream:
                 continue
             try:
                 with trio.fail_after(REPLY_TIMEOUT):
-                    revision = await read_revision(
+                    revision = await self._read_revision(
                         connection, subscription, (*metadata, *self._metadata)
                     )
             except (StreamLost, trio.TooSlowError) as exc:
@@ -297,6 +298,30 @@ class WatchStream:
                 return
             self._hand_out(self._session.prove(revision))
             self._flush()
+
+    async def _read_revision(
+        self, connection: Connection, subscription: Subscription, metadata: Metadata
+    ) -> int:
+        """Read the cluster's newest revision, linearizably.
+
+        Raises:
+            StreamLost: this member cannot tell. What is final for the watch, its next
+                creation tells.
+        """
+        # A key that the watch may read, so that its user may.
+        request = pb.RangeRequest(key=subscription.spec.key, count_only=True)
+        reply = await connection.unary(_RANGE, request.SerializeToString(), metadata)
+        if isinstance(reply, Status):
+            if verdict_on(Call.READ, reply) is Verdict.NEW_TOKEN:
+                self._connector.forget_token(self._token)
+            raise StreamLost(str(reply))
+        try:
+            header = pb.RangeResponse.FromString(reply).header
+        except DecodeError as exc:
+            raise StreamLost("the answer to Range cannot be parsed") from exc
+        if header.cluster_id != subscription.cluster_id:
+            raise StreamLost(f"cluster {header.cluster_id:x} answers")
+        return header.revision
 
     @trio.lowlevel.enable_ki_protection
     async def _outlive(self, connection: Connection) -> None:
@@ -351,7 +376,7 @@ class WatchStream:
             subscription.last_loss = reason
 
     def _has_new_token(self) -> bool:
-        return trio.current_time() - self._token_taken < NEW_TOKEN_AGE
+        return trio.current_time() - self._token_renewed < NEW_TOKEN_AGE
 
     # The end of a stream
 
@@ -394,25 +419,3 @@ class WatchStream:
             self._wanted.set()
         if self._session.unanswered:
             self._asked.set()
-
-
-async def read_revision(
-    connection: Connection, subscription: Subscription, metadata: Metadata
-) -> int:
-    """Read the cluster's newest revision, linearizably.
-
-    Raises:
-        StreamLost: this member cannot tell.
-    """
-    # A key that the watch may read, so that its user may.
-    request = pb.RangeRequest(key=subscription.spec.key, count_only=True)
-    reply = await connection.unary(_RANGE, request.SerializeToString(), metadata)
-    if isinstance(reply, Status):
-        raise StreamLost(str(reply))
-    try:
-        header = pb.RangeResponse.FromString(reply).header
-    except DecodeError as exc:
-        raise StreamLost("the answer to Range cannot be parsed") from exc
-    if header.cluster_id != subscription.cluster_id:
-        raise StreamLost(f"cluster {header.cluster_id:x} answers")
-    return header.revision

@@ -88,7 +88,7 @@ _GRPC = "grpc.io, Status codes and their use in gRPC"
 TABLE = (
     # Words that mean the same under every code, and wherever they come from.
     Row(
-        Call.ANY,
+        ~Call.CREATION,
         None,
         "^etcdserver: no leader$",
         Verdict.NO_LEADER,

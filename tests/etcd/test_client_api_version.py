@@ -8,7 +8,7 @@ import urllib.request
 import pytest
 import trio
 
-from tests.etcd.test_auth import READER, open_guarded
+from tests.support.auth import READER, open_guarded
 from tests.support.helpers import LIMIT
 from trio_etcd_watch import Channel, open_watcher
 from trio_etcd_watch._channel import API_VERSION

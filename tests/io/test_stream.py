@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import random
 import traceback
-from collections.abc import Awaitable, Callable
 
-import h2.events
 import pytest
 import trio
 from h2.settings import SettingCodes
 
 from tests.support.helpers import eventually
+from tests.support.members import (
+    LIMIT,
+    Member,
+    ended,
+    serve_for_ever,
+    serve_one,
+    watch_one,
+)
 from tests.support.peer import GRPC, Peer, serve_tcp, serve_watches, watch_response
 from trio_etcd_watch import (
     AuthenticationError,
@@ -24,83 +30,6 @@ from trio_etcd_watch import (
     _connector,
     open_watcher,
 )
-from trio_etcd_watch._pb import watch_pb2 as pb
-
-LIMIT = 20.0
-AUTHENTICATE = "/etcdserverpb.Auth/Authenticate"
-
-
-class Member:
-    """An etcd that treats its first streams as the test says, and serves the rest.
-
-    Attributes:
-        tokens: what each Watch stream brought as its token.
-    """
-
-    def __init__(self, *ends: Callable[[Peer, int], Awaitable[None]]) -> None:
-        self.ends = list(ends)
-        self.connections = 0
-        self.tokens: list[str | None] = []
-
-    async def serve(self, stream: trio.abc.Stream) -> None:
-        self.connections += 1
-        peer = Peer(stream)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._serve_calls, peer, nursery)
-            await peer.run()
-            nursery.cancel_scope.cancel()
-
-    async def _serve_calls(self, peer: Peer, nursery: trio.Nursery) -> None:
-        while True:
-            request = await peer.next(h2.events.RequestReceived)
-            stream_id, headers = request.stream_id, dict(request.headers)
-            if headers[":path"] == AUTHENTICATE:
-                await peer.message(stream_id)
-                await peer.headers(stream_id, GRPC)
-                reply = pb.AuthenticateResponse(token=f"token {len(self.tokens)}")
-                await peer.messages(stream_id, reply.SerializeToString())
-                await peer.status(stream_id)
-                continue
-            self.tokens.append(headers.get("token"))
-            end = self.ends.pop(0) if self.ends else serve_for_ever
-            nursery.start_soon(end, peer, stream_id)
-
-
-async def create(peer: Peer, stream_id: int, *, revision: int = 4) -> None:
-    """Confirm one watch."""
-    await peer.headers(stream_id, GRPC)
-    await peer.message(stream_id)
-    await peer.messages(stream_id, watch_response(revision=revision, created=True))
-
-
-async def serve_for_ever(peer: Peer, stream_id: int) -> None:
-    await create(peer, stream_id)
-    await peer.messages(stream_id, watch_response(revision=5, events=[(b"k", 5)]))
-
-
-def ended(
-    code: int, message: str = "", *, created: bool
-) -> Callable[[Peer, int], Awaitable[None]]:
-    """A stream that ends with a status, after one watch was created or at once."""
-
-    async def end(peer: Peer, stream_id: int) -> None:
-        if created:
-            await create(peer, stream_id)
-        else:
-            await peer.headers(stream_id, GRPC)
-        await peer.status(stream_id, code, message)
-
-    return end
-
-
-async def watch_one(channel: Channel | str) -> int:
-    """Watch until the one event of the servers here; return the reconnects."""
-    with trio.fail_after(LIMIT):
-        async with open_watcher(channel) as watcher:
-            async with watcher.watch("k") as watch:
-                event = await anext(watch.events())
-                assert event.kv.mod_revision == 5
-            return watcher.statistics().reconnects
 
 
 @pytest.mark.parametrize("created", [True, False])
@@ -166,7 +95,7 @@ async def has_ended(watch: Watch) -> bool:
 
 async def test_what_was_received_comes_before_the_error() -> None:
     async def end(peer: Peer, stream_id: int) -> None:
-        await serve_for_ever(peer, stream_id)
+        await serve_one(peer, stream_id)
         await peer.status(stream_id, 16, "enough")
 
     async with serve_tcp(Member(end).serve) as endpoint:
@@ -216,7 +145,7 @@ async def test_a_member_with_no_room_for_a_stream_is_left_for_another() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(peer.run)
             while True:
-                await serve_for_ever(peer, await peer.accept())
+                await serve_one(peer, await peer.accept())
 
     async with serve_tcp(serve) as endpoint, open_watcher(endpoint) as watcher:
         with trio.fail_after(LIMIT):

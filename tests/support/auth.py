@@ -1,0 +1,88 @@
+"""An etcd with auth on: users, what they may read, tokens that any member can check."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from trio_etcd_watch import Credentials
+from trio_etcd_watch.testing import Etcd, open_etcd
+
+ROOT = Credentials("root", "root's password")
+READER = Credentials("reader", "reader's password")
+
+
+class Guarded:
+    """An etcd with auth on, and a writer who is root."""
+
+    def __init__(self, etcd: Etcd) -> None:
+        self.etcd = etcd
+
+    async def request(self, path: str, body: Mapping[str, object]) -> dict[str, object]:
+        """A request of root's, with a new token."""
+        self.etcd.token = None
+        self.etcd.token = await self.token(ROOT)
+        return await self.etcd.request(path, body)
+
+    async def token(self, user: Credentials) -> str:
+        """A new token for a user."""
+        answer = await self.etcd.request(
+            "/v3/auth/authenticate", {"name": user.user, "password": user.password}
+        )
+        return str(answer["token"])
+
+    async def put(self, key: str, value: str) -> None:
+        await self.request("/v3/kv/put", {"key": b64(key), "value": b64(value)})
+
+    async def set_up(self) -> None:
+        """root may do all; reader may read keys that begin with `r`."""
+        add = self.etcd.request
+        await add("/v3/auth/role/add", {"name": "root"})
+        await add("/v3/auth/role/add", {"name": "r"})
+        permission = {"permType": "READ", "key": b64("r"), "range_end": b64("s")}
+        await add("/v3/auth/role/grant", {"name": "r", "perm": permission})
+        for user, role in ((ROOT, "root"), (READER, "r")):
+            await add(
+                "/v3/auth/user/add", {"name": user.user, "password": user.password}
+            )
+            await add("/v3/auth/user/grant", {"user": user.user, "role": role})
+        await add("/v3/auth/enable", {})
+
+
+def b64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def jwt(folder: Path) -> str:
+    """The argument for tokens that any member can check, signed by a key in folder."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.TraditionalOpenSSL,
+        serialization.NoEncryption(),
+    )
+    public = key.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    (folder / "private.pem").write_bytes(private)
+    (folder / "public.pem").write_bytes(public)
+    keys = f"pub-key={folder / 'public.pem'},priv-key={folder / 'private.pem'}"
+    return f"--auth-token=jwt,{keys},sign-method=RS256,ttl=1h"
+
+
+@asynccontextmanager
+async def open_guarded(binary: str, *args: str) -> AsyncGenerator[Guarded]:
+    async with open_etcd(binary=binary, args=args) as etcd:
+        guarded = Guarded(etcd)
+        await guarded.set_up()
+        yield guarded
+
+
+def tells_tokens_apart(etcd: Etcd) -> bool:
+    """Whether a token that it refuses is called that, and not "permission denied"."""
+    return not (etcd.version < (3, 4, 22) or (3, 5) <= etcd.version < (3, 5, 6))

@@ -1,0 +1,129 @@
+"""Scripted etcds: each call is served, or ends as the test says."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+import h2.events
+import trio
+
+from tests.support.peer import GRPC, Peer, watch_response
+from trio_etcd_watch import Channel, open_watcher
+from trio_etcd_watch._grpc.status import Status
+from trio_etcd_watch._pb import watch_pb2 as pb
+
+LIMIT = 20.0
+AUTHENTICATE = "/etcdserverpb.Auth/Authenticate"
+RANGE = "/etcdserverpb.KV/Range"
+
+
+class Member:
+    """An etcd that treats its first streams as the test says, and serves the rest.
+
+    Args:
+        ends: of its first Watch streams.
+        refusals: by path, the statuses of the first unary calls; later ones go well.
+
+    Attributes:
+        connections: how many were opened.
+        authentications: how many tokens were asked for.
+        tokens: what each Watch stream brought as its token.
+    """
+
+    def __init__(
+        self,
+        *ends: Callable[[Peer, int], Awaitable[None]],
+        refusals: Mapping[str, Sequence[Status]] | None = None,
+    ) -> None:
+        self.ends = list(ends)
+        self.connections = 0
+        self.authentications = 0
+        self.tokens: list[str | None] = []
+        self._refusals = {path: list(ends) for path, ends in (refusals or {}).items()}
+
+    async def serve(self, stream: trio.abc.Stream) -> None:
+        self.connections += 1
+        peer = Peer(stream)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._serve_calls, peer, nursery)
+            await peer.run()
+            nursery.cancel_scope.cancel()
+
+    async def _serve_calls(self, peer: Peer, nursery: trio.Nursery) -> None:
+        while True:
+            request = await peer.next(h2.events.RequestReceived)
+            stream_id, headers = request.stream_id, dict(request.headers)
+            if headers[":path"] in (AUTHENTICATE, RANGE):
+                await self._serve_unary(peer, stream_id, headers[":path"])
+                continue
+            self.tokens.append(headers.get("token"))
+            end = self.ends.pop(0) if self.ends else serve_for_ever
+            nursery.start_soon(end, peer, stream_id)
+
+    async def _serve_unary(self, peer: Peer, stream_id: int, path: str) -> None:
+        await peer.message(stream_id)
+        await peer.headers(stream_id, GRPC)
+        if path == AUTHENTICATE:
+            self.authentications += 1
+        if refusals := self._refusals.get(path):
+            refusal = refusals.pop(0)
+            await peer.status(stream_id, refusal.code, refusal.message)
+            return
+        assert path == AUTHENTICATE
+        reply = pb.AuthenticateResponse(token=f"token {len(self.tokens)}")
+        await peer.messages(stream_id, reply.SerializeToString())
+        await peer.status(stream_id)
+
+
+async def create(peer: Peer, stream_id: int, *, revision: int = 4) -> None:
+    """Confirm one watch."""
+    await peer.headers(stream_id, GRPC)
+    await peer.message(stream_id)
+    await peer.messages(stream_id, watch_response(revision=revision, created=True))
+
+
+async def serve_one(peer: Peer, stream_id: int) -> None:
+    """Confirm one watch, and send it an event."""
+    await create(peer, stream_id)
+    await peer.messages(stream_id, watch_response(revision=5, events=[(b"k", 5)]))
+
+
+async def serve_for_ever(peer: Peer, stream_id: int, *, revision: int = 4) -> None:
+    """Confirm every watch, and send each the event that follows the revision."""
+    await peer.headers(stream_id, GRPC)
+    watch_id = 0
+    while True:
+        request = pb.WatchRequest.FromString(await peer.message(stream_id))
+        if request.HasField("create_request"):
+            event = (request.create_request.key, revision + 1)
+            await peer.messages(
+                stream_id,
+                watch_response(watch_id, revision=revision, created=True),
+                watch_response(watch_id, revision=revision + 1, events=[event]),
+            )
+            watch_id += 1
+
+
+def ended(
+    code: int, message: str = "", *, created: bool
+) -> Callable[[Peer, int], Awaitable[None]]:
+    """A stream that ends with a status, after one watch was created or at once."""
+
+    async def end(peer: Peer, stream_id: int) -> None:
+        if created:
+            await create(peer, stream_id)
+        else:
+            await peer.headers(stream_id, GRPC)
+        await peer.status(stream_id, code, message)
+
+    return end
+
+
+async def watch_one(channel: Channel | str) -> int:
+    """Watch until the one event of the servers here; return the reconnects."""
+    with trio.fail_after(LIMIT):
+        async with open_watcher(channel) as watcher:
+            async with watcher.watch("k") as watch:
+                event = await anext(watch.events())
+                assert event.kv.mod_revision == 5
+            return watcher.statistics().reconnects
