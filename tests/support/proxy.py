@@ -6,7 +6,7 @@ import fcntl
 import socket
 import struct
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 
 import trio
@@ -38,6 +38,18 @@ class _Connection:
         self._life = trio.CancelScope()
         self._send_fin = False
         self._send_reset = False
+
+    @property
+    def client_port(self) -> int:
+        """The client's own port, while it is connected; or 0."""
+        try:
+            return int(self._client.socket.getpeername()[1])
+        except OSError:
+            return 0
+
+    @property
+    def is_stalled(self) -> bool:
+        return self._flow.cancel_called
 
     def stall(self) -> None:
         self._flow.cancel(reason="black hole")
@@ -155,7 +167,9 @@ class Proxy:
         latency: what `delay()` has set, in seconds.
     """
 
-    def __init__(self, host: str, port: int, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, host: str, port: int, nursery: trio.Nursery, *, own_port: int = 0
+    ) -> None:
         self.accepted = 0
         self.bytes_down = 0
         self.cut = (sys.maxsize, False)
@@ -163,12 +177,12 @@ class Proxy:
         self._target = (host, port)
         self._nursery = nursery
         self._connections: set[_Connection] = set()
-        self._black_hole = False
+        self._black_hole: Callable[[int], bool] = _nobody
         self._was_accepted = trio.Event()
         self._listener: trio.SocketListener | None = None
         # Keeps the port ours while we refuse. It must not take a client that dials us,
         # either: a socket that happens to get our port for its own would reach itself.
-        self._reservation = _bind("127.0.0.1", 0)
+        self._reservation = _bind("127.0.0.1", own_port)
         self._address: tuple[str, int] = self._reservation.getsockname()
         self.endpoint = f"{self._address[0]}:{self._address[1]}"
 
@@ -193,18 +207,28 @@ class Proxy:
         """
         self.cut = (sys.maxsize if count is None else count, fin)
 
-    def blackhole(self) -> None:
+    def blackhole(self, swallows: Callable[[int], bool] = lambda port: True) -> None:
         """Forward nothing any more, on open connections and on new ones.
 
         They stay open, and new ones are accepted. What `delay()` holds is lost.
+
+        Args:
+            swallows: which connections, by the client's port; all, unless given.
         """
-        self._black_hole = True
+        self._black_hole = swallows
         for connection in self._connections:
-            connection.stall()
+            if swallows(connection.client_port):
+                connection.stall()
 
     def heal(self) -> None:
         """Serve new connections again; those that were black-holed stay dead."""
-        self._black_hole = False
+        self._black_hole = _nobody
+
+    def reset_stalled(self) -> None:
+        """Reset the connections that were black-holed, so that they are made anew."""
+        for connection in self._connections:
+            if connection.is_stalled:
+                connection.reset()
 
     def refuse(self) -> None:
         """Refuse new connections, until `accept()`."""
@@ -244,7 +268,7 @@ class Proxy:
                 self._was_accepted.set()
                 self._was_accepted = trio.Event()
                 connection = _Connection(self, client)
-                if self._black_hole:
+                if self._black_hole(connection.client_port):
                     connection.stall()
                 self._connections.add(connection)
                 self._nursery.start_soon(self._run, connection)
@@ -257,14 +281,16 @@ class Proxy:
 
 
 @asynccontextmanager
-async def open_proxy(target_host: str, target_port: int) -> AsyncGenerator[Proxy]:
-    """Proxy a free port of the loopback interface to a server.
+async def open_proxy(
+    target_host: str, target_port: int, *, own_port: int = 0
+) -> AsyncGenerator[Proxy]:
+    """Proxy a port of the loopback interface, a free one unless given, to a server.
 
     Leaving closes all sockets. An error of the body comes out as itself.
     """
     error: Exception | None = None
     async with trio.open_nursery() as nursery:
-        proxy = Proxy(target_host, target_port, nursery)
+        proxy = Proxy(target_host, target_port, nursery, own_port=own_port)
         try:
             yield proxy
         except Exception as exc:  # kept out of the nursery's group
@@ -274,6 +300,10 @@ async def open_proxy(target_host: str, target_port: int) -> AsyncGenerator[Proxy
             nursery.cancel_scope.cancel(reason="the proxy was closed")
     if error is not None:
         raise error
+
+
+def _nobody(port: int) -> bool:
+    return False
 
 
 def _bind(host: str, port: int) -> socket.socket:

