@@ -1,7 +1,7 @@
 # Needs Python 3.11 or newer and make; everything else goes into $(VENV).
 #
 #   make demo              watch a private etcd that is killed and restarted
-#   make test [ARGS=...]   the tests; ARGS go to pytest
+#   make test [ARGS=...]   the tests, with and without speedups; ARGS go to pytest
 #   make lint              ruff and mypy
 #   make test-all          the tests on each Python found, and on the oldest dependencies
 #   make coverage          the tests, with a report of the lines and branches they miss
@@ -15,6 +15,8 @@ VENV := .venv
 SECONDS := 60
 SEED := 7
 ARGS :=
+# The tests that decode anything, but for those on a server.
+DECODING := tests/unit tests/io tests/machine/test_session_machine.py
 # Requirements beyond pyproject.toml's.
 PINS :=
 
@@ -34,8 +36,10 @@ PYTHON = $(call find_python,python3 \
 demo: $(VENV)/.demo
 	@$(BIN)/python examples/demo.py
 
+# Twice, as there are two decoders: in C, if there is a compiler, and in Python.
 test: $(VENV)/.test
 	$(BIN)/python -m pytest $(ARGS)
+	TRIO_ETCD_WATCH_PURE=1 $(BIN)/python -m pytest $(or $(ARGS),$(DECODING))
 
 lint: $(VENV)/.test
 	$(BIN)/python -m ruff check
@@ -74,7 +78,7 @@ clean:
 
 # A changed pyproject.toml starts the environment anew: pip alone would keep what is no
 # longer required.
-$(VENV)/.made: pyproject.toml
+$(VENV)/.made: pyproject.toml hatch_build.py trio_etcd_watch/_speedups.c
 	$(if $(PYTHON),,$(error no Python 3.11 or newer found: set PYTHON))
 	@echo "making $(VENV)"
 	@$(PYTHON) -m venv --clear $(VENV)
