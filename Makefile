@@ -8,6 +8,7 @@
 #   make protos            generate trio_etcd_watch/_pb anew from protos/
 #   make bench [ARGS=...]  compare with Go's client, aetcd and others; some 11 minutes
 #   make chaos SECONDS=600 SEED=7   a real etcd under random faults, checked
+#   make fuzz SECONDS=600 SEED=7    the decoder in C against protobuf, under ASAN
 #   make clean             remove what these have made
 
 VERSIONS := 3.11 3.12 3.13
@@ -31,7 +32,7 @@ find_python = $(shell for python in $(1); do \
 PYTHON = $(call find_python,python3 \
 	$(foreach v,$(VERSIONS),python$(v) $(PYENV)/$(v).*/bin/python3))
 
-.PHONY: demo test lint coverage bench chaos protos clean test-all test-oldest $(VERSIONS:%=test-%)
+.PHONY: demo test lint coverage bench chaos fuzz protos clean test-all test-oldest $(VERSIONS:%=test-%)
 
 demo: $(VENV)/.demo
 	@$(BIN)/python examples/demo.py
@@ -51,6 +52,9 @@ bench: $(VENV)/.bench
 
 chaos: $(VENV)/.test
 	$(BIN)/python -m tests.chaos --seconds $(SECONDS) --seed $(SEED) $(ARGS)
+
+fuzz: $(VENV)/.test
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --seed $(SEED) $(ARGS)
 
 coverage: $(VENV)/.test
 	$(BIN)/python -m coverage run -m pytest $(ARGS)
