@@ -6,24 +6,21 @@ Sans-IO. The values own what they hold: who keeps one keeps no message, and no o
 from __future__ import annotations
 
 import enum
-import os
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, final
 
 from . import _pure
 from ._errors import error_of_cancel
 from ._grpc.status import StreamLost
 from ._pb import watch_pb2 as pb
+from ._twins import speedups
 
 _twin = _pure
-if not TYPE_CHECKING and os.environ.get("TRIO_ETCD_WATCH_PURE") != "1":
-    with suppress(ImportError):
-        _twin = import_module("._speedups", __package__)
+if not TYPE_CHECKING and speedups is not None:
+    _twin = speedups
 
-SPEEDUPS = _twin is not _pure
+SPEEDUPS = speedups is not None
 """Whether messages are decoded in C."""
 
 _T = TypeVar("_T", bound=type)

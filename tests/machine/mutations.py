@@ -92,7 +92,16 @@ def source_of(module: str) -> str:
     return Path(folder, f"{module}.py").read_text(encoding="utf-8")
 
 
-SHARED = ("_errors", "_grpc", "_grpc.status", "_pb", "_pure", "_responses", "_runs")
+SHARED = (
+    "_errors",
+    "_grpc",
+    "_grpc.status",
+    "_pb",
+    "_pure",
+    "_responses",
+    "_runs",
+    "_twins",
+)
 """Modules that those below import, as they are in the real package."""
 
 MUTABLE = ("_cursor", "_requests", "_subscription", "_session")

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from tests.unit.test_speedups import message
 from trio_etcd_watch import Event, EventType, KeyValue, _responses
+from trio_etcd_watch._grpc.frames import _take
 
 
 def failures(work: Callable[[], object], most: int = 200) -> int:
@@ -35,9 +36,11 @@ def main() -> None:
     twin, classes = _responses._twin, _responses._CLASSES
     data = message()
     parts = [(1, 2), (3,)]
+    frames = (7 << 8).to_bytes(4) + bytes(6) + (2).to_bytes(4) + b"hi"
     kv = twin.make_key_value(KeyValue, b"k", b"v", 1, 2, 3, 4)
     work: dict[str, Callable[[], object]] = {
         "decode": lambda: twin.decode((data, data), classes),
+        "take_messages": lambda: _take(frames, 0, frames[4:10], 99),
         "join": lambda: twin.join(parts),
         "make_key_value": lambda: twin.make_key_value(KeyValue, b"k", b"v", 1, 2, 3, 4),
         "make_event": lambda: twin.make_event(Event, EventType.PUT, kv, None),

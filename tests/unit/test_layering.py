@@ -27,6 +27,7 @@ SANS_IO = [
     "_responses",
     "_session",
     "_subscription",
+    "_twins",
 ]
 IMPURE = {"trio", "purerpc", "socket", "time", "random"}
 

@@ -12,9 +12,12 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import trio_etcd_watch
 from trio_etcd_watch import Event, EventType, KeyValue, WatcherStatistics, _responses
+from trio_etcd_watch._grpc.frames import take_messages
 from trio_etcd_watch._grpc.status import StreamLost
 from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._responses import decode
@@ -105,6 +108,9 @@ def test_they_cannot_be_derived_from() -> None:
         ("make_event", (Event, EventType.PUT, None, None)),
         ("make_event", (Event, EventType.PUT, decode(message()).events[0].kv, 0)),
         ("make_event", (KeyValue, EventType.PUT, decode(message()).events[0].kv, None)),
+        ("take_messages", (bytearray(20), 0, bytes(6), 9)),
+        ("take_messages", (bytes(20), 0, None, 9)),
+        ("take_messages", (bytes(20), 0.5, bytes(6), 9)),
         ("join", (None,)),
         ("join", ([None],)),
     ],
@@ -112,6 +118,58 @@ def test_they_cannot_be_derived_from() -> None:
 def test_arguments_of_wrong_types(name: str, arguments: tuple[Any, ...]) -> None:
     with pytest.raises(TypeError):
         getattr(twin(), name)(*arguments)
+
+
+@in_c
+@pytest.mark.parametrize("start", [-(10**9), -1, 21, 10**9])
+def test_take_outside_of_the_buffer(start: int) -> None:
+    with pytest.raises(ValueError, match=f"start is {start} of 20 bytes"):
+        twin().take_messages(bytes(20), start, bytes(6), 9)
+    with pytest.raises(ValueError, match="whose has 5"):
+        twin().take_messages(bytes(20), 0, bytes(5), 9)
+    with pytest.raises(OverflowError):
+        twin().take_messages(bytes(20), 2**63, bytes(6), 9)
+
+
+WHOSE = b"\0\0\0\0\1\0"
+
+
+def frame(message: bytes, whose: bytes, kind: int) -> bytes:
+    length = (len(message) + 5) << 8 | kind
+    return length.to_bytes(4) + whose + len(message).to_bytes(4) + message
+
+
+frames = st.builds(
+    frame,
+    st.binary(max_size=20),
+    st.sampled_from([WHOSE] * 9 + [b"\1" + WHOSE[1:], WHOSE[:5] + b"\1"]),
+    st.sampled_from([0] * 9 + [1, 255]),
+)
+
+
+@in_c
+@given(st.lists(frames, max_size=6).map(b"".join), st.data())
+def test_frames_are_taken_as_in_python(buffer: bytes, data: st.DataObject) -> None:
+    changed = bytearray(buffer)
+    if buffer:
+        at = data.draw(st.integers(0, len(buffer) - 1))
+        changed[at : at + data.draw(st.integers(0, 3))] = data.draw(
+            st.binary(max_size=2)
+        )
+    for each in (buffer, bytes(changed), buffer[: len(changed) // 2]):
+        start = data.draw(st.integers(0, len(each)))
+        for arguments in ((each, 0, WHOSE, 15), (each, start, WHOSE, 2**40)):
+            taken = twin().take_messages(*arguments)
+            assert taken == take_messages(*arguments)
+
+
+@in_c
+def test_a_frame_whose_length_does_not_fit() -> None:
+    for size in (2**24 - 5, 2**24 - 4, 2**32 - 5, 2**32 - 1):
+        word = ((size + 5) << 8) & 0xFFFF_FFFF
+        buffer = word.to_bytes(4) + WHOSE + size.to_bytes(4) + bytes(300)
+        assert twin().take_messages(buffer, 0, WHOSE, 2**62) == ([], 0)
+        assert twin().take_messages(buffer, 0, WHOSE, -1) == ([], 0)
 
 
 @in_c
@@ -178,5 +236,6 @@ def test_memory_that_runs_out() -> None:
     failures = dict(line.split() for line in done.stdout.splitlines())
     assert int(failures["decode"]) > 15
     assert int(failures["join"]) > 2
+    assert int(failures["take_messages"]) > 2
     assert int(failures["make_key_value"]) > 0
     assert int(failures["make_event"]) > 0
