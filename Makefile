@@ -1,7 +1,8 @@
 # Needs Python 3.11 or newer and make; everything else goes into $(VENV).
 #
 #   make demo              watch a private etcd that is killed and restarted
-#   make test [ARGS=...]   the tests; ARGS go to pytest (WORKERS=0: in one process)
+#   make test [ARGS=...]   the tests, with and without speedups; ARGS go to pytest
+#                          (WORKERS=0: in one process)
 #   make lint              ruff and mypy
 #   make test-all          the tests on each Python found, and on the oldest dependencies
 #   make servers           build the etcds of servers/versions.txt, to test on them; needs Go
@@ -11,6 +12,7 @@
 #   make chaos SECONDS=600 SEED=7   a real etcd under random faults, checked
 #   make validate SECONDS=60 SEED=7
 #                          a cluster under faults, judged by etcd's own validator (Go)
+#   make fuzz SECONDS=600 SEED=7    the decoder in C against protobuf, under ASAN
 #   make clean             remove what these have made, but for the servers
 #   make distclean         remove these, too
 
@@ -20,6 +22,8 @@ WORKERS := 3
 SECONDS := 60
 SEED := 7
 ARGS :=
+# The tests that decode anything, but for those on a server.
+DECODING := tests/unit tests/io tests/machine/test_session_machine.py
 # Requirements beyond pyproject.toml's.
 PINS :=
 
@@ -34,15 +38,18 @@ find_python = $(shell for python in $(1); do \
 PYTHON = $(call find_python,python3 \
 	$(foreach v,$(VERSIONS),python$(v) $(PYENV)/$(v).*/bin/python3))
 
-.PHONY: demo test lint coverage bench chaos validate judge protos servers clean distclean
+.PHONY: demo test lint coverage bench chaos validate judge fuzz protos servers clean distclean
 .PHONY: test-all test-oldest $(VERSIONS:%=test-%)
 
 demo: $(VENV)/.demo
 	@$(BIN)/python examples/demo.py
 
-# More workers than cores: most tests wait for a server most of the time.
+# Twice, as there are two decoders: in C, if there is a compiler, and in Python. More
+# workers than cores: most tests wait for a server most of the time.
+PYTEST = $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=worksteal
 test: $(VENV)/.test
-	$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=worksteal $(ARGS)
+	$(PYTEST) $(ARGS)
+	TRIO_ETCD_WATCH_PURE=1 $(PYTEST) $(or $(ARGS),$(DECODING))
 
 # purerpc wants h2 < 4, so what is tested with it runs in an environment of its own.
 test coverage $(VERSIONS:%=test-%) test-oldest: .venv-purerpc/.made
@@ -81,6 +88,9 @@ endif
 $(JUDGE): $(wildcard tests/chaos/judge/*)
 	@echo "building etcd's validator"
 	@cd tests/chaos/judge && GOWORK=off go build -o $(CURDIR)/$@ .
+
+fuzz: $(VENV)/.test
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --seed $(SEED) $(ARGS)
 
 coverage: $(VENV)/.test
 	$(BIN)/python -m coverage run -m pytest $(ARGS)
@@ -130,7 +140,7 @@ distclean: clean
 
 # A changed pyproject.toml starts the environment anew: pip alone would keep what is no
 # longer required.
-$(VENV)/.made: pyproject.toml
+$(VENV)/.made: pyproject.toml hatch_build.py trio_etcd_watch/_speedups.c
 	$(if $(PYTHON),,$(error no Python 3.11 or newer found: set PYTHON))
 	@echo "making $(VENV)"
 	@$(PYTHON) -m venv --clear $(VENV)

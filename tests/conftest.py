@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 import trio
 
+import trio_etcd_watch
 from tests.support.servers import describe, servers
 from trio_etcd_watch import testing
 from trio_etcd_watch.testing import Etcd
@@ -14,7 +15,8 @@ from trio_etcd_watch.testing import etcd as etcd
 
 
 def pytest_report_header() -> list[str]:
-    return describe()
+    # The decoder in Python wants a run of its own.
+    return [*describe(), f"speedups: {trio_etcd_watch.__speedups__}"]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

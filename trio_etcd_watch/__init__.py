@@ -16,6 +16,7 @@ from ._errors import RpcError as RpcError
 from ._errors import WatchCanceledError as WatchCanceledError
 from ._errors import WatchError as WatchError
 from ._grpc.status import StatusCode as StatusCode
+from ._responses import SPEEDUPS
 from ._responses import Event as Event
 from ._responses import EventType as EventType
 from ._responses import KeyValue as KeyValue
@@ -26,6 +27,9 @@ from ._watch import WatchStatistics as WatchStatistics
 from ._watcher import Watcher as Watcher
 from ._watcher import WatcherStatistics as WatcherStatistics
 from ._watcher import open_watcher as open_watcher
+
+__speedups__ = SPEEDUPS
+"""Whether messages are decoded in C; in Python it is the same, but slower."""
 
 __all__ = (
     "AuthenticationError",

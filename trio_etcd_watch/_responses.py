@@ -8,13 +8,37 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Self, final
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, final
 
 from . import _pure
-from . import _pure as _twin
 from ._grpc.status import StreamLost
 from ._pb import watch_pb2 as pb
+from ._twins import speedups
 from ._verdicts import error_of_cancel
+
+_twin = _pure
+if not TYPE_CHECKING and speedups is not None:
+    _twin = speedups
+
+SPEEDUPS = speedups is not None
+"""Whether messages are decoded in C."""
+
+_T = TypeVar("_T", bound=type)
+
+
+def _twinned(cls: _T) -> _T:
+    """Give what is defined here to the class in C, which takes its place.
+
+    One made in Python is always known to the garbage collector, which costs more than
+    all of the decoding. In C there are the fields, and that nobody sets them.
+    """
+    if not SPEEDUPS:
+        return cls
+    twin = vars(_twin)[cls.__name__]
+    of_python = {"__slots__", "__new__", "__setattr__", "__delattr__"}
+    for name in vars(cls).keys() - of_python:
+        setattr(twin, name, vars(cls)[name])
+    return cast("_T", twin)
 
 
 class EventType(enum.IntEnum):
@@ -27,8 +51,9 @@ class EventType(enum.IntEnum):
 
 
 @final
+@_twinned
 @dataclass(frozen=True, init=False)
-class KeyValue(_twin.KeyValueFields):
+class KeyValue(_pure.KeyValueFields):
     """A key with its value at one revision. Immutable; made by the library only."""
 
     __module__ = "trio_etcd_watch"
@@ -77,8 +102,9 @@ class KeyValue(_twin.KeyValueFields):
 
 
 @final
+@_twinned
 @dataclass(frozen=True, init=False)
-class Event(_twin.EventFields):
+class Event(_pure.EventFields):
     """One change of one key. Immutable; made by the library only."""
 
     __module__ = "trio_etcd_watch"
@@ -134,7 +160,8 @@ class ResponseHeader:
 
 
 @final
-class RawResponse(_twin.ResponseFields):
+@_twinned
+class RawResponse(_pure.ResponseFields):
     """One message of the stream, or some that are alike: what `_session` works on."""
 
     __slots__ = ()
@@ -280,7 +307,7 @@ def join(parts: Sequence[Sequence[Event]]) -> Sequence[Event]:
     return _twin.join(parts) if parts else ()
 
 
-_CLASSES = _twin.Classes(
+_CLASSES = _pure.Classes(
     RawResponse,
     Event,
     KeyValue,
@@ -309,7 +336,14 @@ def decode(*messages: bytes) -> RawResponse:
 
 def key_value_of(raw: pb.KeyValue) -> KeyValue:
     """Copy a key that came in something else than an event."""
-    return _pure.key_value_of(raw, KeyValue)
+    return KeyValue._make(
+        raw.key,
+        raw.value,
+        raw.create_revision,
+        raw.mod_revision,
+        raw.version,
+        raw.lease,
+    )
 
 
 def watch_id_of_head(head: bytes) -> int:

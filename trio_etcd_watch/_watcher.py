@@ -13,6 +13,7 @@ import trio
 from ._channel import Channel, MetadataLike, as_channel, metadata_pairs
 from ._connector import Connector
 from ._requests import DEFAULT_MAX_BUFFERED_BYTES, WatchSpec, watch_spec
+from ._responses import SPEEDUPS
 from ._stream import Totals, WatchStream
 from ._subscription import State, Subscription
 from ._watch import Watch
@@ -55,6 +56,8 @@ class WatcherStatistics:
     """Of these, taken by the users of the watches."""
     unread_events: int
     """Held for the users of open watches."""
+    speedups: bool
+    """Whether responses are decoded in C (`trio_etcd_watch.__speedups__`)."""
 
 
 @final
@@ -184,6 +187,7 @@ class Watcher:
             events_received=totals.events_received,
             events_delivered=totals.events_delivered,
             unread_events=sum(watch.unread for watch in watches),
+            speedups=SPEEDUPS,
         )
 
     @asynccontextmanager

@@ -102,6 +102,7 @@ SHARED = (
     "_responses",
     "_runs",
     "_verdicts",
+    "_twins",
 )
 """Modules that those below import, as they are in the real package."""
 

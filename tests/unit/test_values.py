@@ -164,9 +164,9 @@ def test_nothing_can_be_set() -> None:
 
 @pytest.mark.parametrize("kind", [KeyValue, Event])
 def test_only_the_library_makes_them(kind: type) -> None:
-    with pytest.raises(TypeError, match=f"{kind.__name__} comes from the library"):
+    with pytest.raises(TypeError, match=kind.__name__):
         kind()
-    with pytest.raises(TypeError, match=f"{kind.__name__} comes from the library"):
+    with pytest.raises(TypeError, match=kind.__name__):
         kind(b"k")
 
 

@@ -15,6 +15,8 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from trio_etcd_watch._twins import speedups
+
 from .status import StreamLost
 
 MAX_FRAME_SIZE = 16_384
@@ -215,29 +217,15 @@ class FrameReader:
         Nearly all frames are, and are cheap here. `receive()` would do the same with
         them, one by one.
         """
-        unpack_from, head = _FRAME_AND_MESSAGE.unpack_from, _FRAME_AND_MESSAGE.size
-        end = len(buffer)
-        if self._header_block or start + head > end:
+        if self._header_block or start + _FRAME_AND_MESSAGE.size > len(buffer):
             return start
-        _, whose, _ = unpack_from(buffer, start)
+        _, whose, _ = _FRAME_AND_MESSAGE.unpack_from(buffer, start)
         inbound = self._plain.get(whose)
         if inbound is None or not inbound.whole:
             return start
-        messages: list[bytes | Oversized] = []
         limit = min(inbound.max_message_size, MAX_FRAME_SIZE - _MESSAGE.size)
         begin = start
-        while start + head <= end:
-            word, other, size = unpack_from(buffer, start)
-            after = start + head + size
-            if (
-                other != whose
-                or word != (size + _MESSAGE.size) << 8 | _DATA
-                or size > limit
-                or after > end
-            ):
-                break
-            messages.append(buffer[start + head : after])
-            start = after
+        messages, start = _take(buffer, start, whose, limit)
         inbound.messages += messages
         consumed = start - begin - _FRAME.size * len(messages)
         self._consumed += consumed
@@ -292,6 +280,41 @@ def _instead(first: bytes) -> str:
     if first.startswith(b"\x15\x03"):  # an alert (RFC 8446, 5.1)
         return ": it expects TLS"
     return "; is this etcd's client port?"
+
+
+def take_messages(
+    buffer: bytes, start: int, whose: bytes, limit: int
+) -> tuple[list[bytes], int]:
+    """Take the frames from `start` on that are one whole message of one stream each.
+
+    Args:
+        buffer: what a server sent.
+        start: where a frame begins.
+        whose: the flags, the stream and the compressed flag that each has to have.
+        limit: of a message, in bytes.
+
+    Returns:
+        The messages, and where the last of these frames ends.
+    """
+    unpack_from, head = _FRAME_AND_MESSAGE.unpack_from, _FRAME_AND_MESSAGE.size
+    end = len(buffer)
+    messages = []
+    while start + head <= end:
+        word, other, size = unpack_from(buffer, start)
+        after = start + head + size
+        if (
+            other != whose
+            or word != (size + _MESSAGE.size) << 8 | _DATA
+            or size > limit
+            or after > end
+        ):
+            break
+        messages.append(buffer[start + head : after])
+        start = after
+    return messages, start
+
+
+_take = take_messages if speedups is None else speedups.take_messages
 
 
 def _whose(stream_id: int) -> bytes:

@@ -1,0 +1,72 @@
+"""Builds `trio_etcd_watch._speedups`, where there is a compiler, into the wheel.
+
+Where there is none, or with TRIO_ETCD_WATCH_PURE=1, the wheel is pure and all works as
+well, only slower. One extension serves every CPython from 3.11 on (the limited API);
+free-threaded ones, which have no limited API, get the pure wheel.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+from packaging.tags import sys_tags
+from setuptools import Distribution, Extension
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CCompilerError, ExecError, PlatformError
+
+SPEEDUPS = Extension(
+    "trio_etcd_watch._speedups",
+    ["trio_etcd_watch/_speedups.c"],
+    define_macros=[("Py_LIMITED_API", "0x030B0000")],
+    py_limited_api=True,
+)
+
+
+class CustomBuildHook(BuildHookInterface):
+    """Found by hatchling by its file."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Build in place, where an editable install looks for it, and include it."""
+        if not _is_wanted() or not (extension := _build(Path(self.root))):
+            return
+        # Those of manylinux are given by auditwheel, which checks them.
+        platform = next(
+            tag.platform
+            for tag in sys_tags()
+            if not tag.platform.startswith(("manylinux", "musllinux"))
+        )
+        build_data["tag"] = f"cp311-abi3-{platform}"
+        build_data["pure_python"] = False
+        build_data["artifacts"].append(extension)
+
+
+def _is_wanted() -> bool:
+    return (
+        os.environ.get("TRIO_ETCD_WATCH_PURE") != "1"
+        and sys.implementation.name == "cpython"
+        and not sysconfig.get_config_var("Py_GIL_DISABLED")
+    )
+
+
+def _build(root: Path) -> str | None:
+    """Return the path of the extension below root; None if it cannot be built."""
+    command = build_ext(Distribution({"ext_modules": [SPEEDUPS]}))
+    command.inplace = True
+    with tempfile.TemporaryDirectory() as folder:
+        command.build_temp = folder
+        command.ensure_finalized()
+        before = Path.cwd()
+        os.chdir(root)
+        try:
+            command.run()
+        except (CCompilerError, ExecError, PlatformError, OSError):
+            return None
+        finally:
+            os.chdir(before)
+    return Path(command.get_ext_filename(SPEEDUPS.name)).as_posix()

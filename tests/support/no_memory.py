@@ -1,0 +1,54 @@
+"""Lets each allocation of the speedups fail in turn: a program.
+
+    python -m tests.support.no_memory
+
+It prints how often each function failed until it did not; a crash ends it.
+"""
+
+from __future__ import annotations
+
+from _testcapi import remove_mem_hooks, set_nomemory
+from collections.abc import Callable
+
+from tests.unit.test_speedups import message
+from trio_etcd_watch import Event, EventType, KeyValue, _responses
+from trio_etcd_watch._grpc.frames import _take
+
+
+def failures(work: Callable[[], object], most: int = 200) -> int:
+    """How many first allocations have to be there for it to succeed."""
+    for count in range(most):
+        failed = False
+        set_nomemory(count, 0)
+        try:
+            work()
+        except MemoryError:
+            failed = True
+        finally:
+            remove_mem_hooks()
+        if not failed:
+            return count
+    raise AssertionError("it never succeeds")
+
+
+def main() -> None:
+    """Try each function."""
+    twin, classes = _responses._twin, _responses._CLASSES
+    data = message()
+    parts = [(1, 2), (3,)]
+    frames = (7 << 8).to_bytes(4) + bytes(6) + (2).to_bytes(4) + b"hi"
+    kv = twin.make_key_value(KeyValue, b"k", b"v", 1, 2, 3, 4)
+    work: dict[str, Callable[[], object]] = {
+        "decode": lambda: twin.decode((data, data), classes),
+        "take_messages": lambda: _take(frames, 0, frames[4:10], 99),
+        "join": lambda: twin.join(parts),
+        "make_key_value": lambda: twin.make_key_value(KeyValue, b"k", b"v", 1, 2, 3, 4),
+        "make_event": lambda: twin.make_event(Event, EventType.PUT, kv, None),
+    }
+    for name, function in work.items():
+        function()
+        print(name, failures(function))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""Bytes that are nearly watch responses, and what protobuf's own parser says of them."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TypeAlias
+
+from google import protobuf
+from google.protobuf.message import DecodeError
+
+from trio_etcd_watch import Event, EventType, KeyValue
+from trio_etcd_watch._grpc.status import StreamLost
+from trio_etcd_watch._pb import watch_pb2 as pb
+from trio_etcd_watch._responses import decode
+
+Outcome: TypeAlias = tuple[object, ...] | None
+"""All that a message says; None if it is an error."""
+
+SAME_PROTOBUF = int(protobuf.__version__.partition(".")[0]) >= 7
+"""Whether malformed messages are refused as the speedups refuse them. Protobuf 6.30
+takes lengths of up to ten bytes, and within groups it looks for the field 0."""
+
+VARINT, I64, LEN, SGROUP, EGROUP, I32 = range(6)
+NUMBERS = (0, 1, 2, 127, 128, 300, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63)
+PADDINGS = [0] * 30 + [1, 3, 4, 5]
+"""Of tags and lengths, in bytes."""
+INSIDE = {(): {1: "header", 11: "event"}, ("event",): {2: "kv", 3: "kv"}}
+"""Which fields are messages, and what of."""
+
+
+def varint(number: int, padding: int = 0) -> bytes:
+    """So many bytes longer than it has to be."""
+    data = bytearray()
+    while number > 127:
+        data.append(number & 127 | 128)
+        number >>= 7
+    data.append(number)
+    for _ in range(padding):
+        data[-1] |= 128
+        data.append(0)
+    return bytes(data)
+
+
+def some_number(random: Random) -> bytes:
+    if random.random() < 0.05:
+        # What the tenth byte has too much is lost.
+        return b"\xff" * random.randrange(8, 11) + bytes([random.randrange(128)])
+    number = random.choice([*NUMBERS, random.getrandbits(64), 2**64 - 1])
+    return varint(number, random.choice([0] * 20 + [1, 2, 5, 9]))
+
+
+def some_field(random: Random, place: tuple[str, ...], depth: int) -> bytes:
+    number = random.choice([1, 2, 3, 4, 5, 6, 7, 11, 11, 2, 3, 8, 99, 2**29 - 1, 0])
+    if number == 0 and random.random() < 0.9:
+        number = 12
+    inner = INSIDE.get(place, {}).get(number)
+    kind = random.choice([VARINT, VARINT, VARINT, LEN, LEN, LEN, I64, I32, SGROUP])
+    if inner and random.random() < 0.9:
+        kind = LEN
+    tag = varint(number << 3 | kind, random.choice(PADDINGS))
+    if kind == VARINT:
+        return tag + some_number(random)
+    if kind in (I64, I32):
+        return tag + random.randbytes(8 if kind == I64 else 4)
+    if kind == SGROUP:
+        body = some_fields(random, ("group",), depth + 1)
+        close = number if random.random() < 0.95 else number + 1
+        return tag + body + varint(close << 3 | EGROUP)
+    if inner:
+        body = some_fields(random, (*place, inner)[-1:], depth + 1)
+    else:
+        body = random.choice(
+            [b"", b"k", b"key", "\N{SNOWMAN}".encode(), b"\xed\xa0\x80"]
+        )
+    size = len(body) if random.random() < 0.97 else random.choice(NUMBERS)
+    return tag + varint(size, random.choice(PADDINGS)) + body
+
+
+def some_fields(random: Random, place: tuple[str, ...], depth: int) -> bytes:
+    count = random.randrange(6) if depth < 6 else 0
+    return b"".join(some_field(random, place, depth) for _ in range(count))
+
+
+def some_message(random: Random) -> bytes:
+    """A response, or nearly: fields of any kind, then a few bytes changed."""
+    if random.random() < 0.03:
+        # Around the depth that is allowed.
+        nested = random.randrange(96, 104)
+        deep = varint(15 << 3 | SGROUP) * nested + varint(15 << 3 | EGROUP) * nested
+        for number in random.choice([(), (11,), (2, 11), (1,)]):
+            deep = varint(number << 3 | LEN) + varint(len(deep)) + deep
+        return deep
+    data = bytearray(some_fields(random, (), 0))
+    for _ in range(random.choice([0, 0, 1, 2])):
+        at = random.randrange(len(data) + 1)
+        match random.randrange(4):
+            case 0:
+                data[at:at] = random.randbytes(1)
+            case 1:
+                del data[at : at + 1]
+            case 2:
+                data[at : at + 1] = random.randbytes(1)
+            case _:
+                del data[at:]
+    return bytes(data)
+
+
+def expected(*messages: bytes) -> Outcome:
+    """What protobuf reads in messages, one merged into the other."""
+    raw = pb.WatchResponse()
+    try:
+        for message in messages:
+            raw.MergeFromString(message)
+    except DecodeError:
+        return None
+    kinds = {0: EventType.PUT, 1: EventType.DELETE}
+    return (
+        raw.header.cluster_id,
+        raw.header.member_id,
+        raw.header.revision,
+        raw.header.raft_term,
+        raw.watch_id,
+        raw.created,
+        raw.canceled,
+        raw.compact_revision,
+        raw.cancel_reason,
+        raw.fragment,
+        [
+            (
+                kinds.get(event.type, EventType.UNKNOWN),
+                _fields(event.kv),
+                _fields(event.prev_kv) if event.HasField("prev_kv") else None,
+            )
+            for event in raw.events
+        ],
+    )
+
+
+def outcome(*messages: bytes) -> Outcome:
+    """What we read."""
+    try:
+        raw = decode(*messages)
+    except StreamLost:
+        return None
+    events: list[Event] = list(raw.events)
+    revisions = [event.kv.mod_revision for event in events]
+    assert raw.size == sum(map(len, messages))
+    assert raw.rising == (revisions == sorted(set(revisions)))
+    assert raw.first_revision == (revisions[0] if revisions else 0)
+    assert raw.last_revision == (revisions[-1] if revisions else 0)
+    return (
+        raw.cluster_id,
+        raw.member_id,
+        raw.revision,
+        raw.raft_term,
+        raw.watch_id,
+        raw.created,
+        raw.canceled,
+        raw.compact_revision,
+        raw.cancel_reason,
+        raw.fragment,
+        [
+            (e.type, _fields(e.kv), None if e.prev_kv is None else _fields(e.prev_kv))
+            for e in events
+        ],
+    )
+
+
+def _fields(kv: pb.KeyValue | KeyValue) -> tuple[object, ...]:
+    return (
+        kv.key,
+        kv.value,
+        kv.create_revision,
+        kv.mod_revision,
+        kv.version,
+        kv.lease,
+    )

@@ -1,0 +1,241 @@
+"""The decoder in C: chosen where it should be, and no harm whatever it is given."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import trio_etcd_watch
+from trio_etcd_watch import Event, EventType, KeyValue, WatcherStatistics, _responses
+from trio_etcd_watch._grpc.frames import take_messages
+from trio_etcd_watch._grpc.status import StreamLost
+from trio_etcd_watch._pb import watch_pb2 as pb
+from trio_etcd_watch._responses import decode
+
+PURE = os.environ.get("TRIO_ETCD_WATCH_PURE") == "1"
+
+in_c = pytest.mark.skipif(
+    not trio_etcd_watch.__speedups__, reason="without speedups, by wish or compiler"
+)
+
+
+def message() -> bytes:
+    """With all that allocates."""
+    raw = pb.WatchResponse(watch_id=2**40, cancel_reason="why \N{SNOWMAN}")
+    raw.header.cluster_id = raw.header.revision = 2**62
+    for revision in range(2**40, 2**40 + 3):
+        kv = raw.events.add().kv
+        kv.key, kv.value, kv.mod_revision = b"key", b"value", revision
+    raw.events.add(type=pb.Event.DELETE).prev_kv.key = b"key"
+    return raw.SerializeToString()
+
+
+def twin() -> Any:  # noqa: ANN401  # a module
+    """What decodes, in C or in Python."""
+    assert isinstance(_responses._twin, ModuleType)
+    return _responses._twin
+
+
+def test_the_one_that_was_built_and_not_unwished_is_used() -> None:
+    (folder,) = trio_etcd_watch.__path__
+    built = any(Path(folder).glob("_speedups.*.so"))
+    assert trio_etcd_watch.__speedups__ == (built and not PURE)
+    assert "speedups" in WatcherStatistics.__slots__
+
+
+def test_pure_can_be_forced_and_the_other_is_the_default() -> None:
+    (folder,) = trio_etcd_watch.__path__
+    built = any(Path(folder).glob("_speedups.*.so"))
+    for value, speedups in (("1", False), ("0", built), ("", built)):
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                "import trio_etcd_watch as t; print(t.__speedups__)",
+            ],
+            env={**os.environ, "TRIO_ETCD_WATCH_PURE": value},
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        assert done.stdout.strip() == str(speedups)
+
+
+@in_c
+def test_nothing_is_tracked_by_the_garbage_collector() -> None:
+    raw = decode(message())
+    for value in (raw, raw.events[0], raw.events[0].kv, raw.events[-1].prev_kv):
+        assert not gc.is_tracked(value)
+
+
+@in_c
+def test_they_cannot_be_derived_from() -> None:
+    for kind in (KeyValue, Event):
+        with pytest.raises(TypeError, match="not an acceptable base type"):
+            type("Other", (kind,), {})
+
+
+@in_c
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("decode", ()),
+        ("decode", ([b""], _responses._CLASSES)),
+        ("decode", ((bytearray(),), _responses._CLASSES)),
+        ("decode", ((b"", None), _responses._CLASSES)),
+        ("decode", ((b"",), list(_responses._CLASSES))),
+        ("decode", ((b"",), _responses._CLASSES[:5])),
+        ("decode", ((b"",), (int, *_responses._CLASSES[1:]))),
+        ("decode", ((b"",), (_responses.RawResponse, KeyValue, KeyValue, 0, 1, 2))),
+        ("decode", ((b"",), (_responses.RawResponse, Event, None, 0, 1, 2))),
+        ("make_key_value", ()),
+        ("make_key_value", (KeyValue, "k", b"", 0, 0, 0, 0)),
+        ("make_key_value", (KeyValue, b"", None, 0, 0, 0, 0)),
+        ("make_key_value", (KeyValue, b"", b"", 0.5, 0, 0, 0)),
+        ("make_key_value", (Event, b"", b"", 0, 0, 0, 0)),
+        ("make_key_value", (bytes, b"", b"", 0, 0, 0, 0)),
+        ("make_event", (Event, None, None, None)),
+        ("make_event", (Event, EventType.PUT, None, None)),
+        ("make_event", (Event, EventType.PUT, decode(message()).events[0].kv, 0)),
+        ("make_event", (KeyValue, EventType.PUT, decode(message()).events[0].kv, None)),
+        ("take_messages", (bytearray(20), 0, bytes(6), 9)),
+        ("take_messages", (bytes(20), 0, None, 9)),
+        ("take_messages", (bytes(20), 0.5, bytes(6), 9)),
+        ("join", (None,)),
+        ("join", ([None],)),
+    ],
+)
+def test_arguments_of_wrong_types(name: str, arguments: tuple[Any, ...]) -> None:
+    with pytest.raises(TypeError):
+        getattr(twin(), name)(*arguments)
+
+
+@in_c
+@pytest.mark.parametrize("start", [-(10**9), -1, 21, 10**9])
+def test_take_outside_of_the_buffer(start: int) -> None:
+    with pytest.raises(ValueError, match=f"start is {start} of 20 bytes"):
+        twin().take_messages(bytes(20), start, bytes(6), 9)
+    with pytest.raises(ValueError, match="whose has 5"):
+        twin().take_messages(bytes(20), 0, bytes(5), 9)
+    with pytest.raises(OverflowError):
+        twin().take_messages(bytes(20), 2**63, bytes(6), 9)
+
+
+WHOSE = b"\0\0\0\0\1\0"
+
+
+def frame(message: bytes, whose: bytes, kind: int) -> bytes:
+    length = (len(message) + 5) << 8 | kind
+    return length.to_bytes(4) + whose + len(message).to_bytes(4) + message
+
+
+frames = st.builds(
+    frame,
+    st.binary(max_size=20),
+    st.sampled_from([WHOSE] * 9 + [b"\1" + WHOSE[1:], WHOSE[:5] + b"\1"]),
+    st.sampled_from([0] * 9 + [1, 255]),
+)
+
+
+@in_c
+@given(st.lists(frames, max_size=6).map(b"".join), st.data())
+def test_frames_are_taken_as_in_python(buffer: bytes, data: st.DataObject) -> None:
+    changed = bytearray(buffer)
+    if buffer:
+        at = data.draw(st.integers(0, len(buffer) - 1))
+        changed[at : at + data.draw(st.integers(0, 3))] = data.draw(
+            st.binary(max_size=2)
+        )
+    for each in (buffer, bytes(changed), buffer[: len(changed) // 2]):
+        start = data.draw(st.integers(0, len(each)))
+        for arguments in ((each, 0, WHOSE, 15), (each, start, WHOSE, 2**40)):
+            taken = twin().take_messages(*arguments)
+            assert taken == take_messages(*arguments)
+
+
+@in_c
+def test_a_frame_whose_length_does_not_fit() -> None:
+    for size in (2**24 - 5, 2**24 - 4, 2**32 - 5, 2**32 - 1):
+        word = ((size + 5) << 8) & 0xFFFF_FFFF
+        buffer = word.to_bytes(4) + WHOSE + size.to_bytes(4) + bytes(300)
+        assert twin().take_messages(buffer, 0, WHOSE, 2**62) == ([], 0)
+        assert twin().take_messages(buffer, 0, WHOSE, -1) == ([], 0)
+
+
+@in_c
+def test_numbers_that_are_too_large() -> None:
+    for number in (2**63, -(2**63) - 1):
+        with pytest.raises(OverflowError):
+            twin().make_key_value(KeyValue, b"", b"", number, 0, 0, 0)
+
+
+@in_c
+def test_what_join_iterates_over_may_fail() -> None:
+    def parts() -> Any:  # noqa: ANN401  # an iterator
+        yield (1, 2)
+        raise ZeroDivisionError
+
+    assert twin().join([(1,), [], (2, 3)]) == (1, 2, 3)
+    with pytest.raises(ZeroDivisionError):
+        twin().join(parts())
+
+
+def test_no_references_leak() -> None:
+    good = message()
+    bad = good + b"\x5a\x02\x0a\x00\x5a\x7f"
+    no_text = good + b"\x32\x01\xff"
+
+    def work(times: int) -> None:
+        for _ in range(times):
+            raw = decode(good, good)
+            repr(raw.events[0])
+            twin().join([raw.events, raw.events])
+            for data in (bad, no_text):
+                with pytest.raises(StreamLost):
+                    decode(data)
+
+    counted = (EventType.PUT, EventType.DELETE, KeyValue, Event, _responses.RawResponse)
+    work(100)
+    tracemalloc.start()
+    try:
+        memory, _ = tracemalloc.get_traced_memory()
+        references = [sys.getrefcount(thing) for thing in counted]
+        work(3000)
+        gc.collect()
+        grown = tracemalloc.get_traced_memory()[0] - memory
+        after = [sys.getrefcount(thing) for thing in counted]
+    finally:
+        tracemalloc.stop()
+    assert grown < 20_000
+    assert all(now - then < 10 for now, then in zip(after, references, strict=True))
+
+
+@in_c
+def test_memory_that_runs_out() -> None:
+    """A MemoryError at each allocation in turn, and never a crash."""
+    pytest.importorskip("_testcapi", reason="CPython's own tests are not installed")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.no_memory"],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    # How often it failed before all went well, of each function.
+    failures = dict(line.split() for line in done.stdout.splitlines())
+    assert int(failures["decode"]) > 15
+    assert int(failures["join"]) > 2
+    assert int(failures["take_messages"]) > 2
+    assert int(failures["make_key_value"]) > 0
+    assert int(failures["make_event"]) > 0
