@@ -133,7 +133,8 @@ class Watcher:
             A lost stream is opened anew, on the next endpoint, with growing waits
             of at most 3 s, and the watch resumes behind the last event received. If
             that has been compacted meanwhile: `CompactedError`, after what was
-            received. If another cluster answers: `ClusterChangedError`.
+            received. If another cluster answers: `ClusterChangedError`. If this one
+            is behind what it has told the watch: `HistoryLostError`.
         """
         spec = watch_spec(
             key,

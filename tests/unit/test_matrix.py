@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import tomllib
 from pathlib import Path
 
 import pytest
 
+from tests.unit.test_readme import named_tests, rows_of_tests, section
+
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 DEBIANS = "3.4.23"
 """The etcd of Debian's etcd-server, which .ci/run installs."""
-
-
-def section(title: str) -> str:
-    """The text of one section of README."""
-    _, _, rest = README.partition(f"\n## {title}\n")
-    return rest.partition("\n## ")[0]
 
 
 MATRIX = section("What it runs on")
@@ -80,19 +74,7 @@ def test_no_other_library_is_required() -> None:
     assert len(PROJECT["dependencies"]) == 3
 
 
-def test_the_tests_that_it_names_are_there() -> None:
-    named = re.findall(r"`(?:[\w/.]+::)?(test_\w+)`", README)
-    trees = [
-        ast.parse(file.read_text()) for file in (ROOT / "tests").rglob("test_*.py")
-    ]
-    functions = [
-        node.name
-        for tree in trees
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    ]
-    assert named
-    assert set(named) - set(functions) == set()
-    # Each line about what differs says who shows it.
-    lines = [line for line in MATRIX.splitlines() if line.count(" | ") == 2]
-    assert [line for line in lines[1:] if "`test_" not in line] == []
+def test_each_difference_between_servers_has_a_test() -> None:
+    rows = rows_of_tests(MATRIX)
+    assert rows
+    assert [row for row in rows if not named_tests(row)] == []
