@@ -183,6 +183,7 @@ class Connection:
         if self.lost:
             raise self.lost
         stream_id = self._http2.open(self._scheme, self.authority, path, metadata)
+        self._frames.expect(stream_id)
         call = self._calls[stream_id] = Call(self, stream_id, deliver)
         self._flush.set()
         return call
