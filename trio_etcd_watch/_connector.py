@@ -17,7 +17,7 @@ from ._dialer import Dialer
 from ._errors import AuthenticationError
 from ._grpc.connection import Connection
 from ._grpc.metadata import Metadata
-from ._grpc.status import Status, StatusCode, StreamLost
+from ._grpc.status import Status, StatusCode, StreamLost, TooManyPings
 from ._log import printable
 from ._pb import watch_pb2 as pb
 from ._verdicts import MAX_REFUSED_TOKENS, Call, Verdict, verdict_on
@@ -29,6 +29,10 @@ _AUTHENTICATE = "/etcdserverpb.Auth/Authenticate"
 AUTHENTICATE_TIMEOUT = 20.0
 """Seconds, or connect_timeout if that is longer: etcd compares a password by bcrypt,
 which takes some 8 s at a cost of 17."""
+
+MAX_KEEPALIVE_TIME = 600.0
+"""Seconds up to which a server may stretch keepalive_time: twice the longest interval
+that gRPC servers ask for, and after it a dead connection is still noticed."""
 
 
 @final
@@ -123,9 +127,25 @@ class Connector:
     @trio.lowlevel.enable_ki_protection
     async def _serve(self, connection: Connection, endpoint: Endpoint) -> None:
         await connection.run()
+        if isinstance(connection.lost, TooManyPings):
+            self._ping_less(connection, endpoint)
         if connection is self._connection:
             reason = printable(connection.lost)
             logger.debug("lost the connection to %s: %s", printable(endpoint), reason)
+
+    def _ping_less(self, connection: Connection, endpoint: Endpoint) -> None:
+        """Double the interval of pings for the connections to come (gRFC A8).
+
+        Once, for connections that are refused together.
+        """
+        interval = min(2 * connection.keepalive_time, MAX_KEEPALIVE_TIME)
+        if interval > self._dialer.keepalive_time:
+            self._dialer.keepalive_time = interval
+            logger.info(
+                "%s is pinged too often: keepalive_time is %g s from now on",
+                printable(endpoint),
+                interval,
+            )
 
     # Tokens
 

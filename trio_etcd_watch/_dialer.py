@@ -49,9 +49,14 @@ class Dialer:
     Args:
         channel: TLS, and how long an attempt may take.
         serve: given each connection before it has begun to work.
+
+    Attributes:
+        keepalive_time: of the connections to come: the channel's, until a server says
+            that this is too often.
     """
 
     def __init__(self, channel: Channel, serve: Serve) -> None:
+        self.keepalive_time = channel.keepalive_time
         self._channel = channel
         self._serve = serve
         # When each address of an endpoint was tried last, as a count of all tries.
@@ -138,7 +143,7 @@ class Dialer:
                     authority=endpoint.authority,
                     scheme="https" if context else "http",
                     max_message_size=channel.max_message_size,
-                    keepalive_time=channel.keepalive_time,
+                    keepalive_time=self.keepalive_time,
                     keepalive_timeout=channel.keepalive_timeout,
                 )
                 self._serve(connection, endpoint)

@@ -26,6 +26,7 @@ from trio_etcd_watch import (
 )
 from trio_etcd_watch._channel import API_VERSION
 from trio_etcd_watch._connector import Connector
+from trio_etcd_watch._grpc.frames import Oversized
 from trio_etcd_watch._grpc.status import StreamLost
 from trio_etcd_watch._pb import watch_pb2 as pb
 
@@ -214,6 +215,69 @@ async def test_no_peer_forges_a_line(caplog: pytest.LogCaptureFixture) -> None:
     assert messages[1].startswith(start)
     assert len(messages[1]) < 400
     assert len(messages) == 2
+
+
+def unwanted(messages: list[bytes | Oversized]) -> None:
+    raise AssertionError(messages)
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "intervals"),
+    [
+        (11, "too_many_pings", [400.0, 600.0, 600.0]),
+        # Neither alone says that it is the pings.
+        (11, "slow down", [200.0] * 3),
+        (0, "too_many_pings", [200.0] * 3),
+    ],
+)
+async def test_pings_that_are_too_many_get_fewer(
+    code: int, text: str, intervals: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "trio_etcd_watch")
+    peers: list[Peer] = []
+
+    async def serve(stream: trio.SocketStream) -> None:
+        peers.append(Peer(stream))
+        await peers[-1].run()
+
+    async with serve_tcp(serve) as endpoint:
+        async with connector(Channel(endpoint, keepalive_time=200.0)) as made:
+            connection, _ = await made.connect()
+            for interval in intervals:
+                call = connection.open_call("/s/m", (), unwanted)
+                await peers[-1].goaway(0, code, text)
+                await call.wait_end()
+                await trio.testing.wait_all_tasks_blocked()
+                connection, _ = await made.connect()
+                assert connection.keepalive_time == interval
+    told = [record.getMessage() for record in caplog.records]
+    slower = [interval for interval in sorted(set(intervals)) if interval > 200]
+    assert told == [
+        f"{endpoint} is pinged too often: keepalive_time is {interval:g} s from now on"
+        for interval in slower
+    ]
+
+
+async def test_connections_that_are_refused_together_double_once() -> None:
+    peers: list[Peer] = []
+
+    async def serve(stream: trio.SocketStream) -> None:
+        peers.append(Peer(stream))
+        await peers[-1].run()
+
+    async with serve_tcp(serve) as endpoint:
+        async with connector(Channel(endpoint, keepalive_time=10.0)) as made:
+            first, _ = await made.connect()
+            call = first.open_call("/s/m", (), unwanted)
+            # Streams that it serves go on.
+            made.leave(first)
+            await made.connect()
+            for peer in peers:
+                await peer.goaway(0, 11, "too_many_pings")
+            await call.wait_end()
+            await trio.testing.wait_all_tasks_blocked()
+            third, _ = await made.connect()
+            assert third.keepalive_time == 20.0
 
 
 async def test_no_endpoint_forges_a_line() -> None:

@@ -19,9 +19,9 @@ from tests.support.connection import (
     connection_on,
     lost,
 )
-from tests.support.peer import SETTINGS
+from tests.support.peer import SETTINGS, data_frame, grpc_message, pieces, raw_frame
 from trio_etcd_watch._grpc.connection import MAX_UNSENT, RECEIVE_SIZE, SEND_AHEAD
-from trio_etcd_watch._grpc.frames import STREAM_WINDOW
+from trio_etcd_watch._grpc.frames import CONNECTION_WINDOW, STREAM_WINDOW
 
 
 async def test_window_opens_for_two_calls(autojump_clock: MockClock) -> None:
@@ -173,6 +173,42 @@ async def test_received_bytes_open_the_window_again(autojump_clock: MockClock) -
 async def count(call: Caller, expected: int) -> None:
     while expected:
         expected -= len(await call.receive())
+
+
+@pytest.mark.parametrize("begun", [True, False])
+async def test_data_after_our_own_reset(begun: bool, autojump_clock: MockClock) -> None:
+    async with connected() as ends:
+        if begun:
+            call, stream_id = await ends.accepted()
+        else:
+            call = ends.call()
+            stream_id = await ends.peer.accept()
+        neighbour, other = await ends.accepted()
+        call.reset()
+        await ends.peer.reset_by_client(stream_id)
+        ends.peer.events.clear()
+        written = bytearray()
+
+        async def note() -> None:
+            data = ends.client.send_stream.get_data_nowait()
+            written.extend(data)
+            ends.server.receive_stream.put_data(data)
+
+        ends.client.send_stream.send_all_hook = note
+        frame = data_frame(stream_id, grpc_message(bytes(1000)))
+        for _ in range(400):
+            await ends.peer.raw(frame * 100)
+            await wait_all_tasks_blocked()
+        # WINDOW_UPDATEs of the connection, and nothing else.
+        update = raw_frame(8, 0, 0, bytes(4))[:9]
+        assert all(piece.startswith(update) for piece in pieces(bytes(written), 13))
+        given_back = sum(
+            int.from_bytes(piece[9:]) for piece in pieces(bytes(written), 13)
+        )
+        sent = 40_000 * (len(frame) - 9)
+        assert sent - CONNECTION_WINDOW // 2 < given_back <= sent
+        await ends.peer.messages(other, b"a")
+        assert await neighbour.receive() == [b"a"]
 
 
 async def test_peer_that_sends_but_does_not_read(autojump_clock: MockClock) -> None:

@@ -114,3 +114,33 @@ async def test_call_on_a_connection_that_died_unnoticed(
         call, began = ends.call(), trio.current_time()
         assert await lost(call.receive()) == "no answer to a ping within 5 s"
         assert trio.current_time() - began <= 15
+
+
+async def test_a_timeout_longer_than_the_time(autojump_clock: MockClock) -> None:
+    async with connected(keepalive_time=2.0, keepalive_timeout=20.0) as ends:
+        call, stream_id = await ends.accepted()
+        await trio.sleep(100)
+        # Each silence has its ping, whose answer ends the wait for it.
+        assert 48 <= pings(ends.peer) <= 50
+        await ends.peer.messages(stream_id, b"a")
+        await call.receive()
+        ends.peer.mute = True
+        began = trio.current_time()
+        assert await lost(call.receive()) == "no answer to a ping within 20 s"
+        # Counted from when it was last heard, not from the ping before.
+        assert trio.current_time() - began == pytest.approx(22)
+
+
+async def test_each_ping_is_judged_by_its_own_answer(autojump_clock: MockClock) -> None:
+    async with connected(keepalive_time=1.0, keepalive_timeout=4.0) as ends:
+        call, stream_id = await ends.accepted()
+        ends.peer.mute = True
+        # Something comes 3 s after each ping: late, but in time.
+        for n in range(1, 20):
+            await trio.sleep(4)
+            await ends.peer.raw(data_frame(stream_id, b""))
+            await wait_all_tasks_blocked()
+            assert pings(ends.peer) == n
+        began = trio.current_time()
+        assert await lost(call.receive()) == "no answer to a ping within 4 s"
+        assert trio.current_time() - began == pytest.approx(5)

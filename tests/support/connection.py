@@ -29,15 +29,19 @@ INITIAL_WINDOW_SIZE, MAX_CONCURRENT_STREAMS = 4, 3
 
 
 def connection_on(
-    stream: trio.abc.Stream, *, max_message_size: int = 100_000
+    stream: trio.abc.Stream,
+    *,
+    max_message_size: int = 100_000,
+    keepalive_time: float = 10.0,
+    keepalive_timeout: float = 5.0,
 ) -> Connection:
     return Connection(
         stream,
         authority="etcd:2379",
         scheme="http",
         max_message_size=max_message_size,
-        keepalive_time=10.0,
-        keepalive_timeout=5.0,
+        keepalive_time=keepalive_time,
+        keepalive_timeout=keepalive_timeout,
     )
 
 
@@ -101,7 +105,8 @@ class Ends:
 
 @asynccontextmanager
 async def connected(
-    settings: dict[int, int] | None = None, **options: int
+    settings: dict[int, int] | None = None,
+    **options: Any,  # noqa: ANN401  # of `connection_on()`
 ) -> AsyncGenerator[Ends]:
     client, server = memory_stream_pair()
     ends = Ends(

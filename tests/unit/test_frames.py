@@ -546,3 +546,53 @@ def test_a_large_message_in_small_frames_is_joined_once() -> None:
     received(inbound, grpc_message(bytes(2**20)), 64)
     assert inbound.messages == [bytes(2**20)]
     assert inbound.cuts <= 3
+
+
+def test_data_of_a_stream_that_we_closed_is_dropped() -> None:
+    frames, inbound = FrameReader(), Inbound(MAX_MESSAGE)
+    list(frames.receive(SETTINGS))
+    for stream_id in (1, 3, 5):
+        frames.expect(stream_id)
+    frames.open(1, inbound)
+    frames.close(1)
+    # Closed before its response has begun.
+    frames.close(3)
+    payload = grpc_message(bytes(10_000))
+    late = [data_frame(1, payload), data_frame(3, payload, pad=7, end=True)]
+    given_back = 0
+    for _ in range(1000):
+        assert list(frames.receive(b"".join(late))) == []
+        updates = frames.window_updates()
+        if updates:
+            # Of the connection alone.
+            assert updates[:9] == raw_frame(8, 0, 0, bytes(4))[:9]
+            given_back += int.from_bytes(updates[9:])
+    assert inbound.messages == []
+    assert inbound.consumed == 0
+    sent = 1000 * (2 * len(payload) + 8)
+    assert sent - CONNECTION_WINDOW // 2 < given_back <= sent
+
+
+@pytest.mark.parametrize("stream_id", [0, 2, 5, 7, 2**31 - 1])
+def test_data_of_a_stream_that_is_not_closed_goes_to_h2(stream_id: int) -> None:
+    frames = FrameReader()
+    list(frames.receive(SETTINGS))
+    for ours in (1, 3, 5):
+        frames.expect(ours)
+    frames.close(1)
+    # 5 waits for its response; the others were never ours.
+    frame = data_frame(stream_id or 1, b"a")
+    if not stream_id:
+        frame = raw_frame(0, 0, 0, b"a")
+    assert list(frames.receive(frame)) == [frame]
+
+
+def test_data_of_a_closed_stream_within_a_header_block_goes_to_h2() -> None:
+    frames = FrameReader()
+    list(frames.receive(SETTINGS))
+    frames.expect(1)
+    frames.expect(3)
+    frames.close(1)
+    open_block = raw_frame(1, 0, 3, encoded(GRPC))
+    late = data_frame(1, b"a")
+    assert list(frames.receive(open_block + late)) == [open_block, late]

@@ -119,10 +119,10 @@ class Connection:
     ) -> None:
         self.max_message_size = max_message_size
         self.authority = authority
+        self.keepalive_time = keepalive_time
         self.lost: StreamLost | None = None
         self._stream = stream
         self._scheme = scheme
-        self._keepalive_time = keepalive_time
         self._keepalive_timeout = keepalive_timeout
         self._http2 = Http2()
         self._frames = FrameReader()
@@ -132,6 +132,7 @@ class Connection:
         self._senders = trio.lowlevel.ParkingLot()
         self._ready = trio.Event()
         self._heard = trio.current_time()
+        self._answered = trio.Event()
         self._scope = trio.CancelScope()
         self._retired = False
 
@@ -183,6 +184,7 @@ class Connection:
         if self.lost:
             raise self.lost
         stream_id = self._http2.open(self._scheme, self.authority, path, metadata)
+        self._frames.expect(stream_id)
         call = self._calls[stream_id] = Call(self, stream_id, deliver)
         self._flush.set()
         return call
@@ -225,6 +227,7 @@ class Connection:
                 if not data:
                     raise StreamLost("the server closed the connection")
                 self._heard = trio.current_time()
+                self._answered.set()
                 self._receive(data)
                 if len(data) < RECEIVE_SIZE:
                     # No more is there yet. Those that were woken run in the next pass
@@ -255,20 +258,23 @@ class Connection:
     @trio.lowlevel.enable_ki_protection
     async def _keep_alive(self) -> None:
         while True:
-            await trio.sleep_until(self._heard + self._keepalive_time)
-            if trio.current_time() < self._heard + self._keepalive_time:
+            await trio.sleep_until(self._heard + self.keepalive_time)
+            if trio.current_time() < self._heard + self.keepalive_time:
                 continue
             if not self._calls:
                 # etcd punishes pings on a connection without a stream.
-                await trio.sleep(self._keepalive_time)
+                await trio.sleep(self.keepalive_time)
                 continue
-            asked = trio.current_time()
+            self._answered = trio.Event()
             self._http2.ping()
             self._flush.set()
             for _ in range(4):
                 # In parts: while the application blocks the loop, nothing is read.
-                await trio.sleep(self._keepalive_timeout / 4)
-            if self._heard < asked:
+                with trio.move_on_after(self._keepalive_timeout / 4):
+                    await self._answered.wait()
+                if self._answered.is_set():
+                    break
+            else:
                 self.close(f"no answer to a ping within {self._keepalive_timeout:g} s")
 
     # Steps

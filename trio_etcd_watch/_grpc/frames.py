@@ -159,18 +159,31 @@ class FrameReader:
         self._streams: dict[int, Inbound] = {}
         # The same, by what stands in a frame with a message, and nothing special.
         self._plain: dict[bytes, Inbound] = {}
+        # Requests without a response so far, and the newest request of all.
+        self._awaited: set[int] = set()
+        self._newest = 0
         self._consumed = 0
         self.started = False
         # Bytes of an unfinished header block.
         self._header_block = 0
 
+    def expect(self, stream_id: int) -> None:
+        """Note a request of ours: ids only grow. Its response has yet to begin."""
+        self._awaited.add(stream_id)
+        self._newest = stream_id
+
     def open(self, stream_id: int, inbound: Inbound) -> None:
         """Take the DATA of this stream from now on; its response has begun."""
+        self._awaited.discard(stream_id)
         self._streams[stream_id] = inbound
         self._plain[_whose(stream_id)] = inbound
 
     def close(self, stream_id: int) -> None:
-        """Leave what still comes for this stream to h2, which drops it."""
+        """Drop what still comes for this stream: we are done with it.
+
+        h2 would answer each frame with a RST_STREAM.
+        """
+        self._awaited.discard(stream_id)
         self._streams.pop(stream_id, None)
         self._plain.pop(_whose(stream_id), None)
 
@@ -197,7 +210,10 @@ class FrameReader:
                 break
             kind = word & 0xFF
             inbound = None if kind else self._streams.get(stream_id & _STREAM_ID)
-            if inbound is None or self._header_block:
+            if kind == _DATA and not self._header_block and self._is_closed(stream_id):
+                # The connection's window is shared: it gets its bytes back.
+                self._consumed += length
+            elif inbound is None or self._header_block:
                 self._note_headers(kind, flags, after - start)
                 yield buffer[start:after]
             else:
@@ -210,6 +226,16 @@ class FrameReader:
                     yield _FRAME.pack(_DATA, _END_STREAM, stream_id)
             start = self._take_messages(buffer, after)
         self._rest = buffer[start:]
+
+    def _is_closed(self, stream_id: int) -> bool:
+        """Whether it was a request of ours; an id that never was is h2's to refuse."""
+        stream_id &= _STREAM_ID
+        return (
+            stream_id % 2 == 1
+            and stream_id <= self._newest
+            and stream_id not in self._streams
+            and stream_id not in self._awaited
+        )
 
     def _take_messages(self, buffer: bytes, start: int) -> int:
         """Take the frames from here on that are one message each; return their end.

@@ -21,7 +21,7 @@ import h2.settings
 
 from .frames import CONNECTION_WINDOW, MAX_FRAME_SIZE, STREAM_WINDOW
 from .metadata import Metadata, header_fields
-from .status import CallEnd, Status, StatusCode, StreamLost
+from .status import CallEnd, Status, StatusCode, StreamLost, TooManyPings
 
 MAX_HEADER_LIST_SIZE = 65_536
 """Of a response, in bytes."""
@@ -212,7 +212,10 @@ def _connection_terminated(event: Any) -> Event:
     # Also after a graceful one: h2 closes, and fails on what is still open.
     text = bytes(event.additional_data or b"").decode("ascii", "backslashreplace")
     code = _name_of(event.error_code)
-    return ConnectionEnded(StreamLost(f"the server said GOAWAY ({code}) {text}"))
+    # What gRPC servers say (gRFC A8, "Throttling").
+    pinged = code == "ENHANCE_YOUR_CALM" and text == "too_many_pings"
+    kind = TooManyPings if pinged else StreamLost
+    return ConnectionEnded(kind(f"the server said GOAWAY ({code}) {text}"))
 
 
 def _broken(event: Any, reason: str) -> CallEnded:

@@ -54,5 +54,9 @@ class StreamLost(Exception):
     """
 
 
+class TooManyPings(StreamLost):
+    """The server ended the connection because it was pinged too often."""
+
+
 CallEnd: TypeAlias = Status | StreamLost
 """How a call ended."""
