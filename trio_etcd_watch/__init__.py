@@ -16,6 +16,7 @@ from ._errors import RpcError as RpcError
 from ._errors import WatchCanceledError as WatchCanceledError
 from ._errors import WatchError as WatchError
 from ._grpc.status import StatusCode as StatusCode
+from ._mapping import Snapshot as Snapshot
 from ._responses import Event as Event
 from ._responses import EventType as EventType
 from ._responses import KeyValue as KeyValue
@@ -42,6 +43,7 @@ __all__ = (
     "PermissionDeniedError",
     "ResponseHeader",
     "RpcError",
+    "Snapshot",
     "StatusCode",
     "Watch",
     "WatchCanceledError",

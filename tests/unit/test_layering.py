@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 # their arguments alone, so that tests can replay it.
 SANS_IO = [
     "_backoff",
+    "_changes",
     "_creations",
     "_cursor",
     "_errors",
@@ -25,10 +26,13 @@ SANS_IO = [
     "_verdicts",
     "_grpc.metadata",
     "_grpc.status",
+    "_mapping",
+    "_replica",
     "_runs",
     "_requests",
     "_responses",
     "_session",
+    "_snapshot",
     "_subscription",
 ]
 IMPURE = {"trio", "purerpc", "socket", "time", "random"}
@@ -61,6 +65,7 @@ PUBLIC = {
     "FutureRevisionError",
     "HistoryLostError",
     "RpcError",
+    "Snapshot",
     "StatusCode",
     "NoLeaderError",
     "AuthenticationError",
