@@ -361,7 +361,7 @@ class Session:
             self._unproved[subscription] = None
             return ()
         subscription.cursor.created(header.revision)
-        if subscription.confirmed:
+        if subscription.confirmed and not subscription.spec.resume_notify:
             return ()
         subscription.confirmed = True
         return [self._delivery(subscription, WatchResponse(response))]

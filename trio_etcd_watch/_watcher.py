@@ -13,7 +13,9 @@ import trio
 from ._channel import Channel, MetadataLike, as_channel, metadata_pairs
 from ._connector import Connector
 from ._cursor import MAX_REVISION
+from ._follower import Follower
 from ._mapping import Snapshot
+from ._mirror import Mirror, open_mirror
 from ._reads import Reads
 from ._requests import (
     DEFAULT_MAX_BUFFERED_BYTES,
@@ -216,6 +218,63 @@ class Watcher:
         if not read.done:
             raise trio.ClosedResourceError("this watcher was closed")
         return snapshot_of(read)
+
+    def mirror(
+        self,
+        key: str | bytes,
+        *,
+        prefix: bool = False,
+        range_end: str | bytes | None = None,
+        from_key: bool = False,
+        metadata: MetadataLike = None,
+    ) -> AbstractAsyncContextManager[Mirror]:
+        """Keep a live copy of a key, a prefix or a range.
+
+        Entering returns once it is read, and its watch confirmed; while no endpoint
+        answers it waits and retries, so bound it with `trio.fail_after()`. Cancelled,
+        entering and leaving leave nothing behind.
+
+        Args:
+            key: the key, or where the prefix or range begins; str is UTF-8.
+            prefix: every key that begins with `key`; with "" every key.
+            range_end: every key from `key` up to, not including, this one.
+            from_key: every key from `key` on; with "" every key.
+            metadata: sent with the stream and the reads, beyond that of the channel.
+
+        Raises:
+            TypeError, ValueError: at the call, naming the argument.
+            trio.ClosedResourceError: the watcher is closed.
+            PermissionDeniedError, AuthenticationError, ClusterChangedError, RpcError:
+                from the block, which it ends: what no other try can mend. If the block
+                raises as well, that comes out, with this as its context.
+
+        Recovery:
+            As that of `watch()`. Where a watch would fail because history is compacted
+            or lost, and where an event or a comparison shows the copy to be wrong, the
+            range is read anew, and consumers are told the difference as one update with
+            `resynced=True`.
+        """
+        keys = Range(
+            *key_range(key, prefix=prefix, range_end=range_end, from_key=from_key)
+        )
+        pairs = metadata_pairs(metadata)
+        reads = Reads(self._connector, pairs, self._totals.lines, self._check_open)
+
+        def open_watch(start_revision: int) -> AbstractAsyncContextManager[Watch]:
+            spec = WatchSpec(
+                key=keys.key,
+                range_end=keys.range_end,
+                start_revision=start_revision,
+                progress_notify=True,
+                created_notify=True,
+                resume_notify=True,
+                # It is drained as it fills, and so never parks.
+                max_buffered_events=MAX_REVISION,
+                max_buffered_bytes=MAX_REVISION,
+            )
+            return self._open(spec, (pairs, False))
+
+        return open_mirror(Follower(keys, reads, open_watch, self._totals.lines))
 
     async def request_progress(self) -> None:
         """Ask the server how far it is, for every watch of every stream.
