@@ -45,10 +45,16 @@ class LineBudget:
 
 
 class Outage:
-    """The failures in a row of one stream, from the first to a stream that lasts."""
+    """The failures in a row of one stream, from the first to a stream that lasts.
 
-    def __init__(self, budget: LineBudget) -> None:
+    Args:
+        budget: of the watcher.
+        what: is missing, as the lines call it.
+    """
+
+    def __init__(self, budget: LineBudget, what: str = "watch stream") -> None:
         self._budget = budget
+        self._what = what
         self._reasons: set[str] = set()
         self._tries = 0
         self._began = 0.0
@@ -67,11 +73,12 @@ class Outage:
         reason = printable(reason)
         if reason not in self._reasons and len(self._reasons) < MAX_REASONS:
             self._reasons.add(reason)
-            self._tell(now, "no watch stream: %s; next try in %.2f s", reason, wait)
+            line = f"no {self._what}: %s; next try in %.2f s"
+            self._tell(now, line, reason, wait)
         elif now - self._told >= REMINDER:
             self._tell(
                 now,
-                "still no watch stream that lasts, after %d tries in %.0f s: %s",
+                f"still no {self._what} that lasts, after %d tries in %.0f s: %s",
                 self._tries,
                 now - self._began,
                 reason,
@@ -82,7 +89,7 @@ class Outage:
         if self._tries:
             self._tell(
                 now,
-                "watch stream resumed after %d tries in %.1f s",
+                f"{self._what} resumed after %d tries in %.1f s",
                 self._tries,
                 now - self._began,
             )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.etcd.test_auth import ROOT, Guarded
+from tests.support.auth import ROOT, Guarded
 from tests.support.helpers import LIMIT, eventually, split, take
 from tests.support.partition import argument
 from tests.support.proxy import open_proxy

@@ -71,7 +71,7 @@ def test_libraries_at_both_ends(name: str) -> None:
 
 
 def test_no_other_library_is_required() -> None:
-    assert len(PROJECT["dependencies"]) == 3
+    assert len(PROJECT["dependencies"]) == 4
 
 
 def test_each_difference_between_servers_has_a_test() -> None:
