@@ -129,6 +129,7 @@ class Dialer:
         context = channel.ssl_context
         if context is None and endpoint.tls:
             context = system_context()
+        connection: Connection | None = None
         try:
             with trio.fail_after(channel.connect_timeout):
                 stream = await _open_stream(endpoint, address, context)
@@ -144,6 +145,8 @@ class Dialer:
                 await _wait_ready(connection)
         except trio.TooSlowError as exc:
             reason = f"no connection within {channel.connect_timeout:g} s"
+            if connection:
+                reason += ": it is open, but silent; is this etcd's client port?"
             raise StreamLost(reason) from exc
         except StreamLost as exc:
             if context or endpoint.path:
@@ -191,7 +194,28 @@ async def _open_stream(
 def _reason(exc: BaseException) -> str:
     """Say why a connection failed: the cause tells more than Trio's wrapping."""
     cause = exc.__cause__ or exc
-    return str(cause) or type(cause).__name__
+    return (str(cause) or type(cause).__name__) + _hint(cause)
+
+
+_UNTRUSTED = frozenset({18, 19, 20, 21})
+"""Verification errors of OpenSSL (X509_V_ERR_...) for want of the issuer."""
+
+_NO_TLS = frozenset(
+    {"WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"}
+)
+"""What OpenSSL makes of bytes that are no TLS; it depends on its version."""
+
+
+def _hint(exc: BaseException) -> str:
+    """Say what is likely wrong where OpenSSL's words do not."""
+    match exc:
+        case ssl.SSLCertVerificationError() if exc.verify_code in _UNTRUSTED:
+            return "; is its CA loaded into ssl_context?"
+        case ssl.SSLEOFError():
+            return "; the server ended the TLS handshake: without TLS, use http://"
+        case ssl.SSLError() if exc.reason in _NO_TLS:
+            return "; the server does not speak TLS: use http://"
+    return ""
 
 
 def _reasons(endpoint: Endpoint, failures: Mapping[str, str]) -> str:

@@ -109,7 +109,10 @@ async def test_server_that_never_answers() -> None:
     async with serve_tcp(silent) as endpoint:
         async with connector(Channel(endpoint, connect_timeout=0.05)) as made:
             reason = await reason_of(made)
-            assert reason == f"{endpoint}: no connection within 0.05 s"
+            assert reason == (
+                f"{endpoint}: no connection within 0.05 s: it is open, but silent; "
+                f"is this etcd's client port?"
+            )
             assert made.connections_made == 0
 
 
@@ -137,9 +140,12 @@ async def test_socket_is_closed_after_a_failed_attempt() -> None:
 @pytest.mark.parametrize(
     ("first", "reason"),
     [
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "the server does not speak HTTP/2"),
-        (b"\x15\x03\x01\0\2\2\x46", "the server does not speak HTTP/2"),
-        (b"", "the server closed the connection"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "it answers in HTTP/1;"),
+        (
+            b"\x15\x03\x01\0\2\2\x46",
+            "it expects TLS (in plaintext; for TLS say https://)",
+        ),
+        (b"", "closed the connection (in plaintext; for TLS say https://)"),
     ],
 )
 async def test_server_of_another_kind(first: bytes, reason: str) -> None:
@@ -151,8 +157,9 @@ async def test_server_of_another_kind(first: bytes, reason: str) -> None:
         await stream.send_eof()
 
     async with serve_tcp(serve) as endpoint, connector(Channel(endpoint)) as made:
-        hint = "(in plaintext; for TLS say https://)"
-        assert await reason_of(made) == f"{endpoint}: {reason} {hint}"
+        text = await reason_of(made)
+        assert text.startswith(f"{endpoint}: the server ")
+        assert reason in text
 
 
 async def test_tls_against_a_server_without() -> None:

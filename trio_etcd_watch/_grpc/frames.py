@@ -271,7 +271,7 @@ class FrameReader:
         if buffer[3:4] not in (b"", bytes([_SETTINGS])) or (
             len(buffer) > 4 and buffer[4] & _ACK
         ):
-            raise StreamLost("the server does not speak HTTP/2")
+            raise StreamLost(f"the server does not speak HTTP/2{_instead(buffer)}")
         self.started = len(buffer) >= _FRAME.size
 
     def _note_headers(self, kind: int, flags: int, size: int) -> None:
@@ -283,6 +283,15 @@ class FrameReader:
                 raise StreamLost(f"a header block is over {MAX_HEADER_BLOCK} bytes")
             if flags & _END_HEADERS:
                 self._header_block = 0
+
+
+def _instead(first: bytes) -> str:
+    """Say what a server speaks that does not speak HTTP/2, and what to do."""
+    if first.startswith(b"HTTP"):
+        return ": it answers in HTTP/1; is this etcd's client port?"
+    if first.startswith(b"\x15\x03"):  # an alert (RFC 8446, 5.1)
+        return ": it expects TLS"
+    return "; is this etcd's client port?"
 
 
 def _whose(stream_id: int) -> bytes:
