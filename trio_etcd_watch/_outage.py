@@ -33,14 +33,14 @@ class LineBudget:
         self._lines = float(self.BURST)
         self._since = 0.0
 
-    def take(self, now: float) -> bool:
-        """Whether one more line may be written."""
+    def take(self, now: float, lines: int = 1) -> bool:
+        """Whether so many more lines may be written."""
         earned = (now - self._since) * self.PER_SECOND
         self._lines = min(float(self.BURST), self._lines + earned)
         self._since = now
-        if self._lines < 1:
+        if self._lines < lines:
             return False
-        self._lines -= 1
+        self._lines -= lines
         return True
 
 
@@ -58,7 +58,9 @@ class Outage:
         self._reasons: set[str] = set()
         self._tries = 0
         self._began = 0.0
-        self._told = 0.0
+        # When a line was due last, and whether any was written: that pays for the end.
+        self._due = 0.0
+        self._told = False
 
     @property
     def lasts(self) -> bool:
@@ -75,7 +77,7 @@ class Outage:
             self._reasons.add(reason)
             line = f"no {self._what}: %s; next try in %.2f s"
             self._tell(now, line, reason, wait)
-        elif now - self._told >= REMINDER:
+        elif now - self._due >= REMINDER:
             self._tell(
                 now,
                 f"still no {self._what} that lasts, after %d tries in %.0f s: %s",
@@ -85,18 +87,20 @@ class Outage:
             )
 
     def ended(self, now: float) -> None:
-        """Note that a stream lasts; without an outage do nothing."""
-        if self._tries:
-            self._tell(
-                now,
-                f"{self._what} resumed after %d tries in %.1f s",
+        """Note that a stream lasts; an outage that was told has its end told."""
+        if self._told:
+            logger.warning(
+                "%s resumed after %d tries in %.1f s",
+                self._what,
                 self._tries,
                 now - self._began,
             )
+        self._told = False
         self._tries = 0
         self._reasons.clear()
 
     def _tell(self, now: float, line: str, *values: object) -> None:
-        self._told = now
-        if self._budget.take(now):
+        self._due = now
+        if self._budget.take(now, 1 if self._told else 2):
+            self._told = True
             logger.warning(line, *values)

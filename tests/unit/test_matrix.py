@@ -61,7 +61,7 @@ def test_pythons() -> None:
     assert PROJECT["requires-python"] == f">={listed[0]}"
 
 
-@pytest.mark.parametrize("name", ["trio", "h2", "protobuf"])
+@pytest.mark.parametrize("name", ["trio", "h2", "protobuf", "sortedcontainers"])
 def test_libraries_at_both_ends(name: str) -> None:
     (lowest,), upper = requirement(name, PROJECT["dependencies"])
     ends = {f"{lowest} to {int(bound) - 1}.x" for bound in upper}
