@@ -3,6 +3,8 @@
 Everything public is here; the modules behind it are private, except `testing`.
 """
 
+from ._changes import Change as Change
+from ._changes import MirrorUpdate as MirrorUpdate
 from ._channel import Channel as Channel
 from ._channel import Credentials as Credentials
 from ._errors import AuthenticationError as AuthenticationError
@@ -16,6 +18,9 @@ from ._errors import RpcError as RpcError
 from ._errors import WatchCanceledError as WatchCanceledError
 from ._errors import WatchError as WatchError
 from ._grpc.status import StatusCode as StatusCode
+from ._mapping import Snapshot as Snapshot
+from ._mirror import Mirror as Mirror
+from ._mirror import MirrorStatistics as MirrorStatistics
 from ._responses import SPEEDUPS
 from ._responses import Event as Event
 from ._responses import EventType as EventType
@@ -33,6 +38,7 @@ __speedups__ = SPEEDUPS
 
 __all__ = (
     "AuthenticationError",
+    "Change",
     "Channel",
     "ClusterChangedError",
     "CompactedError",
@@ -42,10 +48,14 @@ __all__ = (
     "FutureRevisionError",
     "HistoryLostError",
     "KeyValue",
+    "Mirror",
+    "MirrorStatistics",
+    "MirrorUpdate",
     "NoLeaderError",
     "PermissionDeniedError",
     "ResponseHeader",
     "RpcError",
+    "Snapshot",
     "StatusCode",
     "Watch",
     "WatchCanceledError",

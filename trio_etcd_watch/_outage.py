@@ -33,26 +33,34 @@ class LineBudget:
         self._lines = float(self.BURST)
         self._since = 0.0
 
-    def take(self, now: float) -> bool:
-        """Whether one more line may be written."""
+    def take(self, now: float, lines: int = 1) -> bool:
+        """Whether so many more lines may be written."""
         earned = (now - self._since) * self.PER_SECOND
         self._lines = min(float(self.BURST), self._lines + earned)
         self._since = now
-        if self._lines < 1:
+        if self._lines < lines:
             return False
-        self._lines -= 1
+        self._lines -= lines
         return True
 
 
 class Outage:
-    """The failures in a row of one stream, from the first to a stream that lasts."""
+    """The failures in a row of one stream, from the first to a stream that lasts.
 
-    def __init__(self, budget: LineBudget) -> None:
+    Args:
+        budget: of the watcher.
+        what: is missing, as the lines call it.
+    """
+
+    def __init__(self, budget: LineBudget, what: str = "watch stream") -> None:
         self._budget = budget
+        self._what = what
         self._reasons: set[str] = set()
         self._tries = 0
         self._began = 0.0
-        self._told = 0.0
+        # When a line was due last, and whether any was written: that pays for the end.
+        self._due = 0.0
+        self._told = False
 
     @property
     def lasts(self) -> bool:
@@ -67,29 +75,32 @@ class Outage:
         reason = printable(reason)
         if reason not in self._reasons and len(self._reasons) < MAX_REASONS:
             self._reasons.add(reason)
-            self._tell(now, "no watch stream: %s; next try in %.2f s", reason, wait)
-        elif now - self._told >= REMINDER:
+            line = f"no {self._what}: %s; next try in %.2f s"
+            self._tell(now, line, reason, wait)
+        elif now - self._due >= REMINDER:
             self._tell(
                 now,
-                "still no watch stream that lasts, after %d tries in %.0f s: %s",
+                f"still no {self._what} that lasts, after %d tries in %.0f s: %s",
                 self._tries,
                 now - self._began,
                 reason,
             )
 
     def ended(self, now: float) -> None:
-        """Note that a stream lasts; without an outage do nothing."""
-        if self._tries:
-            self._tell(
-                now,
-                "watch stream resumed after %d tries in %.1f s",
+        """Note that a stream lasts; an outage that was told has its end told."""
+        if self._told:
+            logger.warning(
+                "%s resumed after %d tries in %.1f s",
+                self._what,
                 self._tries,
                 now - self._began,
             )
+        self._told = False
         self._tries = 0
         self._reasons.clear()
 
     def _tell(self, now: float, line: str, *values: object) -> None:
-        self._told = now
-        if self._budget.take(now):
+        self._due = now
+        if self._budget.take(now, 1 if self._told else 2):
+            self._told = True
             logger.warning(line, *values)

@@ -30,6 +30,8 @@ class WatchSpec:
     progress_notify: bool = False
     """Whether the user sees progress notifications; the server is asked always."""
     created_notify: bool = False
+    resume_notify: bool = False
+    """Whether each later creation is handed over too: a mirror proves itself then."""
     max_buffered_events: int = 10_000
     max_buffered_bytes: int = DEFAULT_MAX_BUFFERED_BYTES
 

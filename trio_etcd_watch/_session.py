@@ -237,7 +237,7 @@ class Session(Roster):
             self._unproved[subscription] = None
             return ()
         subscription.cursor.created(response.revision)
-        if subscription.confirmed:
+        if subscription.confirmed and not subscription.spec.resume_notify:
             return ()
         subscription.confirmed = True
         return [self._delivery(subscription, WatchResponse(response))]

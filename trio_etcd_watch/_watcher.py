@@ -12,8 +12,20 @@ import trio
 
 from ._channel import Channel, MetadataLike, as_channel, metadata_pairs
 from ._connector import Connector
-from ._requests import DEFAULT_MAX_BUFFERED_BYTES, WatchSpec, watch_spec
+from ._cursor import MAX_REVISION
+from ._follower import Follower
+from ._mapping import Snapshot
+from ._mirror import Mirror, open_mirror
+from ._reads import Reads
+from ._requests import (
+    DEFAULT_MAX_BUFFERED_BYTES,
+    WatchSpec,
+    check_int,
+    key_range,
+    watch_spec,
+)
 from ._responses import SPEEDUPS
+from ._snapshot import PagedRead, Range, read_pages, snapshot_item, snapshot_of
 from ._stream import Totals, WatchStream
 from ._subscription import State, Subscription
 from ._watch import Watch
@@ -74,6 +86,7 @@ class Watcher:
         # Of the watches that have not been left, also those whose stream has halted.
         self._homes: dict[Subscription, WatchStream] = {}
         self._totals = Totals()
+        self._reading: set[trio.CancelScope] = set()
         self._closed = False
 
     def watch(
@@ -151,6 +164,121 @@ class Watcher:
             max_buffered_bytes=max_buffered_bytes,
         )
         return self._open(spec, (metadata_pairs(metadata), bool(require_leader)))
+
+    async def snapshot(
+        self,
+        key: str | bytes,
+        *,
+        prefix: bool = False,
+        range_end: str | bytes | None = None,
+        from_key: bool = False,
+        revision: int = 0,
+        metadata: MetadataLike = None,
+    ) -> Snapshot:
+        """Read a key, a prefix or a range as it stood at exactly one revision.
+
+        `watch(..., start_revision=snapshot.revision + 1)` goes on exactly. While no
+        endpoint answers it waits and retries, so bound it with `trio.fail_after()`. A
+        checkpoint; cancelled, it leaves nothing behind.
+
+        It is read in pages of about 4 MiB, all of the first one's revision. A range of
+        100,000 keys of 100 bytes takes about as long as in one message.
+
+        Args:
+            key: the key, or where the prefix or range begins; str is UTF-8.
+            prefix: every key that begins with `key`; with "" every key.
+            range_end: every key from `key` up to, not including, this one.
+            from_key: every key from `key` on; with "" every key.
+            revision: a past revision; 0 is the newest (linearizable: everything that
+                was committed before the call is in it).
+            metadata: sent with the requests, beyond that of the channel.
+
+        Raises:
+            TypeError, ValueError: naming the argument.
+            trio.ClosedResourceError: the watcher is closed.
+            CompactedError: the given revision has been compacted; or, time after time,
+                the newest was before all of it had come.
+            FutureRevisionError: the given revision is ahead of the store.
+            PermissionDeniedError: the user may not read the range.
+            ClusterChangedError: two clusters answered.
+            RpcError: the server refuses the read; or a key with its value is larger
+                than `max_message_size` (RESOURCE_EXHAUSTED).
+        """
+        keys = Range(
+            *key_range(key, prefix=prefix, range_end=range_end, from_key=from_key)
+        )
+        check_int("revision", revision, low=0, high=MAX_REVISION)
+        pairs = metadata_pairs(metadata)
+        await trio.lowlevel.checkpoint()
+        self._check_open()
+        reads = Reads(self._connector, pairs, self._totals.lines, self._check_open)
+        read = PagedRead(keys, snapshot_item, revision=revision)
+        with trio.CancelScope() as scope:
+            self._reading.add(scope)
+            try:
+                await read_pages(reads.ask, read)
+            finally:
+                self._reading.remove(scope)
+        if not read.done:
+            raise trio.ClosedResourceError("this watcher was closed")
+        return snapshot_of(read)
+
+    def mirror(
+        self,
+        key: str | bytes,
+        *,
+        prefix: bool = False,
+        range_end: str | bytes | None = None,
+        from_key: bool = False,
+        metadata: MetadataLike = None,
+    ) -> AbstractAsyncContextManager[Mirror]:
+        """Keep a live copy of a key, a prefix or a range.
+
+        Entering returns once it is read, and its watch confirmed; while no endpoint
+        answers it waits and retries, so bound it with `trio.fail_after()`. Cancelled,
+        entering and leaving leave nothing behind.
+
+        Args:
+            key: the key, or where the prefix or range begins; str is UTF-8.
+            prefix: every key that begins with `key`; with "" every key.
+            range_end: every key from `key` up to, not including, this one.
+            from_key: every key from `key` on; with "" every key.
+            metadata: sent with the stream and the reads, beyond that of the channel.
+
+        Raises:
+            TypeError, ValueError: at the call, naming the argument.
+            trio.ClosedResourceError: the watcher is closed.
+            PermissionDeniedError, AuthenticationError, ClusterChangedError, RpcError:
+                from the block, which it ends: what no other try can mend. If the block
+                raises as well, that comes out, with this as its context.
+
+        Recovery:
+            As that of `watch()`. Where a watch would fail because history is compacted
+            or lost, and where an event or a comparison shows the copy to be wrong, the
+            range is read anew, and consumers are told the difference as one update with
+            `resynced=True`.
+        """
+        keys = Range(
+            *key_range(key, prefix=prefix, range_end=range_end, from_key=from_key)
+        )
+        pairs = metadata_pairs(metadata)
+        reads = Reads(self._connector, pairs, self._totals.lines, self._check_open)
+
+        def open_watch(start_revision: int) -> AbstractAsyncContextManager[Watch]:
+            spec = WatchSpec(
+                key=keys.key,
+                range_end=keys.range_end,
+                start_revision=start_revision,
+                progress_notify=True,
+                created_notify=True,
+                resume_notify=True,
+                # It is drained as it fills, and so never parks.
+                max_buffered_events=MAX_REVISION,
+                max_buffered_bytes=MAX_REVISION,
+            )
+            return self._open(spec, (pairs, False))
+
+        return open_mirror(Follower(keys, reads, open_watch, self._totals.lines))
 
     async def request_progress(self) -> None:
         """Ask the server how far it is, for every watch of every stream.
@@ -255,6 +383,8 @@ class Watcher:
         self._closed = True
         for stream in self._serving:
             stream.close_watches()
+        for scope in self._reading:
+            scope.cancel(reason="the watcher is closed")
 
 
 def open_watcher(

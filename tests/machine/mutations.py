@@ -9,7 +9,7 @@ are shared with the real package.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -120,18 +120,20 @@ PACKAGE = "trio_etcd_watch_mutant"
 
 
 @contextmanager
-def mutated(mutation: Mutation | None) -> Iterator[Core]:
-    """Give the core with this mutation; with None, the same one unchanged."""
+def mutated_modules(
+    mutation: Mutation | None, *, shared: Sequence[str], mutable: Sequence[str]
+) -> Iterator[list[ModuleType]]:
+    """Give the mutable modules with this mutation; with None, the same unchanged."""
     modules = {PACKAGE: ModuleType(PACKAGE)}
     # A package without a folder: nothing is found by chance.
     modules[PACKAGE].__path__ = []
-    for name in SHARED:
+    for name in shared:
         modules[f"{PACKAGE}.{name}"] = import_module(
             f"{trio_etcd_watch.__name__}.{name}"
         )
     sys.modules |= modules
     try:
-        for name in MUTABLE:
+        for name in mutable:
             source = source_of(name)
             if mutation is not None and mutation.module == name:
                 source = mutation.apply(source)
@@ -140,14 +142,18 @@ def mutated(mutation: Mutation | None) -> Iterator[Core]:
             # Before it runs: dataclasses look their module up.
             modules[module.__name__] = sys.modules[module.__name__] = module
             exec(compile(source, f"<mutated {name}.py>", "exec"), module.__dict__)
-        requests, subscription, session = (
-            modules[f"{PACKAGE}.{name}"]
-            for name in ("_requests", "_subscription", "_session")
-        )
-        yield Core(session.Session, subscription.State, requests.watch_spec)
+        yield [modules[f"{PACKAGE}.{name}"] for name in mutable]
     finally:
         for full_name in modules:
             del sys.modules[full_name]
+
+
+@contextmanager
+def mutated(mutation: Mutation | None) -> Iterator[Core]:
+    """Give the core with this mutation; with None, the same one unchanged."""
+    with mutated_modules(mutation, shared=SHARED, mutable=MUTABLE) as modules:
+        _, requests, subscription, session = modules
+        yield Core(session.Session, subscription.State, requests.watch_spec)
 
 
 MUTATIONS = (

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 # their arguments alone, so that tests can replay it.
 SANS_IO = [
     "_backoff",
+    "_changes",
     "_creations",
     "_cursor",
     "_errors",
@@ -28,10 +29,13 @@ SANS_IO = [
     "_grpc.status",
     "_pure",
     "_roster",
+    "_mapping",
+    "_replica",
     "_runs",
     "_requests",
     "_responses",
     "_session",
+    "_snapshot",
     "_subscription",
     "_twins",
 ]
@@ -70,6 +74,11 @@ PUBLIC = {
     "FutureRevisionError",
     "HistoryLostError",
     "RpcError",
+    "Change",
+    "Mirror",
+    "MirrorStatistics",
+    "MirrorUpdate",
+    "Snapshot",
     "StatusCode",
     "NoLeaderError",
     "AuthenticationError",

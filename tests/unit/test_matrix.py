@@ -61,7 +61,7 @@ def test_pythons() -> None:
     assert PROJECT["requires-python"] == f">={listed[0]}"
 
 
-@pytest.mark.parametrize("name", ["trio", "h2", "protobuf"])
+@pytest.mark.parametrize("name", ["trio", "h2", "protobuf", "sortedcontainers"])
 def test_libraries_at_both_ends(name: str) -> None:
     (lowest,), upper = requirement(name, PROJECT["dependencies"])
     ends = {f"{lowest} to {int(bound) - 1}.x" for bound in upper}
@@ -71,7 +71,7 @@ def test_libraries_at_both_ends(name: str) -> None:
 
 
 def test_no_other_library_is_required() -> None:
-    assert len(PROJECT["dependencies"]) == 3
+    assert len(PROJECT["dependencies"]) == 4
 
 
 def test_each_difference_between_servers_has_a_test() -> None:

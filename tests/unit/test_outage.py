@@ -67,6 +67,26 @@ def test_a_peer_that_lives_just_long_enough(lines: Callable[[], list[str]]) -> N
             outage.ended(now + 3)
         now += 4
     assert 60 <= len(lines()) <= 100
+    # Whatever is told to begin is told to end, and the other way round.
+    began = [line for line in lines() if line.startswith("no watch stream: ")]
+    assert len(lines()) == 2 * len(began)
+
+
+def test_an_outage_is_told_late_rather_than_never(
+    lines: Callable[[], list[str]],
+) -> None:
+    budget = LineBudget()
+    while budget.take(0.0):
+        pass
+    outage = Outage(budget)
+    for second in range(200):
+        outage.failed(float(second), "refused", 1.0)
+    outage.ended(200.0)
+    assert lines() == [
+        "still no watch stream that lasts, after 121 tries in 120 s: refused",
+        "still no watch stream that lasts, after 181 tries in 180 s: refused",
+        "watch stream resumed after 200 tries in 200.0 s",
+    ]
 
 
 def test_what_comes_from_outside_is_one_line(lines: Callable[[], list[str]]) -> None:

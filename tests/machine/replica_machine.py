@@ -1,0 +1,442 @@
+"""The replica as a state machine: between a store with its history, and consumers.
+
+`test_replica_machine.py` runs it as it is, and with a rule broken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from tests.machine.replica_mutations import REAL, Core
+from tests.machine.store import Store, as_events
+from trio_etcd_watch import KeyValue
+from trio_etcd_watch._mapping import Snapshot
+from trio_etcd_watch._pb import watch_pb2 as pb
+from trio_etcd_watch._replica import Check, Consumer, Proof
+
+PREFIX = b"b"
+INSIDE = [b"b0", b"b1", b"b10", b"b2"]
+OUTSIDE = [b"a", b"c"]
+
+# Few values, so that a key is often put again at the value that it had.
+keys = st.sampled_from(INSIDE + OUTSIDE)
+values = st.sampled_from([b"x", b"y"])
+transactions = st.dictionaries(keys, st.none() | values, min_size=1, max_size=6)
+
+
+def some_of(keys: Sequence[bytes]) -> st.SearchStrategy[list[bytes]]:
+    if not keys:
+        return st.just([])
+    return st.lists(st.sampled_from(keys), min_size=1, max_size=2, unique=True)
+
+
+def indices(items: Sequence[object]) -> st.SearchStrategy[int]:
+    return st.integers(0, len(items) - 1)
+
+
+@dataclass(slots=True, eq=False)
+class Look:
+    """One consumer, and what it may be told."""
+
+    consumer: Consumer
+    seen: dict[bytes, KeyValue] | None
+    """None until it has been told everything."""
+    touched: set[bytes] = field(default_factory=set)
+    """Keys that have changed since, unless they came and went."""
+    may_resync: bool = False
+    """Whether something that no event told has come, and some key is still touched."""
+    must_resync: bool = False
+    """Whether there has been a difference to be told ever since that came."""
+
+
+class ReplicaMachine(RuleBasedStateMachine):
+    """One replica of a range, its watch, proofs, checks and consumers."""
+
+    core: ClassVar[Core] = REAL
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = Store(PREFIX)
+        self.checks: list[Check] = []
+        # Each with how often the range had been read anew.
+        self.proofs: list[tuple[Proof, int]] = []
+        self.relists = 0
+        self.looks: list[Look] = []
+        self.viewed: dict[bytes, KeyValue] | None = None
+        # The newest event that the server has dropped, of those that count.
+        self.dropped = 0
+
+    @initialize(changes=transactions)
+    def enter(self, changes: dict[bytes, bytes | None]) -> None:
+        self.store.commit(changes)
+        snapshot = self.store.snapshot()
+        self.replica = self.core.replica(snapshot)
+        self.next_revision = snapshot.revision + 1
+
+    # What happens in the store
+
+    @rule(key=keys, value=values)
+    def put(self, key: bytes, value: bytes) -> None:
+        self.store.commit({key: value})
+
+    @rule(key=keys)
+    def delete(self, key: bytes) -> None:
+        self.store.commit({key: None})
+
+    @rule(key=st.sampled_from(INSIDE))
+    def delete_and_recreate(self, key: bytes) -> None:
+        now = self.store.range(self.store.revision).get(key)
+        if now is not None:
+            self.store.commit({key: None})
+            self.store.commit({key: now.value})
+
+    @rule(key=st.sampled_from(INSIDE), value=values, check=st.booleans())
+    def create_and_delete(self, key: bytes, value: bytes, check: bool) -> None:
+        """It leaves no trace, so a check may overtake its events."""
+        if key not in self.store.range(self.store.revision):
+            self.store.commit({key: value})
+            self.store.commit({key: None})
+            if check:
+                self.start_check(counted=False)
+                self.settle()
+
+    @rule(changes=transactions)
+    def transaction(self, changes: dict[bytes, bytes | None]) -> None:
+        self.store.commit(changes)
+
+    @rule(data=st.data())
+    def compact(self, data: st.DataObject) -> None:
+        newest = self.store.revision
+        self.store.compacted = data.draw(st.integers(self.store.compacted, newest))
+
+    # What comes from the watch
+
+    @property
+    def behind(self) -> int:
+        """How many revisions the watch has still to bring."""
+        return self.store.revision + 1 - self.next_revision
+
+    def receive(self, raw: list[pb.Event], last: int) -> None:
+        """Take a response with the events up to a revision, as far as they come."""
+        replica = self.replica
+        before = dict(replica.mapping), replica.revision, replica.moves
+        continues = self.continue_their_keys(raw)
+        assert continues or self.dropped
+        try:
+            changed = replica.apply(as_events(raw))
+        except self.core.diverged:
+            assert not continues
+            assert before == (dict(replica.mapping), replica.revision, replica.moves)
+            self.relist()
+            return
+        assert continues
+        self.next_revision = last + 1
+        assert changed == (before[0] != dict(replica.mapping))
+        self.note_move(before[0])
+
+    def receive_all(self) -> None:
+        newest = self.store.revision
+        self.receive(self.store.events(self.next_revision, newest), newest)
+
+    def continue_their_keys(self, raw: list[pb.Event]) -> bool:
+        """Whether each event that is new finds its key as it was in the store."""
+        now: dict[bytes, KeyValue | None] = dict(self.replica.mapping)
+        for event in raw:
+            key, revision = event.kv.key, event.kv.mod_revision
+            if revision <= self.replica.revision:
+                continue
+            ours, truth = now.get(key), self.store.range(revision - 1).get(key)
+            if ours is None or truth is None:
+                if ours is not truth:
+                    return False
+            elif event.type == pb.Event.PUT and (
+                (ours.version, ours.create_revision)
+                != (truth.version, truth.create_revision)
+            ):
+                return False
+            now[key] = self.store.range(revision).get(key)
+        return True
+
+    @precondition(lambda self: self.behind > 0)
+    @rule(data=st.data())
+    def deliver(self, data: st.DataObject) -> None:
+        """As much as one response has; the member may know of no more."""
+        last = self.next_revision - 1 + data.draw(st.integers(1, self.behind))
+        if self.next_revision < self.store.compacted:
+            self.relist()
+        else:
+            self.receive(self.store.events(self.next_revision, last), last)
+
+    @precondition(lambda self: self.behind > 0)
+    @rule(data=st.data())
+    def deliver_dropping(self, data: st.DataObject) -> None:
+        """As a server does that skips events to a lagging watch (etcd #17529).
+
+        Of one key or two it drops some in a row: a put, a deletion, both.
+        """
+        raw = self.store.events(self.next_revision, self.store.revision)
+        able = sorted({event.kv.key for event in raw})
+        for key in data.draw(some_of(able)):
+            own = [event for event in raw if event.kv.key == key]
+            first = data.draw(indices(own))
+            lost = own[first : first + data.draw(st.integers(1, 3))]
+            raw = [event for event in raw if event not in lost]
+            self.dropped = max(self.dropped, lost[-1].kv.mod_revision)
+        self.receive(raw, self.store.revision)
+        if data.draw(st.booleans()):
+            self.replica.progressed(self.store.revision)
+            if self.proofs:
+                # Of before, so it does not see what was lost; the next one must.
+                self.finish(*self.proofs.pop())
+            self.finish(self.replica.proof(), self.relists)
+
+    @precondition(lambda self: self.behind == 0)
+    @rule()
+    def progress(self) -> None:
+        self.replica.progressed(self.store.revision)
+
+    @rule()
+    def stale_progress(self) -> None:
+        """It never goes back."""
+        self.replica.progressed(self.next_revision - 1)
+
+    @rule(proof=st.booleans())
+    def lose_stream(self, proof: bool) -> None:
+        """What was on its way comes again; a compaction meanwhile means a relist."""
+        if self.next_revision < self.store.compacted:
+            self.relist()
+        elif proof:
+            self.finish(self.replica.proof(), self.relists)
+
+    @rule()
+    def relist(self) -> None:
+        fresh = self.store.snapshot()
+        before = dict(self.replica.mapping)
+        assert set(self.replica.replace(fresh)) == {
+            key
+            for key in before.keys() | fresh.keys()
+            if before.get(key) != fresh.get(key)
+        }
+        assert self.replica.revision == self.replica.proved == fresh.revision
+        self.next_revision = fresh.revision + 1
+        self.dropped = 0
+        self.relists += 1
+        self.checks.clear()
+        if before != dict(fresh):
+            for look in self.looks:
+                look.may_resync = look.must_resync = True
+        self.note_move(before)
+
+    @rule(key=st.sampled_from(INSIDE), value=values)
+    def come_by_relist_and_go(self, key: bytes, value: bytes) -> None:
+        """A consumer that sleeps is not told, and not that anything was read anew."""
+        if key not in self.store.range(self.store.revision):
+            self.relist()
+            self.consume(initial=False)
+            self.store.commit({key: value})
+            self.relist()
+            self.store.commit({key: None})
+            self.receive_all()
+
+    @rule(data=st.data())
+    def lose_and_repeat_history(self, data: st.DataObject) -> None:
+        """To a consumer that sleeps nothing has changed."""
+        self.relist()
+        self.store.forget(data.draw(st.integers(1, self.store.revision)))
+        self.relist()
+        self.store.repeat()
+        self.receive_all()
+
+    @rule(data=st.data(), writes=st.lists(transactions, max_size=3))
+    def lose_history(
+        self, data: st.DataObject, writes: list[dict[bytes, bytes | None]]
+    ) -> None:
+        self.store.forget(data.draw(st.integers(1, self.store.revision)))
+        for changes in writes:
+            self.store.commit(changes)
+        since = self.replica.revision
+        newer = self.store.rows(self.store.revision, since)
+        newest = max((mod for mod, _ in newer.values()), default=0)
+        count = len(self.store.range(self.store.revision))
+        check = self.core.check(since, self.store.revision, count, newest)
+        if self.store.revision < since:
+            try:
+                self.replica.settle(check)
+            except self.core.diverged:
+                pass
+            else:
+                raise AssertionError("a store that is behind is not noticed")
+        self.relist()
+
+    # What shows it to be right
+
+    @rule()
+    def start_proof(self) -> None:
+        self.proofs.append((self.replica.proof(), self.relists))
+
+    @precondition(lambda self: self.proofs)
+    @rule(data=st.data())
+    def finish_proof(self, data: st.DataObject) -> None:
+        self.finish(*self.proofs.pop(data.draw(indices(self.proofs))))
+
+    def finish(self, proof: Proof, relists: int) -> None:
+        """Compare with the store, where the read at that revision is possible."""
+        if not self.store.compacted <= proof.revision <= self.store.revision:
+            return
+        is_of_now = relists == self.relists
+        truth = self.store.range(proof.revision)
+        rows = self.store.rows(proof.revision, proof.since)
+        try:
+            counts = self.replica.prove(proof, rows, len(truth))
+        except self.core.diverged:
+            assert is_of_now
+            assert self.dropped
+            self.relist()
+            return
+        assert counts == is_of_now
+        if counts:
+            assert {kv.key: kv for kv in self.replica._at(proof.position)} == truth
+            assert self.replica.proved >= proof.revision
+            if self.dropped <= proof.revision:
+                # Whatever was dropped has left no trace.
+                self.dropped = 0
+
+    @rule(counted=st.booleans())
+    def start_check(self, counted: bool) -> None:
+        """Read linearizably: from a member that knows of everything."""
+        newest: int | None = None
+        if not counted:
+            rows = self.store.rows(self.store.revision, self.replica.revision)
+            newest = max((mod for mod, _ in rows.values()), default=0)
+        self.checks.append(
+            self.core.check(
+                since=self.replica.revision,
+                revision=self.store.revision,
+                count=len(self.store.range(self.store.revision)),
+                newest=newest,
+            )
+        )
+
+    @rule()
+    def settle(self) -> None:
+        for check in self.checks:
+            settled = self.replica.settle(check)
+            assert settled == (self.replica.revision >= check.revision)
+            if not settled and not self.dropped:
+                # It has no reason to wait but events, or to know of none.
+                complete = self.next_revision > check.revision
+                assert check.newest is None or not complete
+        self.checks = [c for c in self.checks if c.revision > self.replica.revision]
+
+    # Who looks at it
+
+    @rule(initial=st.booleans())
+    def consume(self, initial: bool) -> None:
+        consumer = self.core.consumer(self.replica, initial=initial)
+        seen = None if initial else dict(self.replica.mapping)
+        self.looks.append(Look(consumer, seen))
+
+    @precondition(lambda self: self.looks)
+    @rule(data=st.data())
+    def take(self, data: st.DataObject) -> None:
+        look = self.looks[data.draw(indices(self.looks))]
+        now = dict(self.replica.mapping)
+        update = look.consumer.take()
+        if update is None:
+            assert look.seen == now
+        else:
+            state = dict(look.seen or {})
+            assert update.revision == self.replica.revision
+            assert update.changes or look.seen is None
+            told = [change.key for change in update.changes]
+            assert told == sorted(set(told))
+            for change in update.changes:
+                assert change.old != change.new
+                assert state.pop(change.key, None) == change.old
+                if change.new is not None:
+                    state[change.key] = change.new
+            assert state == now
+            if look.seen is None:
+                assert not update.resynced
+            else:
+                assert look.must_resync <= update.resynced <= look.may_resync
+        look.seen = now
+        look.touched = set()
+        look.may_resync = look.must_resync = False
+
+    @precondition(lambda self: self.looks)
+    @rule(data=st.data())
+    def drop(self, data: st.DataObject) -> None:
+        del self.looks[data.draw(indices(self.looks))]
+
+    def note_move(self, before: dict[bytes, KeyValue]) -> None:
+        now = dict(self.replica.mapping)
+        keys = before.keys() | now.keys()
+        moved = {key for key in keys if before.get(key) != now.get(key)}
+        for look in self.looks:
+            if look.seen is not None:
+                look.touched = (look.touched | moved) & (look.seen.keys() | now.keys())
+            if not look.touched:
+                look.may_resync = False
+            if look.seen == now or not look.touched:
+                look.must_resync = False
+
+    # What always holds
+
+    @invariant()
+    def the_mapping_is_the_range(self) -> None:
+        if hasattr(self, "replica") and not self.dropped:
+            assert dict(self.replica.mapping) == self.store.range(self.replica.revision)
+
+    @invariant()
+    def views_agree(self) -> None:
+        if not hasattr(self, "replica") or self.viewed == dict(self.replica.mapping):
+            return
+        self.viewed = mapping = dict(self.replica.mapping)
+        assert list(self.replica.mapping) == sorted(mapping)
+        copy = self.replica.copy(self.store.snapshot().header)
+        assert list(copy.items()) == sorted(mapping.items())
+        assert isinstance(copy, Snapshot)
+        assert copy.revision == self.replica.revision
+        for prefix in (b"b1", b"c", b"\xff", b""):
+            view = self.core.view(lambda: self.replica, prefix)
+            expected = {
+                key: kv for key, kv in mapping.items() if key.startswith(prefix)
+            }
+            assert list(view) == sorted(expected)
+            assert len(view) == len(expected)
+            assert dict(view) == expected
+            assert [key for key in INSIDE if key in view] == sorted(expected)
+
+    @invariant()
+    def the_revision_holds_what_has_come(self) -> None:
+        if hasattr(self, "replica"):
+            events = self.store.events(1, self.next_revision - 1)
+            newest = max((event.kv.mod_revision for event in events), default=0)
+            assert self.dropped or self.replica.revision >= newest
+            assert self.replica.revision <= self.store.revision
+
+    @invariant()
+    def memory_is_bounded_by_keys(self) -> None:
+        if not hasattr(self, "replica"):
+            return
+        positions = list(self.replica._positions)
+        for position in positions:
+            assert all(
+                old is not None or key in self.replica.mapping
+                for key, old in position.unseen.items()
+            )
+        held = {look.consumer._position for look in self.looks}
+        held |= {proof.position for proof, _ in self.proofs}
+        assert set(positions) <= held | {self.replica._present}

@@ -1,0 +1,418 @@
+"""The replica with one rule broken, as `mutations` breaks those of the session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from tests.machine.mutations import Mutation, mutated_modules
+from trio_etcd_watch import _replica
+
+SHARED = ("_mapping", "_pb", "_requests", "_responses")
+
+MUTABLE = ("_changes", "_replica")
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """What the machine calls, of the real package or of a mutant."""
+
+    replica: type[_replica.Replica]
+    consumer: type[_replica.Consumer]
+    check: type[_replica.Check]
+    view: type[_replica.PrefixView]
+    diverged: type[_replica.Diverged]
+
+
+REAL = Core(
+    _replica.Replica,
+    _replica.Consumer,
+    _replica.Check,
+    _replica.PrefixView,
+    _replica.Diverged,
+)
+
+
+@contextmanager
+def mutated(mutation: Mutation | None) -> Iterator[Core]:
+    """Give the core with this mutation; with None, the same one unchanged."""
+    with mutated_modules(mutation, shared=SHARED, mutable=MUTABLE) as (_, replica):
+        yield Core(
+            replica.Replica,
+            replica.Consumer,
+            replica.Check,
+            replica.PrefixView,
+            replica.Diverged,
+        )
+
+
+MUTATIONS = (
+    # A response moves the mapping whole, over what is not known yet.
+    Mutation(
+        "known events are passed over",
+        "_replica",
+        12,
+        "if kv.mod_revision <= known:",
+        "if False:",
+    ),
+    Mutation(
+        "known events are passed over",
+        "_replica",
+        12,
+        "if kv.mod_revision <= known:",
+        "if kv.mod_revision < known:",
+    ),
+    Mutation(
+        "events move the revision",
+        "_replica",
+        8,
+        "self.revision = revision",
+        "pass",
+    ),
+    Mutation(
+        "events move the mapping",
+        "_replica",
+        20,
+        "del mapping[key]",
+        "pass",
+    ),
+    Mutation(
+        "the revision never falls by progress",
+        "_replica",
+        8,
+        "self.revision = max(self.revision, revision)",
+        "self.revision = revision",
+    ),
+    Mutation(
+        "events move the mapping",
+        "_replica",
+        16,
+        "dict.__setitem__(mapping, key, new)",
+        "pass",
+    ),
+    Mutation(
+        "what comes and goes is no change", "_replica", 20, "del olds[key]", "pass"
+    ),
+    # The chain.
+    Mutation(
+        "chain: within a response",
+        "_replica",
+        12,
+        "if key in fresh:",
+        "if False:",
+    ),
+    Mutation(
+        "chain",
+        "_replica",
+        12,
+        "if not _continues(kind, kv, old):",
+        "if False:",
+    ),
+    Mutation(
+        "chain: of a deletion",
+        "_replica",
+        8,
+        "return kind is EventType.DELETE and old is not None",
+        "return True",
+    ),
+    Mutation(
+        "chain: of a creation",
+        "_replica",
+        8,
+        "return kv.version == 1 and kv.create_revision == kv.mod_revision",
+        "return True",
+    ),
+    Mutation(
+        "chain: of a later version",
+        "_replica",
+        4,
+        "return kv.version == old.version + 1 and kv.create_revision == old.create_revision",
+        "return True",
+    ),
+    Mutation(
+        "chain: of a later version",
+        "_replica",
+        4,
+        "return kv.version == old.version + 1 and kv.create_revision == old.create_revision",
+        "return kv.version > old.version and kv.create_revision == old.create_revision",
+    ),
+    Mutation(
+        "chain: of a later version",
+        "_replica",
+        4,
+        "return kv.version == old.version + 1 and kv.create_revision == old.create_revision",
+        "return kv.version == old.version + 1",
+    ),
+    # A fresh snapshot replaces all.
+    Mutation(
+        "relist: the revision may fall",
+        "_replica",
+        8,
+        "self.revision = snapshot.revision",
+        "self.progressed(snapshot.revision)",
+    ),
+    Mutation(
+        "relist: proves",
+        "_replica",
+        8,
+        "self.proved = snapshot.revision",
+        "pass",
+    ),
+    Mutation(
+        "relist: older proofs do not count",
+        "_replica",
+        8,
+        "self._relists += 1",
+        "pass",
+    ),
+    Mutation(
+        "relist: tells what is new",
+        "_replica",
+        8,
+        "olds.update((key, None) for key in fresh if key not in mapping)",
+        "pass",
+    ),
+    Mutation(
+        "relist: is the snapshot",
+        "_replica",
+        12,
+        "self.mapping = SortedDict(fresh)",
+        "self.mapping = SortedDict({**fresh, **mapping})",
+    ),
+    Mutation(
+        "relist: says so",
+        "_replica",
+        8,
+        "self._note(olds, resynced=True)",
+        "self._note(olds, resynced=False)",
+    ),
+    # Proofs.
+    Mutation(
+        "proof: of before a relist",
+        "_replica",
+        8,
+        "if proof.relists != self._relists:",
+        "if False:",
+    ),
+    Mutation(
+        "proof: of what is new",
+        "_replica",
+        12,
+        "if kv.mod_revision > proof.since",
+        "if kv.mod_revision >= proof.since",
+    ),
+    Mutation(
+        "proof: compares",
+        "_replica",
+        8,
+        "if ours != rows:",
+        "if False:",
+    ),
+    Mutation(
+        "proof: compares revisions",
+        "_replica",
+        8,
+        "if ours != rows:",
+        "if ours.keys() != rows.keys():",
+    ),
+    Mutation(
+        "proof: counts",
+        "_replica",
+        8,
+        "if count != proof.count:",
+        "if False:",
+    ),
+    Mutation(
+        "proof: lasts",
+        "_replica",
+        8,
+        "self.proved = max(self.proved, proof.revision)",
+        "pass",
+    ),
+    Mutation(
+        "proof: of its own revision",
+        "_replica",
+        8,
+        "self.proved = max(self.proved, proof.revision)",
+        "self.proved = self.revision",
+    ),
+    Mutation(
+        "proof: races with events",
+        "_replica",
+        12,
+        "if key not in unseen:",
+        "if True:",
+    ),
+    Mutation(
+        "proof: races with events",
+        "_replica",
+        8,
+        "for old in unseen.values():",
+        "for old in ():",
+    ),
+    # Checks.
+    Mutation(
+        "check: by revision",
+        "_replica",
+        4,
+        "if applied >= check.revision:",
+        "if applied > check.revision:",
+    ),
+    Mutation(
+        "check: by count",
+        "_replica",
+        4,
+        "return check.newest <= applied and count == check.count",
+        "return check.newest <= applied",
+    ),
+    Mutation(
+        "check: by newest",
+        "_replica",
+        4,
+        "return check.newest <= applied and count == check.count",
+        "return count == check.count",
+    ),
+    Mutation(
+        "check: settles",
+        "_replica",
+        4,
+        "return check.newest <= applied and count == check.count",
+        "return False",
+    ),
+    Mutation(
+        "check: moves the revision",
+        "_replica",
+        12,
+        "self.progressed(check.revision)",
+        "pass",
+    ),
+    Mutation(
+        "check: lost history",
+        "_replica",
+        8,
+        "if check.revision < check.since:",
+        "if False:",
+    ),
+    # Views.
+    Mutation(
+        "views: up to the end",
+        "_replica",
+        8,
+        "for key in self.mapping.irange(first, last, inclusive=(True, False)):",
+        "for key in self.mapping.irange(first, last, inclusive=(True, True)):",
+    ),
+    Mutation(
+        "views: up to the end",
+        "_replica",
+        8,
+        "stop = len(mapping) if end == NO_END else mapping.bisect_left(end)",
+        "stop = len(mapping) if end == NO_END else mapping.bisect_right(end)",
+    ),
+    Mutation(
+        "views: up to the end",
+        "_replica",
+        8,
+        "within = self._first <= key and (key < self._end or self._end == NO_END)",
+        "within = self._first <= key",
+    ),
+    Mutation(
+        "views: from the prefix on",
+        "_replica",
+        8,
+        "within = self._first <= key and (key < self._end or self._end == NO_END)",
+        "within = key < self._end or self._end == NO_END",
+    ),
+    # Consumers.
+    Mutation(
+        "consumer: everything first",
+        "_replica",
+        8,
+        "self._position = None if initial else replica.position()",
+        "self._position = replica.position()",
+    ),
+    Mutation(
+        "consumer: nothing twice",
+        "_replica",
+        8,
+        "self._position = replica.position()",
+        "self._position = self._position or replica.position()",
+    ),
+    Mutation(
+        "consumer: no empty update",
+        "_replica",
+        8,
+        "if not changes:",
+        "if False:",
+    ),
+    Mutation(
+        "consumer: what changed",
+        "_replica",
+        8,
+        "return self._note(olds, resynced=False)",
+        "return self._note({}, resynced=False)",
+    ),
+    Mutation(
+        "consumer: what was before",
+        "_replica",
+        16,
+        "old = olds[key] = mapping.get(key)",
+        "old = mapping.get(key); olds[key] = None",
+    ),
+    Mutation(
+        "consumer: each has its state",
+        "_replica",
+        8,
+        "self._present = None",
+        "pass",
+    ),
+    Mutation(
+        "consumer: what it saw",
+        "_changes",
+        12,
+        "if key not in unseen:",
+        "if True:",
+    ),
+    Mutation(
+        "consumer: memory for keys",
+        "_changes",
+        12,
+        "elif unseen[key] is None and key not in mapping:",
+        "elif False:",
+    ),
+    Mutation(
+        "consumer: seen keys are not forgotten",
+        "_changes",
+        12,
+        "elif unseen[key] is None and key not in mapping:",
+        "elif key not in mapping:",
+    ),
+    Mutation(
+        "consumer: resynced is kept",
+        "_changes",
+        8,
+        "self.resynced = bool(unseen) and (self.resynced or resynced)",
+        "self.resynced = bool(unseen) and resynced",
+    ),
+    Mutation(
+        "consumer: resynced is forgotten",
+        "_changes",
+        8,
+        "self.resynced = bool(unseen) and (self.resynced or resynced)",
+        "self.resynced = self.resynced or resynced",
+    ),
+    Mutation(
+        "consumer: net differences",
+        "_changes",
+        12,
+        "if (new := mapping.get(key)) != old",
+        "if (new := mapping.get(key)) is not old",
+    ),
+    Mutation(
+        "consumer: in key order",
+        "_changes",
+        12,
+        "for key, old in sorted(self.unseen.items())",
+        "for key, old in self.unseen.items()",
+    ),
+)

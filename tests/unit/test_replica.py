@@ -1,0 +1,247 @@
+"""The replica by itself: each of its promises as an example."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.machine.store import Store, as_events, follow, store_of
+from trio_etcd_watch._pb import watch_pb2 as pb
+from trio_etcd_watch._replica import Check, Consumer, Diverged, PrefixView, Replica
+
+
+def prove(replica: Replica, store: Store) -> bool:
+    proof = replica.proof()
+    rows = store.rows(proof.revision, proof.since)
+    return replica.prove(proof, rows, len(store.range(proof.revision)))
+
+
+# What moves it
+
+
+def test_a_transaction_shows_whole() -> None:
+    store = store_of(a="1", b="1")
+    replica = Replica(store.snapshot())
+    store.commit({b"a": b"2", b"b": None, b"c": b"2"})
+    assert follow(replica, store)
+    assert dict(replica.mapping) == store.range(3)
+    assert replica.revision == 3
+
+
+@pytest.mark.parametrize(
+    ("lost", "why"),
+    [
+        (0, "b'a' before revision 4 .* PUT of version 3 follows version 1 of rev"),
+        (2, "b'b' before revision 6 .* DELETE of version 0 follows absent"),
+        (4, "b'a' before revision 8 .* PUT of version 1 follows version 3"),
+    ],
+)
+def test_an_event_that_continues_nothing_means_a_lost_one(lost: int, why: str) -> None:
+    store = store_of(a="1")
+    replica = Replica(store.snapshot())
+    for changes in ({b"a": b"2"}, {b"a": b"3"}, {b"b": b"1"}, {b"b": None}):
+        store.commit(changes)
+    store.commit({b"a": None})
+    store.commit({b"a": b"4"})
+    raw = store.events(3, 8)
+    assert len(raw) == 6
+    with pytest.raises(Diverged, match=why):
+        follow(replica, store, lost)
+    # Not one event of that response has moved it.
+    assert dict(replica.mapping) == store.range(2)
+    assert replica.revision == 2
+
+
+def test_a_key_of_another_life_does_not_continue() -> None:
+    store = store_of(a="1")
+    replica = Replica(store.snapshot())
+    for value in (None, b"1", b"2"):
+        store.commit({b"a": value})
+    # Version 2 follows version 1, but not that of this creation.
+    with pytest.raises(Diverged):
+        follow(replica, store, 0, 1)
+
+
+def test_an_event_of_an_unknown_kind_means_reading_anew() -> None:
+    replica = Replica(store_of(a="1").snapshot())
+    event = pb.Event(kv=pb.KeyValue(key=b"a", mod_revision=3, version=2))
+    event.kv.create_revision = 2
+    event.MergeFromString(b"\x08\x07")
+    with pytest.raises(Diverged, match="UNKNOWN"):
+        replica.apply(as_events([event]))
+
+
+def test_progress_moves_the_revision_and_never_back() -> None:
+    replica = Replica(store_of(a="1").snapshot())
+    replica.progressed(9)
+    replica.progressed(4)
+    assert replica.revision == 9
+
+
+def test_a_fresh_snapshot_replaces_all_in_one_step() -> None:
+    store = store_of(a="1", b="1", c="1")
+    replica = Replica(store.snapshot())
+    consumer = Consumer(replica, initial=False)
+    store.commit({b"a": b"2", b"b": None, b"d": b"2"})
+    assert sorted(replica.replace(store.snapshot())) == [b"a", b"b", b"d"]
+    assert dict(replica.mapping) == store.range(3)
+    update = consumer.take()
+    assert update is not None
+    assert (update.revision, update.resynced) == (3, True)
+    assert [change.key for change in update.changes] == [b"a", b"b", b"d"]
+
+
+def test_a_fresh_snapshot_without_a_difference_is_no_update() -> None:
+    store = store_of(a="1")
+    replica = Replica(store.snapshot())
+    consumer = Consumer(replica, initial=False)
+    assert replica.replace(store.snapshot()) == []
+    assert consumer.take() is None
+    store.commit({b"a": b"2"})
+    follow(replica, store)
+    update = consumer.take()
+    assert update is not None
+    assert not update.resynced
+
+
+def test_lost_history_sets_it_back() -> None:
+    store = store_of(a="1")
+    store.commit({b"a": b"2"})
+    store.commit({b"b": b"1"})
+    replica = Replica(store.snapshot())
+    store.forget(2)
+    with pytest.raises(Diverged, match="is at revision 2, and was at 4"):
+        replica.settle(Check(since=replica.revision, revision=2, count=1, newest=0))
+    replica.replace(store.snapshot())
+    assert (replica.revision, replica.proved) == (2, 2)
+    assert dict(replica.mapping) == store.range(2)
+
+
+# What shows it to be right
+
+
+@pytest.mark.parametrize(
+    ("lost", "why"),
+    [
+        (
+            [0],
+            "b'a' is version 2 of revision 3 on .*, and version 1 of revision 2 here",
+        ),
+        ([1, 2], "b'd' is version 1 of revision 5 on the server, and absent here"),
+        ([1], "there are 4 keys on the server, and 5 here"),
+    ],
+    ids=["a put", "a deletion and a creation", "a deletion"],
+)
+def test_a_proof_finds_what_events_hide(lost: list[int], why: str) -> None:
+    store = store_of(a="1", b="1", c="1")
+    replica = Replica(store.snapshot())
+    for changes in ({b"a": b"2"}, {b"b": None}, {b"d": b"1"}, {b"e": b"1"}):
+        store.commit(changes)
+    # No chain is broken, and the newest change is there.
+    assert follow(replica, store, *lost)
+    assert replica.revision == store.revision
+    with pytest.raises(Diverged, match=why):
+        prove(replica, store)
+    assert replica.proved == 2
+    replica.replace(store.snapshot())
+    assert prove(replica, store)
+
+
+def test_a_proof_is_of_its_own_revision_while_events_come() -> None:
+    store = store_of(a="1", b="1")
+    replica = Replica(store.snapshot())
+    store.commit({b"a": b"2"})
+    follow(replica, store)
+    proof = replica.proof()
+    for changes in ({b"a": b"3"}, {b"b": None}, {b"c": b"1"}, {b"c": None}):
+        store.commit(changes)
+        follow(replica, store)
+    assert (proof.revision, proof.since) == (3, 2)
+    assert replica.prove(proof, store.rows(3, since=2), count=2)
+    assert replica.proved == 3
+
+
+def test_a_proof_of_before_a_fresh_snapshot_says_nothing() -> None:
+    store = store_of(a="1")
+    replica = Replica(store.snapshot())
+    store.commit({b"b": b"1"})
+    replica.progressed(3)
+    proof = replica.proof()
+    replica.replace(store.snapshot())
+    assert not replica.prove(proof, store.rows(3, since=2), count=2)
+
+
+def test_a_check_settles_what_no_event_will() -> None:
+    store = store_of(a="1")
+    replica = Replica(store.snapshot())
+    store.commit({b"b": b"1"})
+    store.commit({b"b": None})
+    # Nothing is there that is newer, and the count is ours.
+    assert replica.settle(Check(since=2, revision=4, count=1, newest=0))
+    assert replica.revision == 4
+    # The events come all the same, and mean nothing any more.
+    assert not replica.apply(as_events(store.events(3, 4)))
+    assert dict(replica.mapping) == store.range(4)
+
+
+def test_a_check_waits_for_a_put_and_for_a_deletion() -> None:
+    store = store_of(a="1", b="1")
+    replica = Replica(store.snapshot())
+    store.commit({b"a": b"2"})
+    store.commit({b"b": None})
+    check = Check(since=2, revision=6, count=1, newest=3)
+    assert not replica.settle(check)
+    replica.apply(as_events(store.events(3, 3)))
+    # One key too many: its deletion is on its way.
+    assert not replica.settle(check)
+    replica.apply(as_events(store.events(4, 4)))
+    assert replica.settle(check)
+    assert replica.revision == 6
+
+
+def test_a_count_settles_by_revision_alone() -> None:
+    replica = Replica(store_of(a="1").snapshot())
+    check = Check(since=2, revision=3, count=1)
+    assert not replica.settle(check)
+    replica.progressed(3)
+    assert replica.settle(check)
+
+
+# How it looks
+
+
+def test_a_prefix_is_a_live_view() -> None:
+    store = store_of(a="1", b1="1", b2="1", c="1")
+    replica = Replica(store.snapshot())
+    view = PrefixView(lambda: replica, "b")
+    assert dict(view) == {key: store.range(2)[key] for key in (b"b1", b"b2")}
+    looked_up: list[object] = ["b1", b"b1", "a", b"c", 5]
+    assert [key in view for key in looked_up] == [True, True, False, False, False]
+    store.commit({b"b1": None, b"b3": b"1"})
+    follow(replica, store)
+    assert list(view) == [b"b2", b"b3"]
+    assert len(view) == 2
+    assert view["b3"].value == b"1"
+    assert view.get("b1") is None
+    assert view.get("b1", "none") == "none"
+    with pytest.raises(KeyError, match="b1"):
+        view["b1"]
+
+
+def test_iteration_does_not_mix_two_states() -> None:
+    store = store_of(a="1", b="1", c="1")
+    replica = Replica(store.snapshot())
+    with pytest.raises(RuntimeError, match="has changed during iteration"):
+        for _ in PrefixView(lambda: replica, ""):
+            store.commit({b"c": b"2"})
+            follow(replica, store)
+
+
+def test_a_long_key_is_cut_in_a_message() -> None:
+    store = Store(b"")
+    replica = Replica(store.snapshot())
+    store.commit({b"\n" * 1000: b"1"})
+    store.commit({b"\n" * 1000: b"2"})
+    with pytest.raises(Diverged) as caught:
+        follow(replica, store, 0)
+    assert len(str(caught.value)) < 400
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,293 @@
+"""Keeps a replica right: reads the range, follows it by a watch, and proves it.
+
+One task reads, then follows, and reads anew when the watch ends or the copy is shown to
+be wrong. It applies events as they come: whoever looks at the copy waits for it, and it
+never for them. A second task proves the copy after each creation of the watch that has
+history to catch up with, which is where servers lose events.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import random
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import final
+
+import trio
+
+from ._backoff import MAX_DELAY, delays
+from ._errors import (
+    ClusterChangedError,
+    CompactedError,
+    FutureRevisionError,
+    HistoryLostError,
+    PermissionDeniedError,
+    WatchCanceledError,
+    WatchError,
+)
+from ._log import printable
+from ._outage import LineBudget
+from ._reads import Reads
+from ._replica import Check, Diverged, Replica, shown
+from ._responses import ResponseHeader, WatchResponse
+from ._snapshot import (
+    KEYS_PAGE,
+    PagedRead,
+    Range,
+    check_of,
+    count_request,
+    newest_request,
+    proof_item,
+    read_pages,
+    snapshot_item,
+    snapshot_of,
+)
+from ._watch import Watch
+
+logger = logging.getLogger("trio_etcd_watch")
+
+PATIENCE = 1.0
+"""Seconds that `sync()` waits for the events of a living watch before the range is read
+anew, which is always right."""
+
+HURRY = 0.02
+"""Seconds that `sync()` waits for events before it asks for more than a count."""
+
+MAX_PROOFS = 5
+"""How often `verify()` begins anew because what it compares was compacted."""
+
+OpenWatch = Callable[[int], AbstractAsyncContextManager[Watch]]
+"""Opens the watch of the range from a revision on; each creation is handed over."""
+
+
+@final
+class Follower:
+    """A replica, and what keeps it right.
+
+    Attributes:
+        ready: set once there is a replica, and a watch that goes on from it.
+        moved: where to wait for another state.
+        resyncs: how often the range was read anew.
+        header: of the newest response.
+        failure: what cannot be mended, once it has ended the tasks.
+
+    Args:
+        keys: the range.
+        reads: asks the cluster.
+        open_watch: opens the watch.
+        lines: of the watcher's log.
+    """
+
+    def __init__(
+        self, keys: Range, reads: Reads, open_watch: OpenWatch, lines: LineBudget
+    ) -> None:
+        self.ready = trio.Event()
+        self.moved = trio.lowlevel.ParkingLot()
+        self.resyncs = 0
+        self.failure: Exception | None = None
+        self._keys = keys
+        self._reads = reads
+        self._open_watch = open_watch
+        self._lines = lines
+        self._replica: Replica | None = None
+        self._header: ResponseHeader | None = None
+        self._proof_wanted = trio.Event()
+        # The present watch, and why it was given up.
+        self._watch: Watch | None = None
+        self._watching: trio.CancelScope | None = None
+        self._doubt = ""
+
+    @property
+    def replica(self) -> Replica:
+        """What is kept right."""
+        assert self._replica is not None, "looked at before it is ready"
+        return self._replica
+
+    @property
+    def header(self) -> ResponseHeader:
+        """Of the newest response."""
+        assert self._header is not None, "looked at before it is ready"
+        return self._header
+
+    @property
+    def connected(self) -> bool:
+        """Whether the watch is living."""
+        return self._watch is not None and self._watch.statistics().state == "live"
+
+    # The tasks
+
+    async def follow(self, ended: Callable[[], None]) -> None:
+        """Keep the replica right until what cannot be mended: then call `ended`."""
+        waits = delays(random.random)
+        next(waits)
+        try:
+            while True:
+                await self._read()
+                began = trio.current_time()
+                why = await self._watch_once()
+                self._warn("a mirror is read anew: %s", printable(why))
+                await trio.sleep(waits.send(trio.current_time() - began > MAX_DELAY))
+        except (WatchError, trio.ClosedResourceError) as exc:
+            self.failure = exc
+            ended()
+
+    async def keep_proved(self) -> None:
+        """Prove the replica whenever the watch has caught up with history."""
+        while True:
+            await self._proof_wanted.wait()
+            self._proof_wanted = trio.Event()
+            try:
+                await self.sync()
+                await self._prove()
+            except WatchError as exc:
+                # If it is final for the range too, the other task says so.
+                self._distrust(str(exc))
+
+    async def _read(self) -> None:
+        """Take over the range as it is now, in one step."""
+        read = PagedRead(self._keys, snapshot_item)
+        await read_pages(self._reads.ask, read)
+        snapshot = snapshot_of(read)
+        if self._header is not None:
+            _check_cluster(self._header, snapshot.header)
+        self._header = snapshot.header
+        if self._replica is None:
+            self._replica = Replica(snapshot)
+            return
+        self.resyncs += 1
+        if changed := self._replica.replace(snapshot):
+            key = shown(min(changed))
+            self._warn("a mirror was behind in %d keys, such as %s", len(changed), key)
+        self.moved.unpark_all()
+
+    async def _watch_once(self) -> str:
+        """Apply what one watch brings; return why the range must be read anew."""
+        try:
+            with trio.CancelScope() as self._watching:
+                start = self.replica.revision + 1
+                async with self._open_watch(start) as watch:
+                    self._watch = watch
+                    async for response in watch:
+                        self._take(watch, response)
+        except PermissionDeniedError:
+            raise
+        except (Diverged, WatchCanceledError, HistoryLostError) as exc:
+            return str(exc)
+        finally:
+            self._watching = self._watch = None
+        return self._doubt
+
+    def _take(self, watch: Watch, response: WatchResponse) -> None:
+        header, known = response.header, self.header
+        _check_cluster(known, header)
+        if header.raft_term < known.raft_term:
+            raise Diverged(
+                f"the raft term fell from {known.raft_term} to {header.raft_term}, so "
+                f"history was lost"
+            )
+        if response is watch.created and header.revision < self.replica.revision:
+            raise Diverged(f"the member of its watch is at {header.revision} only")
+        if response.created and header.revision > self.replica.revision:
+            # It has history to send, which is where servers lose events.
+            self._proof_wanted.set()
+        self.replica.apply(response.events)
+        # What the watch has handed over, by events or by progress.
+        self.replica.progressed(watch.next_revision - 1)
+        self._header = header
+        self.ready.set()
+        self.moved.unpark_all()
+
+    def _distrust(self, why: str) -> None:
+        """Give up the present watch; without one, the range is being read anyway."""
+        if self._watching is not None and not self._watching.cancel_called:
+            self._doubt = why
+            self._watching.cancel(reason=why)
+
+    def _warn(self, line: str, *values: object) -> None:
+        if self._lines.take(trio.current_time()):
+            logger.warning(line, *values)
+
+    # What users ask for
+
+    async def sync(self) -> None:
+        """Return when all that was committed before the call is here."""
+        while not await self._sync_once():
+            # It was read anew meanwhile, and perhaps in another history.
+            pass
+
+    async def _sync_once(self) -> bool:
+        resyncs = self.resyncs
+        check = await self._check(count_request(self._keys), counted=True)
+        with trio.move_on_after(HURRY):
+            while self.resyncs == resyncs:
+                if self._settle(check):
+                    return True
+                await self.moved.park()
+        if self.resyncs == resyncs:
+            request = newest_request(self._keys, self.replica.revision)
+            check = await self._check(request, counted=False)
+        while self.resyncs == resyncs:
+            if self._settle(check):
+                return True
+            with trio.move_on_after(PATIENCE) as scope:
+                await self.moved.park()
+            if scope.cancelled_caught and self.connected:
+                self._distrust("the watch does not bring what a read shows")
+        return False
+
+    async def _check(self, request: bytes, *, counted: bool) -> Check:
+        accept = functools.partial(
+            check_of, since=self.replica.revision, counted=counted
+        )
+        return await self._reads.ask(request, accept)
+
+    def _settle(self, check: Check) -> bool:
+        try:
+            return self.replica.settle(check)
+        except Diverged as exc:
+            self._distrust(str(exc))
+            return False
+
+    async def verify(self) -> bool:
+        """Prove the replica right, or have it read anew; return whether it was right."""
+        for _ in range(MAX_PROOFS):
+            resyncs = self.resyncs
+            right = await self._prove()
+            if right:
+                return True
+            if right is False:
+                break
+            # The revision of the proof is no longer there: go to a newer one.
+            await self.sync()
+        else:
+            self._distrust("what is to be proved is compacted time after time")
+        while self.resyncs == resyncs:
+            await self.moved.park()
+        return False
+
+    async def _prove(self) -> bool | None:
+        """Return whether the replica is right; None if that can no longer be told."""
+        proof = self.replica.proof()
+        read = PagedRead(
+            self._keys,
+            proof_item,
+            revision=proof.revision,
+            keys_only=True,
+            above=proof.since,
+            first_page=KEYS_PAGE,
+        )
+        try:
+            await read_pages(self._reads.ask, read)
+            return self.replica.prove(proof, read.data, read.count) or None
+        except CompactedError:
+            return None
+        except (Diverged, FutureRevisionError) as exc:
+            self._distrust(str(exc))
+            return False
+
+
+def _check_cluster(known: ResponseHeader, now: ResponseHeader) -> None:
+    if known.cluster_id and now.cluster_id and known.cluster_id != now.cluster_id:
+        raise ClusterChangedError(known.cluster_id, now.cluster_id)

@@ -1,0 +1,91 @@
+"""What users see of a range: mappings of its keys, in key order.
+
+Sans-IO.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import TypeVar, final, overload
+
+from ._responses import KeyValue, ResponseHeader
+
+T = TypeVar("T")
+
+
+class KeyMapping(Mapping[bytes, KeyValue]):
+    """A read-only mapping that takes a `str` for its UTF-8, as the rest of the API."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def _find(self, key: bytes) -> KeyValue | None:
+        """Return what is there under this key, if it is in the range."""
+
+    def __getitem__(self, key: bytes | str) -> KeyValue:
+        found = self._find(_encoded(key))
+        if found is None:
+            raise KeyError(key)
+        return found
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, bytes | str) and self._find(_encoded(key)) is not None
+
+    @overload
+    def get(self, key: bytes | str, /) -> KeyValue | None: ...
+    @overload
+    def get(self, key: bytes | str, default: KeyValue, /) -> KeyValue: ...
+    @overload
+    def get(self, key: bytes | str, default: T, /) -> KeyValue | T: ...
+    def get(self, key: bytes | str, default: object = None, /) -> object:
+        """Return what is there under this key, or the default."""
+        found = self._find(_encoded(key))
+        return default if found is None else found
+
+
+@final
+class Snapshot(KeyMapping):
+    """A range as it stood at one revision. Immutable; made by the library only.
+
+    Iteration and `items()` go in key order; look-ups take `str` (UTF-8) or `bytes`.
+    """
+
+    __slots__ = ("_data", "_header", "_revision")
+
+    def __init__(
+        self, header: ResponseHeader, revision: int, data: dict[bytes, KeyValue]
+    ) -> None:
+        # `data` is in key order, and from now on nobody changes it.
+        self._header = header
+        self._revision = revision
+        self._data = data
+
+    @property
+    def revision(self) -> int:
+        """The one revision: `watch(start_revision=revision + 1)` goes on exactly."""
+        return self._revision
+
+    @property
+    def header(self) -> ResponseHeader:
+        """Who answered, and the newest revision of the whole store then."""
+        return self._header
+
+    def _find(self, key: bytes) -> KeyValue | None:
+        return self._data.get(key)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._data)
+
+    def __reversed__(self) -> Iterator[bytes]:
+        return reversed(self._data)
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __repr__(self) -> str:
+        return f"<Snapshot of {len(self)} keys at revision {self.revision}>"
+
+
+def _encoded(key: bytes | str) -> bytes:
+    return key.encode() if isinstance(key, str) else key

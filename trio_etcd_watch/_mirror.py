@@ -1,0 +1,234 @@
+"""`Mirror`: a live copy of a range as a mapping, and how to wait for its changes.
+
+It shows what a `Follower` keeps; both live in one block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import final
+
+import trio
+
+from ._changes import MirrorUpdate
+from ._follower import Follower
+from ._mapping import KeyMapping, Snapshot
+from ._replica import Consumer, PrefixView, Replica
+from ._responses import KeyValue
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class MirrorStatistics:
+    """What `Mirror.statistics()` tells."""
+
+    revision: int
+    """As `Mirror.revision`."""
+    keys: int
+    """In the mirror."""
+    resyncs: int
+    """How often the range was read anew."""
+    connected: bool
+    """Whether its watch is living; otherwise the mirror is as old as `revision`."""
+
+
+@final
+class Mirror(KeyMapping):
+    """A range as it is: a live, read-only mapping in key order.
+
+    Made by `Watcher.mirror()`. Between two checkpoints it does not change. Look-ups take
+    `str` (UTF-8) or `bytes`. Outside its block each use raises
+    `trio.ClosedResourceError`.
+    """
+
+    def __init__(self, follower: Follower) -> None:
+        self._follower = follower
+        self._closed = False
+        # Of users who wait for an answer of the cluster.
+        self._asking: set[trio.CancelScope] = set()
+
+    @property
+    def revision(self) -> int:
+        """The mapping equals the range at this revision; falls with lost history."""
+        return self._live().revision
+
+    def _live(self) -> Replica:
+        if self._closed:
+            raise trio.ClosedResourceError("this mirror was left")
+        return self._follower.replica
+
+    def _find(self, key: bytes) -> KeyValue | None:
+        return self._live().mapping.get(key)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._live().keys(b"", b"\0")
+
+    def __len__(self) -> int:
+        return len(self._live().mapping)
+
+    def __repr__(self) -> str:
+        if self._closed:
+            return "<Mirror, left>"
+        return f"<Mirror of {len(self)} keys at revision {self.revision}>"
+
+    def prefix(self, key: str | bytes) -> PrefixView:
+        """Return a live read-only view of the keys that begin with this one."""
+        return PrefixView(self._live, key)
+
+    def copy(self) -> Snapshot:
+        """Return what is here now, as a value."""
+        return self._live().copy(self._follower.header)
+
+    def statistics(self) -> MirrorStatistics:
+        """Return how the mirror stands. Never blocks."""
+        replica, follower = self._live(), self._follower
+        return MirrorStatistics(
+            revision=replica.revision,
+            keys=len(replica.mapping),
+            resyncs=follower.resyncs,
+            connected=follower.connected,
+        )
+
+    def changes(self, initial: bool = True) -> Changes:
+        """Iterate over what changes, from one whole state to a later one.
+
+        A consumer that is busy is told the net differences: it costs memory for keys,
+        and never for events. As many consumers as wanted; one that is dropped leaves
+        nothing behind.
+
+        Args:
+            initial: whether the first update is everything that is there, given even
+                when that is nothing; otherwise it is what has changed since this call.
+        """
+        return Changes(self, Consumer(self._live(), initial=initial))
+
+    async def wait_for(self, predicate: Callable[[Mirror], object]) -> None:
+        """Return once `predicate(mirror)` is true; on return it holds.
+
+        It is asked at once, and after each response that was applied; what it raises
+        comes out. A checkpoint; cancellation leaves nothing behind.
+
+        Raises:
+            trio.ClosedResourceError: the mirror was left.
+        """
+        await trio.lowlevel.checkpoint()
+        while True:
+            self._live()
+            if predicate(self):
+                return
+            await self._follower.moved.park()
+
+    async def sync(self) -> None:
+        """Return when all that was committed before the call is here.
+
+        Through whatever client it was written. One linearizable count, where that shows
+        the mirror to be at the newest revision, or events follow at once; otherwise one
+        walk of the server over the range. Without an endpoint that answers it waits. A
+        checkpoint; cancellation leaves nothing behind.
+
+        Raises:
+            trio.ClosedResourceError: the mirror was left.
+        """
+        with self._ask():
+            await self._follower.sync()
+
+    async def verify(self) -> bool:
+        """Prove the mirror right at one revision, or mend it.
+
+        The server walks over the range, and the client over the mirror. Without an
+        endpoint that answers it waits. A checkpoint; cancellation leaves nothing behind.
+
+        Returns:
+            Whether it was right.
+
+        Raises:
+            trio.ClosedResourceError: the mirror was left.
+        """
+        with self._ask():
+            return await self._follower.verify()
+
+    @contextmanager
+    def _ask(self) -> Iterator[None]:
+        self._live()
+        with trio.CancelScope() as scope:
+            self._asking.add(scope)
+            try:
+                yield
+            finally:
+                self._asking.remove(scope)
+        if scope.cancelled_caught:
+            raise trio.ClosedResourceError("this mirror was left")
+
+    def _close(self) -> None:
+        self._closed = True
+        for scope in self._asking:
+            scope.cancel(reason="the mirror was left")
+        self._follower.moved.unpark_all()
+
+
+@final
+class Changes:
+    """An async iterator of `MirrorUpdate`. Made by `Mirror.changes()`."""
+
+    def __init__(self, mirror: Mirror, consumer: Consumer) -> None:
+        self._mirror = mirror
+        self._consumer = consumer
+        self._taking = False
+
+    def __aiter__(self) -> Changes:
+        return self
+
+    async def __anext__(self) -> MirrorUpdate:
+        """Return what has changed since the last update, or wait for a change.
+
+        A checkpoint. Cancellation loses nothing.
+
+        Raises:
+            trio.ClosedResourceError: the mirror was left.
+            trio.BusyResourceError: another task is waiting here.
+        """
+        if self._taking:
+            raise trio.BusyResourceError("another task is iterating these changes")
+        self._taking = True
+        try:
+            await trio.lowlevel.checkpoint()
+            while True:
+                self._mirror._live()
+                if update := self._consumer.take():
+                    return update
+                await self._mirror._follower.moved.park()
+        finally:
+            self._taking = False
+
+
+@asynccontextmanager
+async def open_mirror(follower: Follower) -> AsyncGenerator[Mirror]:
+    """Show a mirror in a block; see `Watcher.mirror()`."""
+    # The body runs in a scope of its own, which a failure cancels: so what comes out is
+    # the failure, or the body's own exception, as themselves.
+    body: BaseException | None = None
+    failure: Exception | None = None
+    mirror = Mirror(follower)
+    await trio.lowlevel.checkpoint()
+    async with trio.open_nursery() as nursery:
+        try:
+            with trio.CancelScope() as scope:
+                nursery.start_soon(follower.follow, scope.cancel)
+                nursery.start_soon(follower.keep_proved)
+                await follower.ready.wait()
+                yield mirror
+        except BaseException as exc:  # raised again below
+            body = exc
+        finally:
+            # A failure of later does not matter any more.
+            failure = follower.failure
+            mirror._close()
+            nursery.cancel_scope.cancel(reason="the mirror was left")
+    if body is not None:
+        if failure is not None and isinstance(body.__context__, trio.Cancelled | None):
+            body.__context__ = failure
+        raise body
+    if failure is not None:
+        raise failure

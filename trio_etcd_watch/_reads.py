@@ -1,0 +1,147 @@
+"""Unary reads: tried again, elsewhere and with new tokens, until somebody answers."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator
+from typing import TypeVar, final
+
+import trio
+
+from ._backoff import delays
+from ._connector import Connector
+from ._errors import AuthenticationError
+from ._grpc.connection import Call as GrpcCall
+from ._grpc.connection import Connection
+from ._grpc.frames import Oversized
+from ._grpc.metadata import Metadata
+from ._grpc.status import Status, StatusCode, StreamLost
+from ._outage import LineBudget, Outage
+from ._snapshot import RANGE, Reply, denial, is_too_large
+from ._verdicts import MAX_REFUSED_TOKENS, Call, Verdict, verdict_on
+
+T = TypeVar("T")
+
+SILENCE = 2.5
+"""Seconds in which a read brings nothing, `MAX_SILENCES` of which in a row are a loss. In
+parts: while the application blocks the loop, nothing is read."""
+
+MAX_SILENCES = 4
+
+
+@final
+class Reads:
+    """Makes reads for one user. Its `ask()` is what `_snapshot` calls `Ask`.
+
+    Args:
+        connector: opens connections.
+        metadata: of the user.
+        lines: of the watcher's log.
+        check_open: raises `trio.ClosedResourceError` once the watcher is closed.
+    """
+
+    def __init__(
+        self,
+        connector: Connector,
+        metadata: Metadata,
+        lines: LineBudget,
+        check_open: Callable[[], None],
+    ) -> None:
+        self._connector = connector
+        self._metadata = metadata
+        self._check_open = check_open
+        self._outage = Outage(lines, "answer to a read")
+        self._refused_tokens = 0
+
+    async def ask(self, request: bytes, accept: Callable[[Reply], T]) -> T:
+        """Return what `accept` makes of the reply; its StreamLost means another try.
+
+        A checkpoint. Cancellation leaves nothing behind.
+
+        Raises:
+            trio.ClosedResourceError: the watcher was closed.
+            AuthenticationError: the credentials are refused, or token after token.
+            PermissionDeniedError: there are none, and the server wants some.
+        """
+        waits = delays(random.random)
+        while True:
+            try:
+                result = await self._try(request, accept)
+            except StreamLost as loss:
+                wait = next(waits)
+                self._outage.failed(trio.current_time(), str(loss), wait)
+                await trio.sleep(wait)
+            else:
+                self._refused_tokens = 0
+                self._outage.ended(trio.current_time())
+                return result
+
+    async def _try(self, request: bytes, accept: Callable[[Reply], T]) -> T:
+        self._check_open()
+        connection, metadata = await self._connector.connect()
+        with self._leaving(connection):
+            reply = await _call(connection, request, (*metadata, *self._metadata))
+        if isinstance(reply, Status) and not is_too_large(reply):
+            self._judge(connection, metadata, reply)
+        with self._leaving(connection):
+            return accept(reply)
+
+    @contextlib.contextmanager
+    def _leaving(self, connection: Connection) -> Iterator[None]:
+        """On a loss, have the next try made elsewhere."""
+        try:
+            yield
+        except StreamLost:
+            self._connector.leave(connection)
+            raise
+
+    def _judge(self, connection: Connection, metadata: Metadata, reply: Status) -> None:
+        """Raise StreamLost if another try may fare better."""
+        match verdict_on(Call.READ, reply):
+            case Verdict.FINAL:
+                return
+            case Verdict.NEW_TOKEN if self._connector.can_authenticate:
+                self._connector.forget_token(dict(metadata).get("token"))
+                self._refused_tokens += 1
+                if self._refused_tokens > MAX_REFUSED_TOKENS:
+                    raise AuthenticationError(reply.code, reply.message)
+            case Verdict.NEW_TOKEN:
+                # As a watch of a client without a user is refused.
+                raise denial(reply)
+            case _:
+                # Also what passes: it takes a quorum, which another member may have.
+                self._connector.leave(connection)
+        raise StreamLost(f"the server answered a read with {reply}")
+
+
+async def _call(connection: Connection, request: bytes, metadata: Metadata) -> Reply:
+    messages: list[bytes | Oversized] = []
+    call = connection.open_call(RANGE, metadata, messages.extend)
+    try:
+        with trio.move_on_after(SILENCE * MAX_SILENCES):
+            # A server may refuse before it has read it all; its end says how.
+            with contextlib.suppress(StreamLost):
+                await call.send([request], end=True)
+        end = await _end_of(call)
+    finally:
+        call.reset()
+    if isinstance(end, Status) and end.code is not StatusCode.OK:
+        return end
+    if isinstance(end, StreamLost):
+        raise end
+    match messages:
+        case [reply]:
+            return reply
+    raise StreamLost(f"{RANGE} gave {len(messages)} responses")
+
+
+async def _end_of(call: GrpcCall) -> Status | StreamLost:
+    """Wait for the end of a call for as long as it brings something."""
+    silences, received = 0, 0
+    while silences < MAX_SILENCES:
+        with trio.move_on_after(SILENCE):
+            return await call.wait_end()
+        silences = 0 if call.bytes_received > received else silences + 1
+        received = call.bytes_received
+    return StreamLost(f"no answer to a read for {SILENCE * MAX_SILENCES:g} s")

@@ -1,0 +1,390 @@
+"""A range at a revision: what moves it, what proves it, what its consumers have seen.
+
+Sans-IO. Four things are kept here, each by one rule:
+
+* *The mapping* equals the range at `Replica.revision`. A response moves it whole or, if
+  one event does not continue its key, not at all (`Replica.apply`); a fresh snapshot
+  replaces it in one step (`Replica.replace`).
+* *The proof* finds what no chain of events shows: a lost put that nothing follows, a
+  lost deletion, both at once (`Replica.prove`).
+* *The check* says when the mapping holds all that was committed before a linearizable
+  read, though no event or progress tells (`Replica.settle`).
+* *The consumers* each hold what they saw last of the keys that have changed since, and
+  nothing else: memory for keys, never for events (`Position`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import cast, final
+from weakref import WeakSet
+
+from sortedcontainers import SortedDict
+
+from ._changes import Change, MirrorUpdate, Olds, Position
+from ._mapping import KeyMapping, Snapshot
+from ._pb import watch_pb2 as pb
+from ._requests import key_range
+from ._responses import Event, EventType, KeyValue, ResponseHeader
+
+MAX_SHOWN = 100
+"""Bytes of a key that a message shows."""
+
+NO_END = b"\0"
+"""As the end of a range: there is none (etcd's rpc.proto, RangeRequest)."""
+
+
+class Diverged(Exception):
+    """The mapping is not what the server has, so the range must be read anew.
+
+    Never leaves the package: its text is the reason in the log.
+    """
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What is to be compared with a keys-only read at `revision`.
+
+    The read leaves out what was last put at `since` or before (min_mod_revision =
+    since + 1): that was proved already, and the count of all keys covers it.
+    """
+
+    revision: int
+    since: int
+    count: int
+    position: Position
+    relists: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What one linearizable read tells of the range, now or later than the mapping.
+
+    Of no use once the mapping has been read anew.
+    """
+
+    since: int
+    """The revision of the mapping when the read was sent."""
+    revision: int
+    """Of the store: the header's."""
+    count: int
+    """Of all keys in the range."""
+    newest: int | None = None
+    """The greatest mod_revision above `since`, 0 if there is none (the read has
+    min_mod_revision = since + 1 and is sorted); None if the read asked for a count."""
+
+
+def is_settled(check: Check, *, applied: int, count: int) -> bool:
+    """Whether a mapping that is right at `applied`, with `count` keys, is so at the check.
+
+    If nothing there was put later than `applied`, every key there is as it was then. So
+    the later state is part of the earlier one, and all of it if as many keys are there.
+    """
+    if applied >= check.revision:
+        return True
+    if check.newest is None or applied < check.since:
+        return False
+    return check.newest <= applied and count == check.count
+
+
+@final
+class Replica:
+    """A range at a revision.
+
+    Attributes:
+        mapping: the range, exactly; to be changed here only.
+        revision: falls only where the history was lost (`replace`).
+        proved: the last revision at which it is known to have been right.
+        moves: how often `mapping` has changed.
+    """
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.mapping: SortedDict[bytes, KeyValue] = SortedDict(snapshot._data)
+        self.revision = self.proved = snapshot.revision
+        self.moves = 0
+        self._relists = 0
+        self._positions: WeakSet[Position] = WeakSet()
+        # The one at the present state, for as long as it lasts.
+        self._present: Position | None = None
+
+    # What moves it
+
+    def apply(self, events: Iterable[Event]) -> bool:
+        """Move over the events of one response: all of them, or none.
+
+        Those at or below `revision` are known, and passed over: a check may have shown
+        that they leave no trace.
+
+        Args:
+            events: whole revisions, in order.
+
+        Returns:
+            Whether the mapping has changed.
+
+        Raises:
+            Diverged: one does not continue its key, so another must have been lost.
+        """
+        mapping, known = self.mapping, self.revision
+        revision = known
+        olds: dict[bytes, KeyValue | None] = {}
+        fresh: dict[bytes, KeyValue | None] = {}
+        for event in events:
+            kv = event.kv
+            if kv.mod_revision <= known:
+                continue
+            key, revision, kind = kv.key, kv.mod_revision, event.type
+            if key in fresh:
+                old = fresh[key]
+            else:
+                old = olds[key] = mapping.get(key)
+            if not _continues(kind, kv, old):
+                raise Diverged(_broken_chain(kind, kv, old))
+            fresh[key] = kv if kind is EventType.PUT else None
+        self.revision = revision
+        for key, new in fresh.items():
+            old = olds[key]
+            if new is None:
+                if old is None:
+                    # It came and went.
+                    del olds[key]
+                else:
+                    del mapping[key]
+            elif old is None:
+                mapping[key] = new
+            else:
+                # Its place in the order stays: a third of the price of the line above.
+                dict.__setitem__(cast("dict[bytes, KeyValue]", mapping), key, new)
+        return self._note(olds, resynced=False)
+
+    def progressed(self, revision: int) -> None:
+        """Note that every event up to this revision has been applied."""
+        self.revision = max(self.revision, revision)
+
+    def replace(self, snapshot: Snapshot) -> list[bytes]:
+        """Take over a fresh snapshot in one step.
+
+        Returns:
+            The keys that differ, in no order.
+        """
+        mapping, fresh = self.mapping, snapshot._data
+        olds: dict[bytes, KeyValue | None] = {
+            key: kv for key, kv in mapping.items() if fresh.get(key) != kv
+        }
+        olds.update((key, None) for key in fresh if key not in mapping)
+        self.revision = snapshot.revision
+        self.proved = snapshot.revision
+        self._relists += 1
+        if olds:
+            self.mapping = SortedDict(fresh)
+        self._note(olds, resynced=True)
+        return list(olds)
+
+    def _note(self, olds: Olds, *, resynced: bool) -> bool:
+        if not olds:
+            return False
+        self.moves += 1
+        self._present = None
+        for position in self._positions:
+            position.note(olds, self.mapping, resynced=resynced)
+        return True
+
+    # What shows it to be right
+
+    def proof(self) -> Proof:
+        """Return what is to be proved of the present state; it may move meanwhile."""
+        return Proof(
+            revision=self.revision,
+            since=self.proved,
+            count=len(self.mapping),
+            position=self.position(),
+            relists=self._relists,
+        )
+
+    def prove(
+        self, proof: Proof, rows: Mapping[bytes, tuple[int, int]], count: int
+    ) -> bool:
+        """Compare with what the server has at the revision of the proof.
+
+        A walk over the whole mapping.
+
+        Args:
+            proof: as given before the read.
+            rows: mod_revision and version by key, of keys put after `proof.since`.
+            count: of all keys.
+
+        Returns:
+            Whether it counts: the mapping has not been read anew in the meantime.
+
+        Raises:
+            Diverged: the two differ.
+        """
+        if proof.relists != self._relists:
+            return False
+        ours = {
+            kv.key: row_of(kv)
+            for kv in self._at(proof.position)
+            if kv.mod_revision > proof.since
+        }
+        if ours != rows:
+            key = min(key for key, _ in ours.items() ^ rows.items())
+            own = proof.position.unseen.get(key, self.mapping.get(key))
+            theirs = _version(rows.get(key), f"not put after revision {proof.since}")
+            raise Diverged(
+                f"at revision {proof.revision}, {shown(key)} is {theirs} on the "
+                f"server, and {_version(own and row_of(own))} here"
+            )
+        if count != proof.count:
+            raise Diverged(
+                f"at revision {proof.revision} there are {count} keys on the server, "
+                f"and {proof.count} here"
+            )
+        self.proved = max(self.proved, proof.revision)
+        return True
+
+    def _at(self, position: Position) -> Iterator[KeyValue]:
+        """Give what was there at this position, in no order."""
+        unseen = position.unseen
+        for key, kv in self.mapping.items():
+            if key not in unseen:
+                yield kv
+        for old in unseen.values():
+            if old is not None:
+                yield old
+
+    def settle(self, check: Check) -> bool:
+        """Move to the revision of the check, if the mapping is right there too.
+
+        Ask again after each response. Where the events between are still to come (of
+        keys that were put and deleted), `apply` passes over them.
+
+        Raises:
+            Diverged: the store was behind the mapping, so its history was lost.
+        """
+        if check.revision < check.since:
+            raise Diverged(
+                f"the store is at revision {check.revision}, and was at {check.since}"
+            )
+        settled = is_settled(check, applied=self.revision, count=len(self.mapping))
+        if settled:
+            self.progressed(check.revision)
+        return settled
+
+    # What others hold of it
+
+    def position(self) -> Position:
+        """Return the present state as a place to come back to; dropped, it is gone."""
+        if self._present is None:
+            self._present = Position()
+            self._positions.add(self._present)
+        return self._present
+
+    def copy(self, header: ResponseHeader) -> Snapshot:
+        """Return the present state as a value."""
+        return Snapshot(header, self.revision, dict(self.mapping.items()))
+
+    def keys(self, first: bytes, end: bytes) -> Iterator[bytes]:
+        """Give the keys from `first` up to `end`, in order.
+
+        Raises:
+            RuntimeError: the mapping has changed meanwhile, as a dict does.
+        """
+        moves = self.moves
+        last = None if end == NO_END else end
+        for key in self.mapping.irange(first, last, inclusive=(True, False)):
+            yield key
+            if self.moves != moves:
+                raise RuntimeError("the mirror has changed during iteration")
+
+    def count(self, first: bytes, end: bytes) -> int:
+        """Return how many keys there are from `first` up to `end`."""
+        mapping = self.mapping
+        stop = len(mapping) if end == NO_END else mapping.bisect_left(end)
+        return stop - mapping.bisect_left(first)
+
+
+@final
+class Consumer:
+    """What one consumer of changes has seen of a replica.
+
+    Args:
+        initial: whether everything is told first, as new.
+    """
+
+    __slots__ = ("_position", "_replica")
+
+    def __init__(self, replica: Replica, *, initial: bool) -> None:
+        self._replica = replica
+        self._position = None if initial else replica.position()
+
+    def take(self) -> MirrorUpdate | None:
+        """Return what has changed since the last time; None if nothing has."""
+        replica, position = self._replica, self._position
+        mapping = replica.mapping
+        self._position = replica.position()
+        if position is None:
+            everything = tuple(Change(key, None, kv) for key, kv in mapping.items())
+            return MirrorUpdate(replica.revision, everything, resynced=False)
+        changes = position.changes(mapping)
+        if not changes:
+            return None
+        return MirrorUpdate(replica.revision, changes, position.resynced)
+
+
+@final
+class PrefixView(KeyMapping):
+    """The keys of a replica that begin with a prefix, as they are when looked at.
+
+    Args:
+        replica: gives it, or raises if it may no longer be looked at.
+    """
+
+    __slots__ = ("_end", "_first", "_replica")
+
+    def __init__(self, replica: Callable[[], Replica], prefix: bytes | str) -> None:
+        self._replica = replica
+        self._first, self._end = key_range(prefix, prefix=True)
+
+    def _find(self, key: bytes) -> KeyValue | None:
+        mapping = self._replica().mapping
+        within = self._first <= key and (key < self._end or self._end == NO_END)
+        return mapping.get(key) if within else None
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._replica().keys(self._first, self._end)
+
+    def __len__(self) -> int:
+        return self._replica().count(self._first, self._end)
+
+
+def _continues(kind: EventType, kv: KeyValue, old: KeyValue | None) -> bool:
+    """Whether this can be the next event of a key that was `old`."""
+    if kind is not EventType.PUT:
+        return kind is EventType.DELETE and old is not None
+    if old is None:
+        return kv.version == 1 and kv.create_revision == kv.mod_revision
+    return kv.version == old.version + 1 and kv.create_revision == old.create_revision
+
+
+def _broken_chain(kind: EventType, kv: KeyValue, old: KeyValue | None) -> str:
+    after = _version(old and row_of(old))
+    return (
+        f"an event of {shown(kv.key)} before revision {kv.mod_revision} was lost: "
+        f"{kind.name} of version {kv.version} follows {after}"
+    )
+
+
+def row_of(kv: KeyValue | pb.KeyValue) -> tuple[int, int]:
+    """Return what a proof compares."""
+    return kv.mod_revision, kv.version
+
+
+def _version(row: tuple[int, int] | None, absent: str = "absent") -> str:
+    return f"version {row[1]} of revision {row[0]}" if row else absent
+
+
+def shown(key: bytes) -> str:
+    """Return a key as it may stand in a log: escaped, and cut."""
+    return repr(key) if len(key) <= MAX_SHOWN else f"{key[:MAX_SHOWN]!r}..."
