@@ -324,9 +324,7 @@ def denial(status: Status) -> Exception:
 
 def is_too_large(reply: Status) -> bool:
     """Whether a server or proxy says, in gRPC's own words, that a message is too large."""
-    return reply.code is StatusCode.RESOURCE_EXHAUSTED and (
-        not reply.message.startswith("etcdserver:")
-    )
+    return verdict_on(Call.READ, reply) is Verdict.TOO_LARGE
 
 
 def _refusal(

@@ -44,7 +44,8 @@ class Verdict(enum.Enum):
     NO_AUTH = "no auth"
     """The cluster has its auth switched off: go on without a token."""
     TOO_LARGE = "too large"
-    """The request is over the server's limit: final for the watch that sent it."""
+    """A message is over a limit: final for the watch that sent it. A read, which may
+    have asked for too much, asks for less."""
     FINAL = "final"
     """The server's own refusal of this request."""
 
@@ -116,11 +117,18 @@ TABLE = (
         f"{_RPC_TYPES}: ErrGRPCUserEmpty: came without a token, before auth was on",
     ),
     Row(
-        Call.STREAM | Call.READ,
+        Call.STREAM,
         StatusCode.RESOURCE_EXHAUSTED,
         "received message larger than max",
         Verdict.TOO_LARGE,
         "grpc-go rpc_util.go: a request over max-request-bytes and 512 KiB",
+    ),
+    Row(
+        Call.READ,
+        StatusCode.RESOURCE_EXHAUSTED,
+        "^(?!etcdserver:)",
+        Verdict.TOO_LARGE,
+        f"{_GRPC}: a message over the limit of a server or proxy, in its own words",
     ),
     Row(
         Call.READ,

@@ -27,6 +27,7 @@ from tests.support.peer import GRPC, Peer, serve_tcp, watch_response
 from trio_etcd_watch import (
     AuthenticationError,
     Channel,
+    CompactedError,
     Credentials,
     PermissionDeniedError,
     RpcError,
@@ -34,6 +35,7 @@ from trio_etcd_watch import (
     Watch,
     WatchCanceledError,
     Watcher,
+    WatchError,
     open_watcher,
 )
 from trio_etcd_watch._grpc.status import Status
@@ -50,7 +52,7 @@ End: TypeAlias = Callable[[Peer, int], Awaitable[None]]
 
 ROOT = Credentials("root", "secret")
 
-NO_ROW = "words of which no row knows"
+NO_ROW = "etcdserver: words of which no row knows"
 
 WORDS = {
     "": [NO_ROW],
@@ -66,6 +68,7 @@ WORDS = {
     "received message larger than max": [
         "grpc: received message larger than max (3145800 vs. 2097152)"
     ],
+    "^(?!etcdserver:)": ["grpc: trying to send message larger than max (9 vs. 5)", ""],
     "^etcdserver: (request is too large|duplicate key given)": [
         "etcdserver: request is too large",
         "etcdserver: duplicate key given in txn request",
@@ -254,6 +257,24 @@ async def test_status_of_a_read(status: Status, verdict: Verdict) -> None:
     assert (first.connections, second.connections) == (1, 1)
     assert first.tokens == ["token 0", "token 0"]
     assert second.authentications == (verdict is Verdict.NEW_TOKEN)
+
+
+@each(Call.READ)
+async def test_status_of_a_snapshot(status: Status, verdict: Verdict) -> None:
+    first, second = Member(refusals={RANGE: [status]}), Member()
+    async with watcher_on(first, second) as watcher:
+        if verdict is Verdict.FINAL:
+            with pytest.raises(WatchError) as caught:
+                await watcher.snapshot("a", revision=4)
+            compacted = isinstance(caught.value, CompactedError)
+            assert compacted == ("compacted" in status.message)
+            assert compacted or status.message in str(caught.value)
+        else:
+            assert (await watcher.snapshot("a", revision=4)).revision == 4
+    # A read takes a quorum, which another member may have: retries go there, too.
+    stays = verdict in (Verdict.FINAL, Verdict.NEW_TOKEN, Verdict.TOO_LARGE)
+    assert (first.connections, second.connections) == (1, int(not stays))
+    assert first.authentications == 1 + (verdict is Verdict.NEW_TOKEN)
 
 
 def refused(reason: str) -> End:

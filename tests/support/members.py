@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 import h2.events
 import trio
 
-from tests.support.peer import GRPC, Peer, watch_response
+from tests.support.peer import CLUSTER_ID, GRPC, Peer, watch_response
 from trio_etcd_watch import Channel, open_watcher
 from trio_etcd_watch._grpc.status import Status
 from trio_etcd_watch._pb import watch_pb2 as pb
@@ -15,6 +15,9 @@ from trio_etcd_watch._pb import watch_pb2 as pb
 LIMIT = 20.0
 AUTHENTICATE = "/etcdserverpb.Auth/Authenticate"
 RANGE = "/etcdserverpb.KV/Range"
+
+NOTHING = pb.RangeResponse(header=pb.ResponseHeader(cluster_id=CLUSTER_ID, revision=4))
+"""What is in each range."""
 
 
 class Member:
@@ -69,8 +72,8 @@ class Member:
             refusal = refusals.pop(0)
             await peer.status(stream_id, refusal.code, refusal.message)
             return
-        assert path == AUTHENTICATE
-        reply = pb.AuthenticateResponse(token=f"token {len(self.tokens)}")
+        token = pb.AuthenticateResponse(token=f"token {len(self.tokens)}")
+        reply = token if path == AUTHENTICATE else NOTHING
         await peer.messages(stream_id, reply.SerializeToString())
         await peer.status(stream_id)
 

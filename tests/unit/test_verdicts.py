@@ -100,6 +100,13 @@ CASES = [
         Verdict.FINAL,
     ),
     (Call.READ, StatusCode.OUT_OF_RANGE, "whatever", Verdict.ELSEWHERE),
+    (Call.READ, StatusCode.RESOURCE_EXHAUSTED, TOO_LARGE, Verdict.TOO_LARGE),
+    (
+        Call.READ,
+        StatusCode.RESOURCE_EXHAUSTED,
+        "etcdserver: too many requests",
+        Verdict.ELSEWHERE,
+    ),
     (Call.READ, StatusCode.PERMISSION_DENIED, "", Verdict.FINAL),
     (Call.READ, StatusCode.INVALID_ARGUMENT, "", Verdict.FINAL),
     (Call.READ, StatusCode.UNAUTHENTICATED, OLD_TOKEN, Verdict.NEW_TOKEN),
@@ -147,7 +154,7 @@ def test_what_passes_is_final_for_nobody(call: Call) -> None:
         StatusCode.UNIMPLEMENTED,
         StatusCode.INTERNAL,
     ):
-        verdict = verdict_on(call, Status(code, "who knows"))
+        verdict = verdict_on(call, Status(code, "etcdserver: who knows"))
         assert verdict in (Verdict.RETRY, Verdict.ELSEWHERE)
 
 
