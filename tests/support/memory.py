@@ -17,6 +17,9 @@ from trio_etcd_watch import _dialer
 ENDPOINT = "127.0.0.1:2379"
 """A number, which is looked up without a thread."""
 
+LIMIT = 20_000.0
+"""Virtual seconds after which a test is stuck."""
+
 Serve: TypeAlias = Callable[[Peer, int], Awaitable[None]]
 """Serves one stream."""
 
@@ -90,11 +93,12 @@ async def cluster_in_memory(
     monkeypatch: pytest.MonkeyPatch, serve: Serve
 ) -> AsyncGenerator[Cluster]:
     """Serve whoever dials; ends with the block."""
-    async with trio.open_nursery() as nursery:
-        cluster = Cluster(nursery, serve)
-        monkeypatch.setattr(_dialer, "_open_stream", cluster.open_stream)
-        yield cluster
-        nursery.cancel_scope.cancel(reason="the test is over")
+    with trio.fail_after(LIMIT):
+        async with trio.open_nursery() as nursery:
+            cluster = Cluster(nursery, serve)
+            monkeypatch.setattr(_dialer, "_open_stream", cluster.open_stream)
+            yield cluster
+            nursery.cancel_scope.cancel(reason="the test is over")
 
 
 async def create(peer: Peer, stream_id: int) -> None:

@@ -1,0 +1,197 @@
+"""Servers that make a client hold, do or log without end: each is met by a bound."""
+
+from __future__ import annotations
+
+import functools
+import logging
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from tests.support.connection import INITIAL_WINDOW_SIZE
+from tests.support.helpers import take
+from tests.support.memory import ENDPOINT, Serve, cluster_in_memory, create
+from tests.support.peer import GRPC, Peer, watch_response
+from trio_etcd_watch import Watcher, _stream, open_watcher
+from trio_etcd_watch._pb import watch_pb2 as pb
+from trio_etcd_watch._session import MAX_UNKNOWN_IDS
+
+PATIENCE = 0.001
+"""Seconds after which the users of these tests give up; far below REPLY_TIMEOUT."""
+
+
+async def create_all(peer: Peer, stream_id: int) -> None:
+    """Confirm every watch; one of key "last" gets an event."""
+    await peer.headers(stream_id, GRPC)
+    ids = 0
+    while True:
+        request = pb.WatchRequest.FromString(await peer.message(stream_id))
+        if not request.HasField("create_request"):
+            continue
+        await peer.messages(stream_id, watch_response(ids, revision=4, created=True))
+        if request.create_request.key == b"last":
+            event = watch_response(ids, revision=5, events=[(b"last", 5)])
+            await peer.messages(stream_id, event)
+        ids += 1
+
+
+def held(watcher: Watcher) -> int:
+    """How many requests and creations the streams hold."""
+    sessions = [stream._session for stream in watcher._serving]
+    return sum(len(s._requests) + s.unanswered for s in sessions)
+
+
+async def enter(watcher: Watcher, key: str) -> None:
+    async with watcher.watch(key):
+        await trio.sleep_forever()
+
+
+async def test_creations_that_wait_for_a_window(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_stream, "MAX_ABANDONED", 100)
+    async with (
+        cluster_in_memory(monkeypatch, create_all) as cluster,
+        open_watcher(ENDPOINT) as watcher,
+        trio.open_nursery() as nursery,
+    ):
+        cluster.settings = {INITIAL_WINDOW_SIZE: 0}
+        nursery.start_soon(enter, watcher, "steady")
+        most = 0
+        for _ in range(1000):
+            with trio.move_on_after(PATIENCE):
+                await enter(watcher, "k")
+            most = max(most, held(watcher))
+        assert 100 < most <= 2 * (100 + 3)
+        reason = "replies to creations that were left do not come"
+        assert watcher.statistics().last_loss == reason
+        # Each stream is given up after a hundred, and the next waits a little longer.
+        assert 3 <= cluster.streams <= 11
+        # A server that is well again serves those who stayed.
+        cluster.settings = {}
+        await trio.sleep(60)
+        assert watcher.statistics().live == 1
+        nursery.cancel_scope.cancel(reason="the test is over")
+
+
+async def test_a_creation_that_waits_for_a_window(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with (
+        cluster_in_memory(monkeypatch, create_all) as cluster,
+        open_watcher(ENDPOINT) as watcher,
+    ):
+        cluster.settings = {INITIAL_WINDOW_SIZE: 0}
+        with trio.move_on_after(_stream.REPLY_TIMEOUT * 1.5):
+            await enter(watcher, "k")
+        loss = watcher.statistics().last_loss
+        assert loss == "no reply to the creation of a watch for 10 s"
+        assert cluster.connections == 2
+
+
+async def test_cancels_that_wait_for_a_window(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with (
+        cluster_in_memory(monkeypatch, create_all) as cluster,
+        open_watcher(ENDPOINT) as watcher,
+    ):
+        # For some hundred requests of a stream, and no more for ever.
+        cluster.settings = {INITIAL_WINDOW_SIZE: 10_000}
+        cluster.gives_window = False
+        async with watcher.watch("steady"):
+            most = 0
+            for _ in range(2000):
+                async with watcher.watch("k"):
+                    most = max(most, held(watcher))
+            assert most < 10
+            statistics = watcher.statistics()
+            assert statistics.live == 1
+            assert statistics.reconnects == cluster.streams - 1
+            assert 3 <= cluster.streams <= 10
+
+
+@pytest.mark.parametrize("reads", [True, False])
+async def test_ids_that_a_server_makes_up(
+    reads: bool,
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.WARNING, "trio_etcd_watch")
+    watcher: Watcher
+    most = 0
+
+    async def make_up(peer: Peer, stream_id: int) -> None:
+        nonlocal most
+        await create(peer, stream_id)
+        for watch_id in range(100, 100 + MAX_UNKNOWN_IDS + 1):
+            event = watch_response(watch_id, revision=5, events=[(b"k", 5)])
+            await peer.messages(stream_id, event)
+            most = max(most, held(watcher))
+        await peer.reset_by_client(stream_id)
+        cluster.serve = create_all
+        cluster.gives_window = True
+
+    async with (
+        cluster_in_memory(monkeypatch, make_up) as cluster,
+        open_watcher(ENDPOINT) as watcher,
+    ):
+        cluster.gives_window = reads
+        async with watcher.watch("last") as watch:
+            [event] = await take(watch, 1)
+            assert event.kv.mod_revision == 5
+        assert most <= MAX_UNKNOWN_IDS + 1
+    line = caplog.records[0].getMessage()
+    assert line.startswith("no watch stream: the server makes up watch ids")
+
+
+FORGED = "gone\nWARNING all is well\r\x1b[2J\u202e"
+
+
+async def say_in_goaway(peer: Peer, stream_id: int) -> None:
+    await peer.headers(stream_id, GRPC)
+    # A frame is no longer.
+    await peer.goaway(0, 2, (FORGED * 1000)[:14_000])
+
+
+async def say_in_a_status(message: str, peer: Peer, stream_id: int) -> None:
+    await peer.headers(stream_id, GRPC)
+    await peer.status(stream_id, 14, message)
+
+
+ESCAPED = "gone%0AWARNING all is well%0D%1B[2J%E2%80%AE"
+
+SAYINGS: dict[str, Serve] = {
+    "GOAWAY": say_in_goaway,
+    "status": functools.partial(say_in_a_status, ESCAPED),
+    "30 kB": functools.partial(say_in_a_status, ESCAPED * (30_000 // len(ESCAPED))),
+    "line ends": functools.partial(say_in_a_status, "%0A" * 10_000),
+}
+
+
+@pytest.mark.parametrize("name", SAYINGS)
+async def test_what_a_server_says_is_one_line(
+    name: str,
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG, "trio_etcd_watch")
+    async with (
+        cluster_in_memory(monkeypatch, SAYINGS[name]),
+        open_watcher(ENDPOINT) as watcher,
+    ):
+        with trio.move_on_after(3):
+            await enter(watcher, "k")
+        loss = watcher.statistics().last_loss
+        assert loss is not None
+        assert loss.isprintable()
+        assert "\\n" in loss
+        assert len(loss) <= 300
+    lines = [record.getMessage() for record in caplog.records]
+    told = [line for line in lines if line.startswith("no watch stream: ")]
+    # The same again and again is told once.
+    assert len(told) == 1
+    assert all(line.isprintable() and len(line) < 400 for line in lines)
