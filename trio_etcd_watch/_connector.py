@@ -26,6 +26,15 @@ logger = logging.getLogger("trio_etcd_watch")
 
 _AUTHENTICATE = "/etcdserverpb.Auth/Authenticate"
 
+HAS_LEADER: Metadata = (("hasleader", "true"),)
+"""Sent with Authenticate and with every stream: etcd then refuses them at once when its
+member knows no leader, and ends a stream within three election timeouts, instead of
+being silent (v3rpc/interceptor.go)."""
+
+PATIENCE = 0.25
+"""Seconds after which a member that has not replied is left, if its users give up: what
+they open next is to go elsewhere."""
+
 AUTHENTICATE_TIMEOUT = 20.0
 """Seconds, or connect_timeout if that is longer: etcd compares a password by bcrypt,
 which takes some 8 s at a cost of 17."""
@@ -157,11 +166,16 @@ class Connector:
         elif source is not None:
             token = await self._call(source)
         elif credentials is not None:
+            asked = trio.current_time()
             try:
                 token = await self._authenticate(connection, credentials)
             except StreamLost:
                 # It takes a quorum, which another member may have.
                 self.leave(connection)
+                raise
+            except trio.Cancelled:
+                if trio.current_time() - asked > PATIENCE:
+                    self.leave(connection)
                 raise
         else:
             return
@@ -205,7 +219,7 @@ class Connector:
         timeout = max(self.channel.connect_timeout, AUTHENTICATE_TIMEOUT)
         try:
             with trio.fail_after(timeout):
-                metadata = (*API_VERSION, *self.channel.metadata)
+                metadata = (*API_VERSION, *HAS_LEADER, *self.channel.metadata)
                 reply = await connection.unary(_AUTHENTICATE, request, metadata)
         except trio.TooSlowError as exc:
             raise StreamLost(f"no answer to Authenticate within {timeout:g} s") from exc

@@ -20,7 +20,7 @@ import trio
 from google.protobuf.message import DecodeError
 
 from ._backoff import MAX_DELAY, delays
-from ._connector import Connector
+from ._connector import HAS_LEADER, PATIENCE, Connector
 from ._errors import AuthenticationError, NoLeaderError, RpcError, WatchError
 from ._grpc.connection import Call as GrpcCall
 from ._grpc.connection import Connection
@@ -43,10 +43,6 @@ logger = logging.getLogger("trio_etcd_watch")
 _WATCH = "/etcdserverpb.Watch/Watch"
 _RANGE = "/etcdserverpb.KV/Range"
 
-_HAS_LEADER = ("hasleader", "true")
-"""Sent with every stream: etcd then ends it when its member has lost the leader, within
-three election timeouts, instead of being silent (v3rpc/interceptor.go)."""
-
 NEW_TOKEN_AGE = 2.0
 """Seconds for which a token that replaced a refused one is taken to be good: watches
 that are denied must not each cost a new one. etcd's tokens live for minutes, unless told
@@ -58,10 +54,6 @@ Then it is left: one that answers PING and nothing else is stuck."""
 
 MAX_SILENCES = 6
 """So many times REPLY_TIMEOUT a creation may wait while other replies come."""
-
-PATIENCE = 0.25
-"""Seconds after which a member that has not replied on a stream is left, if its users
-give up: what they open next is to go elsewhere."""
 
 MAX_ABANDONED = 10_000
 """Creations of one stream that were left before their replies have come."""
@@ -205,7 +197,7 @@ class WatchStream:
         self._token_renewed = self._connector.token_renewed(connection)
         try:
             call = connection.open_call(
-                _WATCH, (*metadata, *self._metadata, _HAS_LEADER), self._dispatch
+                _WATCH, (*metadata, *self._metadata, *HAS_LEADER), self._dispatch
             )
         except StreamLost as exc:
             # It has as many streams as the server allows: the next takes this one.

@@ -237,7 +237,7 @@ async def test_a_follower_that_was_stopped(etcd_binary: str, in_order: None) -> 
             nursery.start_soon(follow, watch, seen)
             await reach(seen, 1)
             for _ in range(LAGS):
-                await lag(lagging, ahead, writer, seen)
+                await lag(lagging, ahead, behind, writer, seen)
                 behind.refuse()
                 ahead.accept()
                 behind.reset_all()
@@ -248,12 +248,18 @@ async def test_a_follower_that_was_stopped(etcd_binary: str, in_order: None) -> 
     assert seen == list(range(start + 1, seen[-1] + 1))
 
 
-async def lag(lagging: Etcd, ahead: Proxy, writer: Writer, seen: list[int]) -> None:
+async def lag(
+    lagging: Etcd, ahead: Proxy, behind: Proxy, writer: Writer, seen: list[int]
+) -> None:
     """Let a watch go on, for a while, at a member that stood still for many writes."""
+    accepted = behind.accepted
     await lagging.pause()
     await reach(seen, writer.revisions[-1] + 50)
     ahead.refuse()
     ahead.reset_all()
+    with trio.fail_after(LIMIT):
+        # So that it hears the client as soon as it hears its peers.
+        await behind.wait_accepted(accepted + 1)
     await lagging.resume()
     await reach(seen, writer.revisions[-1] + 1)
 

@@ -7,6 +7,7 @@ import random
 import pytest
 import trio
 
+from tests.support.auth import ROOT, Guarded
 from tests.support.helpers import LIMIT, eventually, take
 from tests.support.partition import (
     ELECTION_TIMEOUT,
@@ -114,3 +115,27 @@ async def test_a_watch_is_entered_elsewhere_than_at_a_member_that_was_cut_off(
             statistics = watcher.statistics()
         assert (statistics.connections_made, statistics.reconnects) == (2, 0)
         assert "no leader" in str(statistics.last_loss)
+
+
+async def test_a_member_without_a_leader_gives_no_token_and_says_so(
+    etcd_binary: str,
+) -> None:
+    async with open_partitions(etcd_binary) as partitions:
+        lonely, *others = partitions.members
+        await Guarded(others[0]).set_up()
+        channels = [
+            Channel(*[member.endpoint for member in members], credentials=ROOT)
+            for members in ([lonely], [lonely, *others])
+        ]
+        async with open_watcher(channels[0]) as alone:
+            async with alone.watch("a", require_leader=True) as strict:
+                partitions.cut_off(lonely)
+                with trio.fail_after(LIMIT), pytest.raises(NoLeaderError):
+                    await anext(strict)
+        # Without hasleader, Authenticate would wait for its request timeout here.
+        async with open_watcher(channels[1]) as watcher:
+            with trio.fail_after(LIMIT):
+                async with watcher.watch("a"):
+                    statistics = watcher.statistics()
+        assert statistics.connections_made == 2
+        assert statistics.last_loss == "no token: UNAVAILABLE: etcdserver: no leader"

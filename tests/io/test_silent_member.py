@@ -10,7 +10,15 @@ import pytest
 import trio
 
 from tests.support.peer import GRPC, Peer, serve_tcp, serve_watches, watch_response
-from trio_etcd_watch import Watcher, _stream, open_watcher
+from trio_etcd_watch import (
+    Channel,
+    Credentials,
+    Watcher,
+    _connector,
+    _stream,
+    open_watcher,
+)
+from trio_etcd_watch._pb import watch_pb2 as pb
 
 LIMIT = 20.0
 
@@ -104,13 +112,35 @@ async def test_who_gives_up_first_and_tries_again_takes_another_connection(
         with trio.fail_after(LIMIT):
             async with open_watcher([bad, good]) as watcher:
                 with pytest.raises(trio.TooSlowError):
-                    with trio.fail_after(_stream.PATIENCE * 2):
+                    with trio.fail_after(_connector.PATIENCE * 2):
                         async with watcher.watch("k"):
                             pytest.fail("entered")
                 async with watcher.watch("k") as watch:
                     assert (await anext(watch)).events
         assert watcher.statistics().connections_made == 2
     assert (stuck.connections, stuck.streams) == (1, 1)
+
+
+async def test_who_gives_up_while_no_token_comes_takes_another_connection() -> None:
+    async def give_token(peer: Peer, stream_id: int) -> None:
+        await peer.headers(stream_id, GRPC)
+        reply = pb.AuthenticateResponse(token="t")
+        await peer.messages(stream_id, reply.SerializeToString())
+        await peer.status(stream_id)
+
+    stuck, well = Stuck(), Stuck(give_token, lose_after_creation(4))
+    async with serve_tcp(stuck.serve) as bad, serve_tcp(well.serve) as good:
+        channel = Channel(bad, good, credentials=Credentials("root", "secret"))
+        with trio.fail_after(LIMIT):
+            async with open_watcher(channel) as watcher:
+                with pytest.raises(trio.TooSlowError):
+                    with trio.fail_after(_connector.PATIENCE * 2):
+                        async with watcher.watch("k"):
+                            pytest.fail("entered")
+                async with watcher.watch("k"):
+                    pass
+    assert (stuck.connections, stuck.streams) == (1, 1)
+    assert (well.connections, well.streams) == (1, 2)
 
 
 async def test_a_live_watch_that_lands_there_says_so_and_goes_on(
