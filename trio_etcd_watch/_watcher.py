@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias, final
 
@@ -19,6 +18,7 @@ from ._watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from types import TracebackType
 
     from ._grpc.metadata import Metadata
 
@@ -146,8 +146,10 @@ class Watcher:
             max_buffered_events=max_buffered_events,
             max_buffered_bytes=max_buffered_bytes,
         )
-        return self._open(spec, (metadata_pairs(metadata), bool(require_leader)))
+        stream_key = (metadata_pairs(metadata), bool(require_leader))
+        return _WatchManager(self, spec, stream_key)
 
+    @trio.lowlevel.enable_ki_protection
     async def request_progress(self) -> None:
         """Ask the server how far it is, for every watch of every stream.
 
@@ -185,21 +187,17 @@ class Watcher:
             unread_events=sum(watch.unread for watch in watches),
         )
 
-    @asynccontextmanager
-    async def _open(self, spec: WatchSpec, key: _StreamKey) -> AsyncGenerator[Watch]:
-        await trio.lowlevel.checkpoint()
+    def _open(self, spec: WatchSpec, key: _StreamKey) -> tuple[Subscription, Watch]:
         self._check_open()
         stream = self._streams.get(key)
         if stream is None or stream.closed:
             stream = self._start_stream(key)
         subscription, watch = stream.open(spec)
         self._homes[subscription] = stream
-        try:
-            await watch._wait_created()
-            yield watch
-        finally:
-            self._homes.pop(subscription).close(subscription)
-        await trio.lowlevel.checkpoint()
+        return subscription, watch
+
+    def _leave(self, subscription: Subscription) -> None:
+        self._homes.pop(subscription).close(subscription)
 
     def _start_stream(self, key: _StreamKey) -> WatchStream:
         metadata, require_leader = key
@@ -252,6 +250,48 @@ class Watcher:
             stream.close_watches()
 
 
+# The managers are classes, as a generator would leave gaps around its own protection:
+# a KeyboardInterrupt between contextlib's code and ours would leak what was entered.
+# While protected code waits, Trio raises KeyboardInterrupt out of the wait.
+
+
+@final
+class _WatchManager(AbstractAsyncContextManager[Watch]):
+    """What `Watcher.watch()` returns."""
+
+    def __init__(self, watcher: Watcher, spec: WatchSpec, key: _StreamKey) -> None:
+        self._watcher = watcher
+        self._spec = spec
+        self._key = key
+        self._subscription: Subscription | None = None
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aenter__(self) -> Watch:
+        await trio.lowlevel.checkpoint()
+        if self._subscription is not None:
+            raise RuntimeError("entered twice: call watch() once for each watch")
+        subscription, watch = self._watcher._open(self._spec, self._key)
+        self._subscription = subscription
+        try:
+            await watch._wait_created()
+        except BaseException:
+            self._watcher._leave(subscription)
+            raise
+        return watch
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        body: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._subscription is not None
+        self._watcher._leave(self._subscription)
+        if body is None:
+            await trio.lowlevel.checkpoint()
+
+
 def open_watcher(
     channel: Channel | str | Sequence[str] | object,
 ) -> AbstractAsyncContextManager[Watcher]:
@@ -270,37 +310,65 @@ def open_watcher(
         TypeError, ValueError: at the call, naming the argument.
         RuntimeError: a bug of this package; please report it.
     """
-    return _open_watcher(as_channel(channel))
+    return _WatcherManager(as_channel(channel))
 
 
-@asynccontextmanager
-async def _open_watcher(channel: Channel) -> AsyncGenerator[Watcher]:
-    # What the user sees: the body's exception as itself, whatever else happens. A
-    # background task raises nothing but Cancelled, unless it has a bug: then the
-    # body is cancelled, and the bug comes out, with an exception of the body's.
-    # KeyboardInterrupt goes to the user's tasks: ours are protected from it.
-    await trio.lowlevel.checkpoint()
-    body: BaseException | None = None
-    try:
-        async with trio.open_nursery(strict_exception_groups=True) as nursery:
-            watcher = Watcher(Connector(channel, nursery), nursery)
-            try:
-                yield watcher
-            except BaseException as exc:  # raised again below
-                body = exc
-            finally:
-                watcher._close()
-                nursery.cancel_scope.cancel(reason="the watcher is closed")
-    except BaseException as exc:
-        failure = exc if isinstance(exc, BaseExceptionGroup) else None
-        bugs = failure and failure.subgroup(Exception)
-        if bugs:
-            causes = [bugs, body] if body else [bugs]
-            raise RuntimeError(
-                "a bug in trio-etcd-watch; please report it"
-            ) from BaseExceptionGroup("background tasks, and the block", causes)
-        if body is None or (failure and failure.split(trio.Cancelled)[1]):
+@final
+class _WatcherManager(AbstractAsyncContextManager[Watcher]):
+    """What `open_watcher()` returns.
+
+    What the user sees: the body's exception as itself, or one Cancelled, whatever else
+    happens. A background task raises nothing but Cancelled, unless it has a bug: then
+    the body is cancelled, and the bug comes out, with an exception of the body's.
+    KeyboardInterrupt goes to the user's tasks: ours are protected from it.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._watcher: Watcher | None = None
+        self._tasks = trio.open_nursery(strict_exception_groups=True)
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aenter__(self) -> Watcher:
+        await trio.lowlevel.checkpoint()
+        if self._watcher is not None:
+            raise RuntimeError("entered twice: call open_watcher() for each watcher")
+        nursery = await self._tasks.__aenter__()
+        self._watcher = Watcher(Connector(self._channel, nursery), nursery)
+        return self._watcher
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        body: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        failure = await self._end_tasks()
+        if failure is not None:
+            if failure.subgroup(Exception):
+                raise RuntimeError(
+                    "a bug in trio-etcd-watch; please report it"
+                ) from BaseExceptionGroup(
+                    "background tasks, and the block",
+                    [failure, body] if body else [failure],
+                )
+            for exc in failure.exceptions:
+                if isinstance(exc, KeyboardInterrupt):
+                    # It came while this task waited for the others.
+                    raise exc
             # What is no Exception (SystemExit of a signal handler) came to a task.
-            raise
-    if body is not None:
-        raise body
+            raise failure
+        if body is None:
+            await trio.lowlevel.checkpoint_if_cancelled()
+
+    async def _end_tasks(self) -> BaseExceptionGroup[BaseException] | None:
+        """End the background tasks; return what they raised but Cancelled."""
+        assert self._watcher is not None
+        self._watcher._close()
+        self._watcher._nursery.cancel_scope.cancel(reason="the watcher is closed")
+        try:
+            await self._tasks.__aexit__(None, None, None)
+        except BaseExceptionGroup as group:
+            return group.split(trio.Cancelled)[1]
+        return None
