@@ -21,17 +21,17 @@ from ._grpc.status import StatusCode as StatusCode
 from ._mapping import Snapshot as Snapshot
 from ._mirror import Mirror as Mirror
 from ._mirror import MirrorStatistics as MirrorStatistics
+from ._opening import open_watcher as open_watcher
 from ._responses import SPEEDUPS
 from ._responses import Event as Event
 from ._responses import EventType as EventType
 from ._responses import KeyValue as KeyValue
 from ._responses import ResponseHeader as ResponseHeader
 from ._responses import WatchResponse as WatchResponse
+from ._statistics import WatcherStatistics as WatcherStatistics
 from ._watch import Watch as Watch
 from ._watch import WatchStatistics as WatchStatistics
 from ._watcher import Watcher as Watcher
-from ._watcher import WatcherStatistics as WatcherStatistics
-from ._watcher import open_watcher as open_watcher
 
 __speedups__ = SPEEDUPS
 """Whether messages are decoded in C; in Python it is the same, but slower."""

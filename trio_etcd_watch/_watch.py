@@ -94,6 +94,7 @@ class Watch:
     def __aiter__(self) -> Watch:
         return self
 
+    @trio.lowlevel.enable_ki_protection
     async def __anext__(self) -> WatchResponse:
         """Return what has come, or wait for it.
 
@@ -256,6 +257,7 @@ class Events:
     def __aiter__(self) -> Events:
         return self
 
+    @trio.lowlevel.enable_ki_protection
     async def __anext__(self) -> Event:
         """Return the next event, or wait for it.
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, TypeAlias, final
 
 import trio
 
-from ._channel import Channel, MetadataLike, as_channel, metadata_pairs
+from ._channel import MetadataLike, metadata_pairs
 from ._connector import Connector
 from ._cursor import MAX_REVISION
 from ._follower import Follower
@@ -26,50 +24,18 @@ from ._requests import (
 )
 from ._responses import SPEEDUPS
 from ._snapshot import PagedRead, Range, read_pages, snapshot_item, snapshot_of
+from ._statistics import WatcherStatistics
 from ._stream import Totals, WatchStream
 from ._subscription import State, Subscription
 from ._watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from types import TracebackType
 
     from ._grpc.metadata import Metadata
 
 _StreamKey: TypeAlias = "tuple[Metadata, bool]"
 """Watches share a stream if their metadata and require_leader are equal."""
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class WatcherStatistics:
-    """What `Watcher.statistics()` tells."""
-
-    streams: int
-    """Open, or being reopened."""
-    creating: int
-    """Watches whose creation the server has still to confirm."""
-    live: int
-    """Watches to which events flow."""
-    parked: int
-    """Watches that hold all they may, and wait for their users."""
-    resuming: int
-    """Watches that wait for a stream."""
-    connections_made: int
-    """Since the watcher was opened."""
-    reconnects: int
-    """How often a stream that had worked was lost."""
-    last_loss: str | None
-    """Why a stream was lost, refused or not opened, the last time; None if never."""
-    bytes_received: int
-    """Of watch responses, without their frames."""
-    events_received: int
-    """By all its watches so far."""
-    events_delivered: int
-    """Of these, taken by the users of the watches."""
-    unread_events: int
-    """Held for the users of open watches."""
-    speedups: bool
-    """Whether responses are decoded in C (`trio_etcd_watch.__speedups__`)."""
 
 
 @final
@@ -163,7 +129,8 @@ class Watcher:
             max_buffered_events=max_buffered_events,
             max_buffered_bytes=max_buffered_bytes,
         )
-        return self._open(spec, (metadata_pairs(metadata), bool(require_leader)))
+        stream_key = (metadata_pairs(metadata), bool(require_leader))
+        return _WatchManager(self, spec, stream_key)
 
     async def snapshot(
         self,
@@ -276,10 +243,11 @@ class Watcher:
                 max_buffered_events=MAX_REVISION,
                 max_buffered_bytes=MAX_REVISION,
             )
-            return self._open(spec, (pairs, False))
+            return _WatchManager(self, spec, (pairs, False))
 
         return open_mirror(Follower(keys, reads, open_watch, self._totals.lines))
 
+    @trio.lowlevel.enable_ki_protection
     async def request_progress(self) -> None:
         """Ask the server how far it is, for every watch of every stream.
 
@@ -318,21 +286,17 @@ class Watcher:
             speedups=SPEEDUPS,
         )
 
-    @asynccontextmanager
-    async def _open(self, spec: WatchSpec, key: _StreamKey) -> AsyncGenerator[Watch]:
-        await trio.lowlevel.checkpoint()
+    def _open(self, spec: WatchSpec, key: _StreamKey) -> tuple[Subscription, Watch]:
         self._check_open()
         stream = self._streams.get(key)
         if stream is None or stream.closed:
             stream = self._start_stream(key)
         subscription, watch = stream.open(spec)
         self._homes[subscription] = stream
-        try:
-            await watch._wait_created()
-            yield watch
-        finally:
-            self._homes.pop(subscription).close(subscription)
-        await trio.lowlevel.checkpoint()
+        return subscription, watch
+
+    def _leave(self, subscription: Subscription) -> None:
+        self._homes.pop(subscription).close(subscription)
 
     def _start_stream(self, key: _StreamKey) -> WatchStream:
         metadata, require_leader = key
@@ -387,55 +351,43 @@ class Watcher:
             scope.cancel(reason="the watcher is closed")
 
 
-def open_watcher(
-    channel: Channel | str | Sequence[str] | object,
-) -> AbstractAsyncContextManager[Watcher]:
-    """Open a watcher on a cluster.
-
-    It connects when the first watch is opened, and again whenever it has to.
-    Leaving, or cancelling, the block ends every watch and closes the connection. An
-    exception of the block comes out as itself.
-
-    Args:
-        channel: a `Channel`, an endpoint, a sequence of endpoints, or a purerpc
-            channel, entered or not: its host, port and TLS context are taken, and
-            its own connection is left alone, since it cannot reconnect.
-
-    Raises:
-        TypeError, ValueError: at the call, naming the argument.
-        RuntimeError: a bug of this package; please report it.
-    """
-    return _open_watcher(as_channel(channel))
+# The managers are classes, as a generator would leave gaps around its own protection:
+# a KeyboardInterrupt between contextlib's code and ours would leak what was entered.
+# While protected code waits, Trio raises KeyboardInterrupt out of the wait.
 
 
-@asynccontextmanager
-async def _open_watcher(channel: Channel) -> AsyncGenerator[Watcher]:
-    # What the user sees: the body's exception as itself, whatever else happens. A
-    # background task raises nothing but Cancelled, unless it has a bug: then the
-    # body is cancelled, and the bug comes out, with an exception of the body's.
-    # KeyboardInterrupt goes to the user's tasks: ours are protected from it.
-    await trio.lowlevel.checkpoint()
-    body: BaseException | None = None
-    try:
-        async with trio.open_nursery(strict_exception_groups=True) as nursery:
-            watcher = Watcher(Connector(channel, nursery), nursery)
-            try:
-                yield watcher
-            except BaseException as exc:  # raised again below
-                body = exc
-            finally:
-                watcher._close()
-                nursery.cancel_scope.cancel(reason="the watcher is closed")
-    except BaseException as exc:
-        failure = exc if isinstance(exc, BaseExceptionGroup) else None
-        bugs = failure and failure.subgroup(Exception)
-        if bugs:
-            causes = [bugs, body] if body else [bugs]
-            raise RuntimeError(
-                "a bug in trio-etcd-watch; please report it"
-            ) from BaseExceptionGroup("background tasks, and the block", causes)
-        if body is None or (failure and failure.split(trio.Cancelled)[1]):
-            # What is no Exception (SystemExit of a signal handler) came to a task.
+@final
+class _WatchManager(AbstractAsyncContextManager[Watch]):
+    """What `Watcher.watch()` returns."""
+
+    def __init__(self, watcher: Watcher, spec: WatchSpec, key: _StreamKey) -> None:
+        self._watcher = watcher
+        self._spec = spec
+        self._key = key
+        self._subscription: Subscription | None = None
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aenter__(self) -> Watch:
+        await trio.lowlevel.checkpoint()
+        if self._subscription is not None:
+            raise RuntimeError("entered twice: call watch() once for each watch")
+        subscription, watch = self._watcher._open(self._spec, self._key)
+        self._subscription = subscription
+        try:
+            await watch._wait_created()
+        except BaseException:
+            self._watcher._leave(subscription)
             raise
-    if body is not None:
-        raise body
+        return watch
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        body: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._subscription is not None
+        self._watcher._leave(self._subscription)
+        if body is None:
+            await trio.lowlevel.checkpoint()

@@ -15,7 +15,7 @@ from tests.support.memory import ENDPOINT, Serve, cluster_in_memory, create
 from tests.support.peer import GRPC, Peer, watch_response
 from trio_etcd_watch import Watcher, _stream, open_watcher
 from trio_etcd_watch._pb import watch_pb2 as pb
-from trio_etcd_watch._session import MAX_UNKNOWN_IDS
+from trio_etcd_watch._roster import MAX_UNKNOWN_IDS
 
 PATIENCE = 0.001
 """Seconds after which the users of these tests give up; far below REPLY_TIMEOUT."""

@@ -50,6 +50,8 @@ TESTED_ELSEWHERE = {
     "._fragments": "what `_session` makes of fragments: test_session_bounds.py",
     "._pure": "the values that it makes: test_values.py",
     "._creations": "a queue that only `_session` works with: test_session.py",
+    "._opening": "the block of a watcher: test_watcher.py",
+    "._statistics": "nothing but data: test_slow_consumers.py",
     "._twins": "which decoder runs: test_speedups.py",
     "._roster": "the half of `_session` that knows no replies: test_session.py",
     "._subscription": "nothing but data, which `_session` works on: test_session.py",

@@ -1,0 +1,96 @@
+"""`open_watcher`: the block in which a watcher lives, with its background tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import final
+
+import trio
+
+from ._channel import Channel, as_channel
+from ._connector import Connector
+from ._watcher import Watcher
+
+
+def open_watcher(
+    channel: Channel | str | Sequence[str] | object,
+) -> AbstractAsyncContextManager[Watcher]:
+    """Open a watcher on a cluster.
+
+    It connects when the first watch is opened, and again whenever it has to.
+    Leaving, or cancelling, the block ends every watch and closes the connection. An
+    exception of the block comes out as itself.
+
+    Args:
+        channel: a `Channel`, an endpoint, a sequence of endpoints, or a purerpc
+            channel, entered or not: its host, port and TLS context are taken, and
+            its own connection is left alone, since it cannot reconnect.
+
+    Raises:
+        TypeError, ValueError: at the call, naming the argument.
+        RuntimeError: a bug of this package; please report it.
+    """
+    return _WatcherManager(as_channel(channel))
+
+
+@final
+class _WatcherManager(AbstractAsyncContextManager[Watcher]):
+    """What `open_watcher()` returns.
+
+    What the user sees: the body's exception as itself, or one Cancelled, whatever else
+    happens. A background task raises nothing but Cancelled, unless it has a bug: then
+    the body is cancelled, and the bug comes out, with an exception of the body's.
+    KeyboardInterrupt goes to the user's tasks: ours are protected from it.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._watcher: Watcher | None = None
+        self._tasks = trio.open_nursery(strict_exception_groups=True)
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aenter__(self) -> Watcher:
+        await trio.lowlevel.checkpoint()
+        if self._watcher is not None:
+            raise RuntimeError("entered twice: call open_watcher() for each watcher")
+        nursery = await self._tasks.__aenter__()
+        self._watcher = Watcher(Connector(self._channel, nursery), nursery)
+        return self._watcher
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        body: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        failure = await self._end_tasks()
+        if failure is not None:
+            if failure.subgroup(Exception):
+                raise RuntimeError(
+                    "a bug in trio-etcd-watch; please report it"
+                ) from BaseExceptionGroup(
+                    "background tasks, and the block",
+                    [failure, body] if body else [failure],
+                )
+            for exc in failure.exceptions:
+                if isinstance(exc, KeyboardInterrupt):
+                    # It came while this task waited for the others.
+                    raise exc
+            # What is no Exception (SystemExit of a signal handler) came to a task.
+            raise failure
+        if body is None:
+            await trio.lowlevel.checkpoint_if_cancelled()
+
+    async def _end_tasks(self) -> BaseExceptionGroup[BaseException] | None:
+        """End the background tasks; return what they raised but Cancelled."""
+        assert self._watcher is not None
+        self._watcher._close()
+        self._watcher._nursery.cancel_scope.cancel(reason="the watcher is closed")
+        try:
+            await self._tasks.__aexit__(None, None, None)
+        except BaseExceptionGroup as group:
+            return group.split(trio.Cancelled)[1]
+        return None
