@@ -27,10 +27,10 @@ from ._responses import EventType as EventType
 from ._responses import KeyValue as KeyValue
 from ._responses import ResponseHeader as ResponseHeader
 from ._responses import WatchResponse as WatchResponse
+from ._statistics import WatcherStatistics as WatcherStatistics
 from ._watch import Watch as Watch
 from ._watch import WatchStatistics as WatchStatistics
 from ._watcher import Watcher as Watcher
-from ._watcher import WatcherStatistics as WatcherStatistics
 from ._watcher import open_watcher as open_watcher
 
 __speedups__ = SPEEDUPS

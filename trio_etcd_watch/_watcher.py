@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias, final
 
 import trio
@@ -22,10 +21,12 @@ from ._requests import (
     WatchSpec,
     check_int,
     key_range,
+    mirror_spec,
     watch_spec,
 )
 from ._responses import SPEEDUPS
 from ._snapshot import PagedRead, Range, read_pages, snapshot_item, snapshot_of
+from ._statistics import WatcherStatistics
 from ._stream import Totals, WatchStream
 from ._subscription import State, Subscription
 from ._watch import Watch
@@ -37,39 +38,6 @@ if TYPE_CHECKING:
 
 _StreamKey: TypeAlias = "tuple[Metadata, bool]"
 """Watches share a stream if their metadata and require_leader are equal."""
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class WatcherStatistics:
-    """What `Watcher.statistics()` tells."""
-
-    streams: int
-    """Open, or being reopened."""
-    creating: int
-    """Watches whose creation the server has still to confirm."""
-    live: int
-    """Watches to which events flow."""
-    parked: int
-    """Watches that hold all they may, and wait for their users."""
-    resuming: int
-    """Watches that wait for a stream."""
-    connections_made: int
-    """Since the watcher was opened."""
-    reconnects: int
-    """How often a stream that had worked was lost."""
-    last_loss: str | None
-    """Why a stream was lost, refused or not opened, the last time; None if never."""
-    bytes_received: int
-    """Of watch responses, without their frames."""
-    events_received: int
-    """By all its watches so far."""
-    events_delivered: int
-    """Of these, taken by the users of the watches."""
-    unread_events: int
-    """Held for the users of open watches."""
-    speedups: bool
-    """Whether responses are decoded in C (`trio_etcd_watch.__speedups__`)."""
 
 
 @final
@@ -265,17 +233,7 @@ class Watcher:
         reads = Reads(self._connector, pairs, self._totals.lines, self._check_open)
 
         def open_watch(start_revision: int) -> AbstractAsyncContextManager[Watch]:
-            spec = WatchSpec(
-                key=keys.key,
-                range_end=keys.range_end,
-                start_revision=start_revision,
-                progress_notify=True,
-                created_notify=True,
-                resume_notify=True,
-                # It is drained as it fills, and so never parks.
-                max_buffered_events=MAX_REVISION,
-                max_buffered_bytes=MAX_REVISION,
-            )
+            spec = mirror_spec(keys.key, keys.range_end, start_revision)
             return self._open(spec, (pairs, False))
 
         return open_mirror(Follower(keys, reads, open_watch, self._totals.lines))
