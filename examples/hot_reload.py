@@ -2,85 +2,61 @@
 
     python examples/hot_reload.py [ENDPOINT]
 
-With an endpoint it serves until interrupted; change a setting with
-`etcdctl put /config/limit 5`. Without one it runs a private etcd and shows itself.
+With an endpoint it serves until `etcdctl put /config/mode off`; change any other setting
+likewise. Without one it runs a private etcd and shows itself.
 """
 
 import sys
 
 import trio
 
-from trio_etcd_watch import EventType, Watch, open_watcher
-from trio_etcd_watch.testing import Etcd, open_etcd
+from trio_etcd_watch import Mirror, open_watcher
+from trio_etcd_watch.testing import Etcd, Put, open_etcd
 
 PREFIX = "/config/"
 
 
-class Config:
-    """The settings as they are now."""
-
-    def __init__(self) -> None:
-        """Begin without any."""
-        self.settings: dict[str, str] = {}
-        self.changed = trio.Event()
-
-    async def follow(self, watch: Watch) -> None:
-        """Keep the settings as etcd has them."""
-        # Responses, not events: what one transaction wrote together takes effect
-        # together.
-        async for response in watch:
-            for event in response.events:
-                name = event.kv.key.decode().removeprefix(PREFIX)
-                if event.type is EventType.DELETE:
-                    self.settings.pop(name, None)
-                else:
-                    self.settings[name] = event.kv.value.decode()
-            self.changed.set()
-            self.changed = trio.Event()
-
-
-async def serve(config: Config, *, changes: int | None = None) -> None:
+async def serve(config: Mirror) -> None:
     """Stand for the service, which uses the settings."""
-    while changes is None or changes > 0:
-        await config.changed.wait()
-        print("now running with", dict(sorted(config.settings.items())))
-        if changes is not None:
-            changes -= 1
+    # Each update is a whole state: what one transaction wrote takes effect together.
+    async for _ in config.changes():
+        settings = {
+            key.decode().removeprefix(PREFIX): kv.value.decode()
+            for key, kv in config.items()
+        }
+        print("now running with", settings)
+        if settings.get("mode") == "off":
+            return
 
 
 async def run(endpoint: str, etcd: Etcd | None = None) -> None:
     """Serve; `etcd`, if given, is one of our own, in which we change the settings."""
-    config = Config()
-    async with open_watcher(endpoint) as watcher:
-        # From the first revision on: also what was set before we began. In a cluster
-        # that compacts, read the prefix first and watch from the revision after it.
-        async with (
-            watcher.watch(PREFIX, prefix=True, start_revision=1) as watch,
-            trio.open_nursery() as nursery,
-        ):
-            nursery.start_soon(config.follow, watch)
-            if etcd is None:
-                await serve(config)
-                return
+    async with (
+        open_watcher(endpoint) as watcher,
+        watcher.mirror(PREFIX, prefix=True) as config,
+        trio.open_nursery() as nursery,
+    ):
+        if etcd is not None:
             nursery.start_soon(change, etcd)
-            await serve(config, changes=3)
-            nursery.cancel_scope.cancel()
+        await serve(config)
 
 
 async def change(etcd: Etcd) -> None:
     """Change settings, in place of an operator with etcdctl."""
-    for setting, value in (("limit", "5"), ("mode", "fast"), ("limit", "7")):
-        await etcd.put(PREFIX + setting, value)
-        await trio.sleep(0.2)
+    await etcd.txn(Put(PREFIX + "limit", "7"), Put(PREFIX + "mode", "fast"))
+    await trio.sleep(0.2)
+    await etcd.put(PREFIX + "mode", "off")
 
 
 async def main(arguments: list[str]) -> None:
     """Run on the endpoint given, or on an etcd of our own."""
     if arguments:
         await run(arguments[0])
-    else:
-        async with open_etcd() as etcd:
-            await run(etcd.endpoint, etcd)
+        return
+    async with open_etcd() as etcd:
+        # The history of what is there may be gone: a mirror reads what is there.
+        await etcd.compact(await etcd.put(PREFIX + "limit", "5"))
+        await run(etcd.endpoint, etcd)
 
 
 if __name__ == "__main__":

@@ -1,27 +1,31 @@
 """A worker that continues after its own restart: no job is skipped, none done twice.
 
+(Only a crash in the middle of jobs repeats those since the last bookmark.)
+
     python examples/resumable_worker.py BOOKMARK [ENDPOINT]
 
-Jobs are keys under a prefix. After each response the worker stores
-`watch.next_revision` in the file BOOKMARK; when it is started again it goes on there,
-also with what was written while it was down. Without an endpoint it runs a private
-etcd, and restarts itself once.
+Jobs are keys under a prefix. The first time the worker does those that are there, as a
+snapshot has them; from then on each as its event comes, stores `watch.next_revision` in
+the file BOOKMARK after each response, and goes on there when it is started again, also
+with what was written while it was down. Without an endpoint it runs a private etcd, and
+restarts itself, the second time after a compaction.
 """
 
+import math
 import sys
 from pathlib import Path
 
 import trio
 
-from trio_etcd_watch import CompactedError, open_watcher
+from trio_etcd_watch import CompactedError, KeyValue, Watcher, open_watcher
 from trio_etcd_watch.testing import Etcd, open_etcd
 
 PREFIX = "/jobs/"
 
 
 def load(bookmark: Path) -> int:
-    """Return where to continue; 1 is the beginning of history."""
-    return int(bookmark.read_text()) if bookmark.exists() else 1
+    """Return where to continue; 0 if nothing was done yet."""
+    return int(bookmark.read_text()) if bookmark.exists() else 0
 
 
 def store(bookmark: Path, revision: int) -> None:
@@ -31,40 +35,67 @@ def store(bookmark: Path, revision: int) -> None:
     draft.replace(bookmark)
 
 
-async def work(endpoint: str, bookmark: Path, *, jobs: int | None = None) -> None:
-    """Do jobs; all there will ever be, or as many as are asked for."""
+def do(job: KeyValue) -> None:
+    """Stand for the work."""
+    print("done:", job.value.decode())
+
+
+async def catch_up(watcher: Watcher, bookmark: Path) -> None:
+    """Do the jobs that are there and were written since the bookmark."""
     start = load(bookmark)
-    print("the worker starts at revision", start)
+    jobs = await watcher.snapshot(PREFIX, prefix=True)
+    for job in sorted(jobs.values(), key=lambda job: job.mod_revision):
+        if job.mod_revision >= start:
+            do(job)
+    store(bookmark, jobs.revision + 1)
+
+
+async def follow(watcher: Watcher, bookmark: Path, last: float) -> None:
+    """Do jobs as they are written, from the bookmark on and up to revision `last`."""
+    async with watcher.watch(
+        PREFIX, prefix=True, no_delete=True, start_revision=load(bookmark)
+    ) as watch:
+        async for response in watch:
+            for event in response.events:
+                do(event.kv)
+            # Only now: a crash in between repeats this response's jobs, but skips none.
+            store(bookmark, watch.next_revision)
+            if watch.next_revision > last:
+                return
+
+
+async def work(endpoint: str, bookmark: Path, *, last: float = math.inf) -> None:
+    """Do all jobs there will ever be, or those up to revision `last`."""
+    print("the worker starts at revision", load(bookmark))
     async with open_watcher(endpoint) as watcher:
-        async with watcher.watch(
-            PREFIX, prefix=True, no_delete=True, start_revision=start
-        ) as watch:
+        if load(bookmark) == 0:
+            await catch_up(watcher, bookmark)
+        while load(bookmark) <= last:
             try:
-                async for response in watch:
-                    for event in response.events:
-                        print("done:", event.kv.value.decode())
-                    # Only now: a crash in between repeats this response's jobs, but
-                    # skips none.
-                    store(bookmark, watch.next_revision)
-                    if jobs is not None:
-                        jobs -= len(response.events)
-                        if jobs <= 0:
-                            return
+                await follow(watcher, bookmark, last)
             except CompactedError as error:
-                # We were down for so long that jobs may be gone from the history. A
-                # real worker would now read the prefix, and watch from there.
-                sys.exit(f"history begins at {error.compact_revision} now")
+                # We were down for so long that the events we need are gone. What is
+                # there tells all but two things: a job that was written twice is seen
+                # once, and one that was deleted meanwhile is not seen.
+                print("history begins at", error.compact_revision, "now: reading anew")
+                await catch_up(watcher, bookmark)
+
+
+async def write(etcd: Etcd, numbers: range) -> int:
+    """Write jobs; return the revision of the last."""
+    return [await etcd.put(f"{PREFIX}{i}", f"job {i}") for i in numbers][-1]
 
 
 async def show(etcd: Etcd, bookmark: Path) -> None:
     """Play a worker that goes down while jobs come in."""
-    for i in range(3):
-        await etcd.put(f"{PREFIX}{i}", f"job {i}")
-    await work(etcd.endpoint, bookmark, jobs=3)
+    await etcd.compact(await write(etcd, range(2)))
+    await work(etcd.endpoint, bookmark, last=await write(etcd, range(2, 3)))
     print("the worker is down")
-    for i in range(3, 6):
-        await etcd.put(f"{PREFIX}{i}", f"job {i}")
-    await work(etcd.endpoint, bookmark, jobs=3)
+    await work(etcd.endpoint, bookmark, last=await write(etcd, range(3, 6)))
+    print("the worker is down")
+    last = await write(etcd, range(6, 9))
+    await etcd.compact(last)
+    await work(etcd.endpoint, bookmark, last=last)
 
 
 async def main(arguments: list[str]) -> None:

@@ -137,6 +137,21 @@ def watch_spec(
     )
 
 
+def mirror_spec(key: bytes, range_end: bytes, start_revision: int) -> WatchSpec:
+    """Return what the watch of a mirror asks for."""
+    return WatchSpec(
+        key=key,
+        range_end=range_end,
+        start_revision=start_revision,
+        progress_notify=True,
+        created_notify=True,
+        resume_notify=True,
+        # It is drained as it fills, and so never parks.
+        max_buffered_events=MAX_REVISION,
+        max_buffered_bytes=MAX_REVISION,
+    )
+
+
 def check_int(name: str, value: object, *, low: int, high: int) -> None:
     """Refuse what is not an int between low and high."""
     if not isinstance(value, int) or isinstance(value, bool):

@@ -1,4 +1,7 @@
-"""What `Watcher.statistics()` tells."""
+"""What a watcher tells of how it stands.
+
+Sans-IO.
+"""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ from ._requests import (
     WatchSpec,
     check_int,
     key_range,
+    mirror_spec,
     watch_spec,
 )
 from ._responses import SPEEDUPS
@@ -232,17 +233,7 @@ class Watcher:
         reads = Reads(self._connector, pairs, self._totals.lines, self._check_open)
 
         def open_watch(start_revision: int) -> AbstractAsyncContextManager[Watch]:
-            spec = WatchSpec(
-                key=keys.key,
-                range_end=keys.range_end,
-                start_revision=start_revision,
-                progress_notify=True,
-                created_notify=True,
-                resume_notify=True,
-                # It is drained as it fills, and so never parks.
-                max_buffered_events=MAX_REVISION,
-                max_buffered_bytes=MAX_REVISION,
-            )
+            spec = mirror_spec(keys.key, keys.range_end, start_revision)
             return _WatchManager(self, spec, (pairs, False))
 
         return open_mirror(Follower(keys, reads, open_watch, self._totals.lines))

@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+import pytest
+import trio
+
+from tests.support.helpers import LIMIT
+from trio_etcd_watch.testing import Etcd, Put
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+PROGRAMS = re.findall(
+    r"```python\n(import trio\n.+?)trio\.run\(main\)\n```",
+    (ROOT / "README.md").read_text(),
+    re.DOTALL,
+)
+"""Those of README that are whole."""
 
 
 def run(etcd_binary: str, name: str, *arguments: str) -> list[str]:
@@ -31,9 +46,12 @@ def test_demo(etcd_binary: str) -> None:
 
 
 def test_hot_reload(etcd_binary: str) -> None:
-    assert run(etcd_binary, "hot_reload.py")[-1].endswith(
-        "{'limit': '7', 'mode': 'fast'}"
-    )
+    # Updates may be conflated; the first and the last state are seen in any case.
+    lines = run(etcd_binary, "hot_reload.py")
+    assert lines[0] == "now running with {'limit': '5'}"
+    assert lines[-1] == "now running with {'limit': '7', 'mode': 'off'}"
+    # What was written together is seen together.
+    assert set(lines[1:-1]) <= {"now running with {'limit': '7', 'mode': 'fast'}"}
 
 
 def test_service_discovery(etcd_binary: str) -> None:
@@ -49,6 +67,38 @@ def test_service_discovery(etcd_binary: str) -> None:
 def test_resumable_worker(etcd_binary: str, tmp_path: Path) -> None:
     lines = run(etcd_binary, "resumable_worker.py", str(tmp_path / "bookmark"))
     assert [line for line in lines if line.startswith("done")] == [
-        f"done: job {i}" for i in range(6)
+        f"done: job {i}" for i in range(9)
     ]
-    assert lines.count("the worker is down") == 1
+    assert lines.count("the worker is down") == 2
+    assert sum(line.endswith("reading anew") for line in lines) == 1
+
+
+@pytest.mark.parametrize("number", range(len(PROGRAMS)))
+async def test_readme(
+    etcd: Etcd, number: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names: dict[str, Any] = {}
+    exec(PROGRAMS[number].replace("127.0.0.1:2379", etcd.endpoint), names)
+    printed = ""
+
+    async def is_told(what: str) -> bool:
+        nonlocal printed
+        printed += capsys.readouterr().out
+        return what in printed
+
+    for folder in ("/config/", "/jobs/"):
+        await etcd.put(folder + "early", "1")
+    with trio.fail_after(LIMIT):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(names["main"])
+            # The first program sees only what is written once it watches.
+            while not await is_told("late"):
+                await etcd.txn(Put("/config/late", "1"), Put("/jobs/late", "1"))
+            nursery.cancel_scope.cancel()
+    assert ("early" in printed) == (number > 0)
+
+
+def test_readme_has_programs() -> None:
+    assert len(PROGRAMS) == 3
+    for way, program in zip(("watch", "snapshot", "mirror"), PROGRAMS, strict=True):
+        assert f"watcher.{way}(" in program

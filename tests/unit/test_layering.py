@@ -36,6 +36,7 @@ SANS_IO = [
     "_responses",
     "_session",
     "_snapshot",
+    "_statistics",
     "_subscription",
     "_twins",
 ]
@@ -54,6 +55,7 @@ TESTED_ELSEWHERE = {
     "._statistics": "nothing but data: test_slow_consumers.py",
     "._twins": "which decoder runs: test_speedups.py",
     "._roster": "the half of `_session` that knows no replies: test_session.py",
+    "._statistics": "nothing but data: test_watcher.py",
     "._subscription": "nothing but data, which `_session` works on: test_session.py",
 }
 """Modules without a test file of their name, and why."""

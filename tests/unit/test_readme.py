@@ -22,10 +22,10 @@ def named_tests(text: str) -> list[str]:
 
 
 def rows_of_tests(text: str) -> list[str]:
-    """The rows of a section's table of three columns; the third names tests."""
-    head, *rows = [line for line in text.splitlines() if line.count(" | ") == 2]
-    assert head.endswith("| tests |")
-    return rows
+    """The rows of a section's tables of three columns; the third names tests."""
+    lines = [line for line in text.splitlines() if line.count(" | ") == 2]
+    assert lines[0].endswith("| tests |")
+    return [line for line in lines if not line.endswith("| tests |")]
 
 
 def functions() -> set[str]:
