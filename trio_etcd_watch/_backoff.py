@@ -14,6 +14,11 @@ MAX_DELAY = 3.0
 """Bound of every delay, in seconds: how late a watch may notice that etcd is back."""
 
 
+def bound_of_delay(failures: int) -> float:
+    """Return the bound of the delay, in seconds, after so many failures in a row."""
+    return min(FIRST_DELAY * 2 ** (failures - 1), MAX_DELAY) if failures > 0 else 0.0
+
+
 def delays(random: Callable[[], float]) -> Generator[float, bool, None]:
     """Yield delays in seconds, for ever, under a bound that doubles to `MAX_DELAY`.
 

@@ -32,8 +32,9 @@ member knows no leader, and ends a stream within three election timeouts, instea
 being silent (v3rpc/interceptor.go)."""
 
 PATIENCE = 0.25
-"""Seconds after which a member that has not replied is left, if its users give up: what
-they open next is to go elsewhere."""
+"""Seconds after which a member that has not replied is suspected, if its users give up.
+When they do so twice, what they open next goes elsewhere; once may mean that they are in
+a hurry, and another connection has to be made first."""
 
 AUTHENTICATE_TIMEOUT = 20.0
 """Seconds, or connect_timeout if that is longer: etcd compares a password by bcrypt,
@@ -70,6 +71,8 @@ class Connector:
         self._token_origin: tuple[Connection | None, float] = (None, -math.inf)
         self._token_refused = False
         self._flawed_tokens = 0
+        self._closed = False
+        self._suspect: Connection | None = None
         self._lock = trio.Lock()
 
     @property
@@ -105,6 +108,16 @@ class Connector:
             self._connection = None
             connection.retire()
 
+    def suspect(self, connection: Connection) -> None:
+        """Note that users gave up before any reply; at the second time leave it."""
+        if self._suspect is connection:
+            self.leave(connection)
+        self._suspect = connection
+
+    def trust(self) -> None:
+        """Note that there was a reply."""
+        self._suspect = None
+
     def token_renewed(self, connection: Connection) -> float:
         """Return when the present token replaced a refused one, or -inf.
 
@@ -115,14 +128,21 @@ class Connector:
         origin, taken = self._token_origin
         return taken if origin is connection else -math.inf
 
-    def forget_token(self, token: str | bytes | None) -> None:
+    def forget_token(self, token: str | bytes | None) -> bool:
         """Take a new token for the next stream: the server refused this one.
 
-        Nothing happens if a new one has been taken meanwhile.
+        Returns:
+            Whether it was the present one; otherwise nothing happens.
         """
-        if token == self._token:
-            self._token = None
-            self._token_refused = True
+        if token != self._token:
+            return False
+        self._token = None
+        self._token_refused = True
+        return True
+
+    def close(self) -> None:
+        """Serve no connection that is made from now on: the nursery is about to end."""
+        self._closed = True
 
     async def _dial(self, endpoint: Endpoint) -> Connection:
         connection = self._connection = await self._dialer.dial(endpoint)
@@ -131,6 +151,8 @@ class Connector:
         return connection
 
     def _start(self, connection: Connection, endpoint: Endpoint) -> None:
+        if self._closed:
+            raise StreamLost("the watcher is closed")
         self._nursery.start_soon(self._serve, connection, endpoint)
 
     @trio.lowlevel.enable_ki_protection
@@ -175,7 +197,7 @@ class Connector:
                 raise
             except trio.Cancelled:
                 if trio.current_time() - asked > PATIENCE:
-                    self.leave(connection)
+                    self.suspect(connection)
                 raise
         else:
             return

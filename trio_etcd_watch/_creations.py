@@ -45,10 +45,15 @@ class Creations:
         self._queue.append(subscription)
         return self.pipelined or len(self._queue) == 1
 
-    def sent(self) -> list[Subscription]:
-        """Return those that the server has to answer, and somebody still wants."""
-        queue = self._queue if self.pipelined else list(self._queue)[:1]
-        return [each for each in queue if each.state is State.CREATING]
+    def sent(self, unsent: int) -> list[Subscription]:
+        """Return those that the server has to answer, and somebody still wants.
+
+        Args:
+            unsent: how many requests have not been given out, which are the last ones.
+        """
+        queue = list(self._queue) if self.pipelined else list(self._queue)[:1]
+        given_out = queue[: len(queue) - unsent]
+        return [each for each in given_out if each.state is State.CREATING]
 
     def reply(self) -> Subscription | None:
         """Take the one that a reply is for; None if there is none."""

@@ -37,15 +37,21 @@ class Cursor:
         self.next_revision = start_revision
         self.told = 0
 
-    def created(self, header_revision: int) -> None:
+    def created(self, header_revision: int, *, made_up: bool = False) -> None:
         """Note that the server has confirmed the watch (rules 1 and 2).
+
+        Args:
+            header_revision: of the creation.
+            made_up: whether it is not the cluster's word. etcd's grpc-proxy puts the
+                start of a watch there that joins another.
 
         Raises:
             StreamLost: no server can have come that far.
         """
-        self.told = max(self.told, header_revision)
+        told = self.told if made_up else max(self.told, header_revision)
         if self.next_revision == 0:
             self._advance(header_revision)
+        self.told = told
 
     def is_new(self, mod_revision: int) -> bool:
         """Whether an event of this revision has still to be delivered (rule 5)."""

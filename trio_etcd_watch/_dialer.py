@@ -146,7 +146,11 @@ class Dialer:
                     keepalive_time=self.keepalive_time,
                     keepalive_timeout=channel.keepalive_timeout,
                 )
-                self._serve(connection, endpoint)
+                try:
+                    self._serve(connection, endpoint)
+                except StreamLost:
+                    await trio.aclose_forcefully(stream)
+                    raise
                 await _wait_ready(connection)
         except trio.TooSlowError as exc:
             reason = f"no connection within {channel.connect_timeout:g} s"

@@ -124,9 +124,14 @@ class Follower:
         next(waits)
         try:
             while True:
-                await self._read()
                 began = trio.current_time()
-                why = await self._watch_once()
+                try:
+                    await self._read()
+                    began = trio.current_time()
+                    why = await self._watch_once()
+                except (CompactedError, FutureRevisionError) as exc:
+                    # While it was read, time after time.
+                    why = str(exc)
                 self._warn("a mirror is read anew: %s", printable(why))
                 await trio.sleep(waits.send(trio.current_time() - began > MAX_DELAY))
         except (WatchError, trio.ClosedResourceError) as exc:
@@ -144,6 +149,8 @@ class Follower:
             except WatchError as exc:
                 # If it is final for the range too, the other task says so.
                 self._distrust(str(exc))
+            except trio.ClosedResourceError:
+                return
 
     async def _read(self) -> None:
         """Take over the range as it is now, in one step."""
@@ -182,6 +189,9 @@ class Follower:
     def _take(self, watch: Watch, response: WatchResponse) -> None:
         header, known = response.header, self.header
         _check_cluster(known, header)
+        if not header.cluster_id:
+            # Made up by etcd's grpc-proxy, for a watch that joins another.
+            header = known
         if header.raft_term < known.raft_term:
             raise Diverged(
                 f"the raft term fell from {known.raft_term} to {header.raft_term}, so "

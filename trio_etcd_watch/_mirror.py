@@ -130,6 +130,8 @@ class Mirror(KeyMapping):
 
         Raises:
             trio.ClosedResourceError: the mirror was left.
+            PermissionDeniedError, AuthenticationError, RpcError: the read is refused,
+                though the watch may live on.
         """
         with self._ask():
             await self._follower.sync()

@@ -102,8 +102,9 @@ class Reads:
             case Verdict.FINAL:
                 return
             case Verdict.NEW_TOKEN if self._connector.can_authenticate:
-                self._connector.forget_token(dict(metadata).get("token"))
-                self._refused_tokens += 1
+                # Reads that were on their way with one token count as one.
+                if self._connector.forget_token(dict(metadata).get("token")):
+                    self._refused_tokens += 1
                 if self._refused_tokens > MAX_REFUSED_TOKENS:
                     raise AuthenticationError(reply.code, reply.message)
             case Verdict.NEW_TOKEN:

@@ -30,6 +30,8 @@ class Roster:
         self._canceled: set[int] = set()
         self._unknown_ids = 0
         self._requests: list[bytes] = []
+        # How many of them are creations.
+        self._unsent = 0
         self._asks_progress = False
         # Watches on a member that is behind them, and how far the cluster is proved.
         self._unproved: dict[Subscription, None] = {}
@@ -99,6 +101,7 @@ class Roster:
         self._canceled.clear()
         self._unknown_ids = 0
         self._requests.clear()
+        self._unsent = 0
         self._asks_progress = False
         self._unproved.clear()
         self._proved = 0
@@ -126,6 +129,7 @@ class Roster:
     def requests(self) -> list[bytes]:
         """Return the messages to send, and forget them."""
         requests, self._requests = self._requests, []
+        self._unsent = 0
         if self._asks_progress:
             requests.append(progress_request())
         self._asks_progress = False
@@ -137,9 +141,9 @@ class Roster:
         return expelled
 
     @property
-    def unproved(self) -> Subscription | None:
-        """A watch that this member is behind: `prove()` how far the cluster is."""
-        return next(iter(self._unproved), None)
+    def unproved(self) -> list[Subscription]:
+        """The watches that this member is behind: `prove()` how far the cluster is."""
+        return list(self._unproved)
 
     # Steps
 
@@ -168,6 +172,7 @@ class Roster:
                 fragment=subscription.splits,
             )
         )
+        self._unsent += 1
 
     def _cancel(self, watch_id: int) -> None:
         if watch_id not in self._canceled:
@@ -191,6 +196,7 @@ class Roster:
     def _expel(self, subscription: Subscription) -> None:
         """Give a watch up to a stream that comes with a new token."""
         subscription.state = State.RESUMING
+        subscription.expulsions += 1
         subscription.fragments.clear()
         subscription.expect_prev_kv()
         del self._subscriptions[subscription]

@@ -18,9 +18,10 @@ again from its cursor when half of what it holds has been taken.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import takewhile
 
+from ._cursor import MAX_REVISION
 from ._errors import (
     AuthenticationError,
     ClusterChangedError,
@@ -29,7 +30,7 @@ from ._errors import (
     RpcError,
     WatchError,
 )
-from ._grpc.status import StatusCode
+from ._grpc.status import StatusCode, StreamLost
 from ._responses import (
     Event,
     RawResponse,
@@ -52,6 +53,10 @@ from ._verdicts import (
 MAX_FRAGMENTS = 65_536
 """Of one response. etcd's are of 2 MiB; endless empty ones have to end too."""
 
+
+LARGE_REQUEST = 262_144
+"""Bytes of a key and range_end that may be over the limit of a server: etcd's is 1.5 MiB
+and 512 KiB, unless told otherwise."""
 
 MAX_OVERSIZED = 3
 """How many responses over the limit in a row a watch may be created again for."""
@@ -80,16 +85,23 @@ class Session(Roster):
         self._can_authenticate = can_authenticate
         self._has_new_token = has_new_token
 
-    def prove(self, revision: int) -> list[Delivery]:
+    def prove(self, revision: int, watches: Iterable[Subscription]) -> list[Delivery]:
         """Take the cluster's newest revision, as a linearizable read has it.
 
         What is behind what it has told is another history: that watch fails. Otherwise
         only the member lags.
+
+        Args:
+            revision: the newest when the read was made.
+            watches: that were `unproved` before it; a later one may have been told more
+                meanwhile.
         """
         self._proved = max(self._proved, revision)
-        waiting, self._unproved = self._unproved, {}
         failed = []
-        for subscription in waiting:
+        for subscription in watches:
+            if subscription not in self._unproved:
+                continue
+            del self._unproved[subscription]
             told = subscription.cursor.told
             if told > self._proved:
                 error = HistoryLostError(told, revision)
@@ -118,7 +130,8 @@ class Session(Roster):
         if response.fragment or subscription.fragments.count:
             return self._receive_fragment(subscription, response)
         if response.events:
-            return self._receive_events(subscription, response, response.events)
+            size = response.size
+            return self._receive_events(subscription, response, response.events, size)
         return self._receive_progress(subscription, response)
 
     def receive_run(self, run: Sequence[bytes]) -> Iterator[Delivery]:
@@ -134,7 +147,9 @@ class Session(Roster):
         if merged is not None:
             subscription = self._live.get(merged.watch_id)
             if subscription is not None and self._may_merge(subscription, merged):
-                yield from self._receive_events(subscription, merged, merged.events)
+                yield from self._receive_events(
+                    subscription, merged, merged.events, merged.size
+                )
                 return
         for message in run:
             yield from self.receive(decode(message))
@@ -163,24 +178,24 @@ class Session(Roster):
         Which one cannot be told while several are sent at once, so from now on each
         waits for the reply to the one before. Call it before `disconnect()`.
         """
-        suspects = self._creations.sent()
+        suspects = self._creations.sent(self._unsent)
         if len(suspects) == 1:
             return [self._fail(suspects[0], error)]
         self._creations.pipelined = False
         return ()
 
     def refuse_largest(self, error: RpcError) -> Sequence[Delivery]:
-        """The stream ended over a request too large for the server.
+        """The stream ended over a message too large for the server, or for a proxy.
 
-        Call it before `disconnect()`.
+        Only a creation that is large itself is to blame for it: that may also have been
+        a response. Call it before `disconnect()`.
         """
-        suspects = self._creations.sent()
-        if not suspects:
-            return ()
-        largest = max(
-            suspects, key=lambda each: len(each.spec.key) + len(each.spec.range_end)
-        )
-        return [self._fail(largest, error)]
+        return [
+            self._fail(subscription, error)
+            for subscription in self._creations.sent(self._unsent)
+            if len(subscription.spec.key) + len(subscription.spec.range_end)
+            > LARGE_REQUEST
+        ]
 
     def halt(self, error: WatchError) -> Sequence[Delivery]:
         """The stream cannot be had again: every watch on it fails."""
@@ -217,26 +232,29 @@ class Session(Roster):
     def _receive_confirmation(
         self, subscription: Subscription, response: RawResponse
     ) -> Sequence[Delivery]:
+        if response.watch_id in self._live:
+            raise StreamLost(f"the server gave the watch id {response.watch_id} twice")
         known = subscription.cluster_id
+        # etcd's grpc-proxy makes the header up where it has the same watch already.
+        made_up = not response.cluster_id
         subscription.state = State.LIVE
         subscription.watch_id = response.watch_id
         subscription.refused_tokens = 0
-        subscription.created_revision = response.revision
+        subscription.created_revision = MAX_REVISION if made_up else response.revision
         self._live[response.watch_id] = subscription
-        # etcd's grpc-proxy leaves it out where it has the same watch already.
         if known and response.cluster_id and response.cluster_id != known:
             error = ClusterChangedError(known, response.cluster_id)
             return [self._fail(subscription, error)]
         subscription.cluster_id = known or response.cluster_id
         told = subscription.cursor.told
-        if response.revision < told and told > self._proved:
+        if response.revision < told and told > self._proved and not made_up:
             # The member lags, or the cluster has lost history: nothing may be taken
             # for its continuation before that is known.
             self._leave(subscription)
             subscription.state = State.RESUMING
             self._unproved[subscription] = None
             return ()
-        subscription.cursor.created(response.revision)
+        subscription.cursor.created(response.revision, made_up=made_up)
         if subscription.confirmed and not subscription.spec.resume_notify:
             return ()
         subscription.confirmed = True
@@ -294,6 +312,7 @@ class Session(Roster):
     def _receive_progress(
         self, subscription: Subscription, response: RawResponse
     ) -> Sequence[Delivery]:
+        subscription.expulsions = 0
         subscription.cursor.progressed(response.revision)
         shown = subscription.spec.progress_notify
         item = WatchResponse(response) if shown else None
@@ -304,6 +323,7 @@ class Session(Roster):
         subscription: Subscription,
         response: RawResponse,
         events: Sequence[Event],
+        size: int,
     ) -> Sequence[Delivery]:
         """Take whole revisions: the events of a response, or of parts of it."""
         cursor = subscription.cursor
@@ -325,7 +345,8 @@ class Session(Roster):
                 subscription.prev_kv_tries = tries
                 return ()
             subscription.prev_kv_tries = 0
-        count, size = len(events), response.size
+        count = len(events)
+        subscription.expulsions = subscription.oversized = 0
         cursor.delivered(last)
         subscription.unread += count
         subscription.unread_bytes += size
@@ -341,10 +362,14 @@ class Session(Roster):
         """Hand on the revisions that are complete; keep what of the last has come."""
         subscription.oversized = 0
         fragments = subscription.fragments
+        come = fragments.size + response.size
         events = fragments.add(response)
         if fragments.size > self._max_message_size or fragments.count > MAX_FRAGMENTS:
             return [self._fail(subscription, self._too_large(fragments.size))]
-        return self._receive_events(subscription, response, events) if events else ()
+        if not events:
+            return ()
+        size = come - fragments.size
+        return self._receive_events(subscription, response, events, size)
 
     # Steps
 
@@ -380,8 +405,8 @@ class Session(Roster):
     def _too_large(self, size: int) -> RpcError:
         return RpcError(
             StatusCode.RESOURCE_EXHAUSTED,
-            f"a revision, or an event, of at least {size} bytes is over the limit of "
-            f"{self._max_message_size}; raise Channel(max_message_size=...)",
+            f"a message of {size} bytes, which the server does not split, is over the "
+            f"limit of {self._max_message_size}; raise Channel(max_message_size=...)",
         )
 
     @staticmethod

@@ -741,7 +741,9 @@ module_exec(PyObject *module)
 {
     State *state = PyModule_GetState(module);
     if (add_class(module, &kv_spec, &state->kv) < 0 ||
-        add_class(module, &event_spec, &state->event) < 0)
+        add_class(module, &event_spec, &state->event) < 0 ||
+        /* The same number stands in _twins.py, which refuses any other. */
+        PyModule_AddIntConstant(module, "ABI", 1) < 0)
         return -1;
     return add_class(module, &response_spec, &state->response);
 }

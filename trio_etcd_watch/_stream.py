@@ -81,6 +81,7 @@ class WatchStream:
         require_leader: whether a member without a leader is an error.
         totals: of the watcher.
         move: takes a watch that needs a stream with a new token.
+        delay: seconds to wait before the first try.
     """
 
     def __init__(
@@ -91,12 +92,14 @@ class WatchStream:
         *,
         require_leader: bool,
         move: Callable[[WatchStream, Subscription, Watch], None],
+        delay: float = 0.0,
     ) -> None:
         self._connector = connector
         self._totals = totals
         self._metadata = metadata
         self._require_leader = require_leader
         self._move = move
+        self._delay = delay
         self._session = Session(
             max_message_size=connector.channel.max_message_size,
             can_authenticate=connector.can_authenticate,
@@ -108,6 +111,8 @@ class WatchStream:
         self._wanted = trio.Event()
         self._asked = trio.Event()
         self._doubted = trio.Event()
+        # How many reads have brought whole messages.
+        self._dispatched = 0
         self._call: GrpcCall | None = None
         self._scope = trio.CancelScope()
         self._outage = Outage(totals.lines)
@@ -169,6 +174,7 @@ class WatchStream:
         waits = delays(random.random)
         wait = next(waits)
         with self._scope:
+            await trio.sleep(self._delay)
             while True:
                 self._worked = trio.Event()
                 self._opened = math.inf
@@ -211,9 +217,12 @@ class WatchStream:
             self._call = None
             call.reset()
             waited = trio.current_time() - asked
-            if not self._worked.is_set() and (not self.closed or waited > PATIENCE):
-                # It did not serve, also if the users gave up first: the next may.
-                self._connector.leave(connection)
+            if not self._worked.is_set():
+                # It did not serve; the next may.
+                if not self.closed:
+                    self._connector.leave(connection)
+                elif waited > PATIENCE:
+                    self._connector.suspect(connection)
 
     async def _serve(
         self, connection: Connection, call: GrpcCall, metadata: Metadata
@@ -255,14 +264,19 @@ class WatchStream:
                 self._asked = trio.Event()
                 await self._asked.wait()
             answered, received = session.answered, call.bytes_received
+            dispatched = self._dispatched
             for _ in range(4):
                 # In parts: while the application blocks the loop, nothing is read.
                 await trio.sleep(REPLY_TIMEOUT / 4)
             if not session.unanswered or session.answered != answered:
                 silences = 0
                 continue
+            silent = call.bytes_received == received
+            if not silent and self._dispatched == dispatched:
+                # One large response is on its way; etcd answers nothing meanwhile.
+                continue
             silences += 1
-            if call.bytes_received == received or silences >= MAX_SILENCES:
+            if silent or silences >= MAX_SILENCES:
                 waited = silences * REPLY_TIMEOUT
                 self._connector.leave(connection)
                 call.reset(f"no reply to the creation of a watch for {waited:g} s")
@@ -274,21 +288,22 @@ class WatchStream:
     ) -> None:
         """Ask how far the cluster is, for the watches that this member is behind."""
         while True:
-            if (subscription := self._session.unproved) is None:
+            doubtful = self._session.unproved
+            if not doubtful:
                 self._doubted = trio.Event()
                 await self._doubted.wait()
                 continue
             try:
                 with trio.fail_after(REPLY_TIMEOUT):
                     revision = await self._read_revision(
-                        connection, subscription, (*metadata, *self._metadata)
+                        connection, doubtful[0], (*metadata, *self._metadata)
                     )
             except (StreamLost, trio.TooSlowError) as exc:
                 reason = str(exc) or f"no answer to a read within {REPLY_TIMEOUT:g} s"
                 self._connector.leave(connection)
                 call.reset(f"this member is behind, and cannot tell why: {reason}")
                 return
-            self._hand_out(self._session.prove(revision))
+            self._hand_out(self._session.prove(revision, doubtful))
             self._flush()
 
     async def _read_revision(
@@ -326,6 +341,7 @@ class WatchStream:
 
     def _dispatch(self, messages: Sequence[bytes | Oversized]) -> None:
         """Hand out what one read has brought."""
+        self._dispatched += 1
         self._note_working()
         try:
             for run in split_runs(messages):
@@ -360,6 +376,7 @@ class WatchStream:
         if not self._worked.is_set():
             self._opened = trio.current_time()
             self._refused_tokens = 0
+            self._connector.trust()
             self._worked.set()
 
     def _note_loss(self, reason: str) -> None:

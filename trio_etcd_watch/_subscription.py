@@ -52,6 +52,8 @@ class Subscription:
         prev_kv_tries: how often its creation may still be repeated because the first
             changes came without their prev_kv; 0 once they came with it.
         fragments: of a revision that is still to be completed.
+        expulsions: how often it was given up for want of a token, since it last brought
+            anything.
         last_loss: why it has lost its stream, or got none, the last time.
     """
 
@@ -60,6 +62,7 @@ class Subscription:
         "confirmed",
         "created_revision",
         "cursor",
+        "expulsions",
         "fragments",
         "last_loss",
         "oversized",
@@ -84,6 +87,7 @@ class Subscription:
         self.created_revision = 0
         self.cluster_id = 0
         self.refused_tokens = 0
+        self.expulsions = 0
         self.splits = False
         self.oversized = 0
         self.prev_kv_tries = 0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias, final
 
 import trio
 
+from ._backoff import bound_of_delay
 from ._channel import MetadataLike, metadata_pairs
 from ._connector import Connector
 from ._cursor import MAX_REVISION
@@ -289,7 +290,7 @@ class Watcher:
     def _leave(self, subscription: Subscription) -> None:
         self._homes.pop(subscription).close(subscription)
 
-    def _start_stream(self, key: _StreamKey) -> WatchStream:
+    def _start_stream(self, key: _StreamKey, delay: float = 0.0) -> WatchStream:
         metadata, require_leader = key
         stream = WatchStream(
             self._connector,
@@ -297,6 +298,7 @@ class Watcher:
             self._totals,
             require_leader=require_leader,
             move=self._move,
+            delay=delay,
         )
         self._streams[key] = stream
         self._serving[stream] = key
@@ -313,7 +315,10 @@ class Watcher:
         key = self._serving[origin]
         stream = self._streams.get(key, origin)
         if stream is origin or stream.closed:
-            stream = self._start_stream(key)
+            # A server that confirms a watch and refuses its token, again and again, is
+            # not asked without end.
+            delay = bound_of_delay(subscription.expulsions - 1)
+            stream = self._start_stream(key, delay)
         self._homes[subscription] = stream
         stream.adopt(subscription, watch)
 
@@ -336,6 +341,7 @@ class Watcher:
 
     def _close(self) -> None:
         self._closed = True
+        self._connector.close()
         for stream in self._serving:
             stream.close_watches()
         for scope in self._reading:

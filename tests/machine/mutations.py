@@ -464,7 +464,7 @@ MUTATIONS = (
         "a member that is behind proves nothing",
         "_session",
         8,
-        "if response.revision < told and told > self._proved:",
+        "if response.revision < told and told > self._proved and not made_up:",
         "if False:",
     ),
     Mutation(

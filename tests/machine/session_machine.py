@@ -363,7 +363,7 @@ class SessionMachine(RuleBasedStateMachine):
             if user.subscription.state is not self.core.state.PARKED
         }
         failed = set()
-        for delivery in self.session.prove(newest):
+        for delivery in self.session.prove(newest, self.session.unproved):
             user = self.users[delivery.subscription]
             assert isinstance(delivery.item, HistoryLostError)
             assert (delivery.item.expected, delivery.item.actual) == (user.told, newest)
@@ -628,7 +628,8 @@ class SessionMachine(RuleBasedStateMachine):
     def _prove(self) -> None:
         """Answer how far the cluster is; it has lost nothing."""
         if self.session.unproved:
-            assert not self.session.prove(self.cluster.revision)
+            newest = self.cluster.revision
+            assert not self.session.prove(newest, self.session.unproved)
             self._look()
 
     def _live(self) -> dict[int, User]:

@@ -52,7 +52,6 @@ TESTED_ELSEWHERE = {
     "._pure": "the values that it makes: test_values.py",
     "._creations": "a queue that only `_session` works with: test_session.py",
     "._opening": "the block of a watcher: test_watcher.py",
-    "._statistics": "nothing but data: test_slow_consumers.py",
     "._twins": "which decoder runs: test_speedups.py",
     "._roster": "the half of `_session` that knows no replies: test_session.py",
     "._statistics": "nothing but data: test_watcher.py",

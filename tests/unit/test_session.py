@@ -36,7 +36,7 @@ from trio_etcd_watch._grpc.status import StatusCode, StreamLost
 from trio_etcd_watch._pb.watch_pb2 import WatchResponse as RawResponse
 from trio_etcd_watch._requests import watch_spec
 from trio_etcd_watch._roster import MAX_UNKNOWN_IDS
-from trio_etcd_watch._session import Session
+from trio_etcd_watch._session import LARGE_REQUEST, Session
 from trio_etcd_watch._subscription import MAX_PREV_KV_TRIES, State, Subscription
 from trio_etcd_watch._verdicts import MAX_REFUSED_TOKENS
 
@@ -493,7 +493,7 @@ def behind(told: int = 30) -> tuple[Session, Subscription]:
     session.connect()
     assert sent(session) == [("create", b"k", told + 1)]
     assert receive(session, created(0)) == []
-    assert session.unproved is watch
+    assert session.unproved == [watch]
     assert sent(session) == [("cancel", 0, 0)]
     # Nothing is taken for its continuation.
     assert receive(session, events(0, told + 1)) == []
@@ -502,40 +502,40 @@ def behind(told: int = 30) -> tuple[Session, Subscription]:
 
 def test_a_member_that_lags_is_no_lost_history() -> None:
     session, watch = behind()
-    assert session.prove(30) == []
-    assert session.unproved is None
+    assert session.prove(30, session.unproved) == []
+    assert session.unproved == []
     assert sent(session) == [("create", b"k", 31)]
     # Once proved, the cluster need not be asked again on this stream.
     assert receive(session, created(1)) == []
-    assert (session.unproved, watch.state) == (None, State.LIVE)
+    assert (session.unproved, watch.state) == ([], State.LIVE)
     (delivery,) = receive(session, events(1, 31))
     assert revisions(delivery) == [31]
 
 
 def test_a_cluster_that_is_behind_has_lost_history() -> None:
     session, watch = behind()
-    (delivery,) = session.prove(29)
+    (delivery,) = session.prove(29, session.unproved)
     assert delivery.subscription is watch
     assert isinstance(delivery.item, HistoryLostError)
     assert (delivery.item.expected, delivery.item.actual) == (30, 29)
     assert watch.state is State.ENDED
-    assert session.unproved is None
+    assert session.unproved == []
 
 
 def test_the_proof_is_that_of_one_stream() -> None:
     session, _ = behind()
-    session.prove(30)
+    session.prove(30, session.unproved)
     session.disconnect()
     session.connect()
     assert receive(session, created(0)) == []
-    assert session.unproved is not None
+    assert session.unproved != []
 
 
 def test_a_watch_that_waits_for_a_proof_may_be_left() -> None:
     session, watch = behind()
     session.close(watch)
-    assert session.unproved is None
-    assert session.prove(1) == []
+    assert session.unproved == []
+    assert session.prove(1, [watch]) == []
 
 
 def test_a_start_in_the_future_is_no_promise_of_the_cluster() -> None:
@@ -545,7 +545,7 @@ def test_a_start_in_the_future_is_no_promise_of_the_cluster() -> None:
     session.disconnect()
     session.connect()
     assert receive(session, created(0)) == []
-    assert (session.unproved, watch.state) == (None, State.LIVE)
+    assert (session.unproved, watch.state) == ([], State.LIVE)
 
 
 # Refused streams
@@ -556,6 +556,9 @@ def test_the_only_creation_under_way_is_what_a_stream_is_refused_for() -> None:
     neighbour = live(session, 0)
     watch = session.open(watch_spec("a"))
     error = RpcError(StatusCode.INVALID_ARGUMENT, "not this one")
+    # It has not been sent yet, so it cannot be the one.
+    assert session.refuse(error) == ()
+    session.requests()
     (delivery,) = session.refuse(error)
     assert (delivery.subscription, delivery.item) == (watch, error)
     session.disconnect()
@@ -580,15 +583,59 @@ def test_of_several_creations_the_refused_one_is_found() -> None:
     assert delivery.subscription is watches[1]
 
 
-def test_a_request_too_large_is_that_of_the_largest_creation() -> None:
+def test_a_header_that_a_proxy_made_up_tells_nothing_of_the_cluster() -> None:
+    # etcd's grpc-proxy, where it has the same watch already: the start of the watch.
     session = connected_session()
-    for key in ("a", "b" * 100, "c"):
+    watch = session.open(watch_spec("k", start_revision=31))
+    receive(session, created(0, 0, revision=31))
+    assert watch.cursor.told == 0
+    # An answer to a progress request may have overtaken its events.
+    assert receive(session, progress(NO_ID, 30)) != []
+    assert receive(session, progress(NO_ID, 31)) == []
+    session.disconnect()
+    session.connect()
+    assert receive(session, created(0, revision=30)) == []
+    assert (session.unproved, watch.state) == ([], State.LIVE)
+
+
+def test_an_id_that_is_given_twice_loses_the_stream() -> None:
+    session = connected_session()
+    watch = live(session, 0)
+    other = session.open(watch_spec("other"))
+    with pytest.raises(StreamLost, match="twice"):
+        receive(session, created(0))
+    assert (watch.state, watch.watch_id) == (State.LIVE, 0)
+    session.close(other)
+    session.close(watch)
+
+
+def test_what_is_told_while_the_proof_is_read_waits_for_another() -> None:
+    session, watch = behind()
+    doubtful = session.unproved
+    late = Subscription(watch_spec("late"))
+    late.cursor.delivered(110)
+    late.confirmed, late.cluster_id = True, CLUSTER
+    session.adopt(late)
+    receive(session, created(1))
+    assert session.unproved == [watch, late]
+    assert session.prove(100, doubtful) == []
+    assert session.unproved == [late]
+    assert late.state is State.RESUMING
+
+
+def test_a_request_too_large_is_that_of_a_large_creation() -> None:
+    session = connected_session()
+    large = "b" * (LARGE_REQUEST + 1)
+    for key in ("a", large, "c"):
         session.open(watch_spec(key))
     error = RpcError(StatusCode.RESOURCE_EXHAUSTED, "larger than max")
+    # None that has not been sent, and none that is small.
+    assert session.refuse_largest(error) == []
+    session.requests()
     (delivery,) = session.refuse_largest(error)
-    assert delivery.subscription.spec.key == b"b" * 100
+    assert delivery.subscription.spec.key == large.encode()
     session.disconnect()
-    assert session.refuse_largest(error) == ()
+    assert session.refuse_largest(error) == []
 
 
 def test_ids_that_the_server_makes_up_are_bounded() -> None:
