@@ -88,7 +88,7 @@ MUTATIONS = (
         "events move the mapping",
         "_replica",
         16,
-        "dict.__setitem__(mapping, key, new)",
+        'dict.__setitem__(cast("dict[bytes, KeyValue]", mapping), key, new)',
         "pass",
     ),
     Mutation(
