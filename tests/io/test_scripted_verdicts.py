@@ -39,6 +39,7 @@ from trio_etcd_watch import (
     open_watcher,
 )
 from trio_etcd_watch._grpc.status import Status
+from trio_etcd_watch._session import LARGE_REQUEST
 from trio_etcd_watch._verdicts import (
     MAX_REFUSED_TOKENS,
     TABLE,
@@ -160,8 +161,9 @@ async def test_status_of_a_stream(status: Status, verdict: Verdict) -> None:
     async with watcher_on(first, second) as watcher:
         async with watcher.watch("a") as neighbour:
             if verdict in (Verdict.FINAL, Verdict.TOO_LARGE):
+                key = "b" * (LARGE_REQUEST + 1 if verdict is Verdict.TOO_LARGE else 1)
                 with pytest.raises(RpcError) as caught:
-                    async with watcher.watch("b"):
+                    async with watcher.watch(key):
                         pytest.fail("entered")
                 assert type(caught.value) is RpcError
                 assert caught.value.code is status.code

@@ -111,14 +111,16 @@ async def test_who_gives_up_first_and_tries_again_takes_another_connection(
     async with serve_tcp(stuck.serve) as bad, serve_tcp(serve_well) as good:
         with trio.fail_after(LIMIT):
             async with open_watcher([bad, good]) as watcher:
-                with pytest.raises(trio.TooSlowError):
-                    with trio.fail_after(_connector.PATIENCE * 2):
-                        async with watcher.watch("k"):
-                            pytest.fail("entered")
+                for _ in range(2):
+                    with pytest.raises(trio.TooSlowError):
+                        with trio.fail_after(_connector.PATIENCE * 2):
+                            async with watcher.watch("k"):
+                                pytest.fail("entered")
                 async with watcher.watch("k") as watch:
                     assert (await anext(watch)).events
         assert watcher.statistics().connections_made == 2
-    assert (stuck.connections, stuck.streams) == (1, 1)
+    # Once may mean that they were in a hurry.
+    assert (stuck.connections, stuck.streams) == (1, 2)
 
 
 async def test_who_gives_up_while_no_token_comes_takes_another_connection() -> None:
@@ -133,13 +135,14 @@ async def test_who_gives_up_while_no_token_comes_takes_another_connection() -> N
         channel = Channel(bad, good, credentials=Credentials("root", "secret"))
         with trio.fail_after(LIMIT):
             async with open_watcher(channel) as watcher:
-                with pytest.raises(trio.TooSlowError):
-                    with trio.fail_after(_connector.PATIENCE * 2):
-                        async with watcher.watch("k"):
-                            pytest.fail("entered")
+                for _ in range(2):
+                    with pytest.raises(trio.TooSlowError):
+                        with trio.fail_after(_connector.PATIENCE * 2):
+                            async with watcher.watch("k"):
+                                pytest.fail("entered")
                 async with watcher.watch("k"):
                     pass
-    assert (stuck.connections, stuck.streams) == (1, 1)
+    assert (stuck.connections, stuck.streams) == (1, 2)
     assert (well.connections, well.streams) == (1, 2)
 
 
