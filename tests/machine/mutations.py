@@ -152,8 +152,12 @@ def mutated_modules(
 def mutated(mutation: Mutation | None) -> Iterator[Core]:
     """Give the core with this mutation; with None, the same one unchanged."""
     with mutated_modules(mutation, shared=SHARED, mutable=MUTABLE) as modules:
-        _, requests, subscription, session = modules
-        yield Core(session.Session, subscription.State, requests.watch_spec)
+        by_name = dict(zip(MUTABLE, modules, strict=True))
+        yield Core(
+            by_name["_session"].Session,
+            by_name["_subscription"].State,
+            by_name["_requests"].watch_spec,
+        )
 
 
 MUTATIONS = (
