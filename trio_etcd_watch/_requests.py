@@ -178,9 +178,9 @@ def create_request(
         start_revision=start_revision,
         prev_kv=spec.prev_kv,
         fragment=fragment,
-        # Rule 8: asked for whatever the user wants to see.
-        progress_notify=True,
     )
+    # Rule 8: asked for whatever the user wants to see.
+    create.progress_notify = True
     if spec.no_put:
         create.filters.append(pb.WatchCreateRequest.NOPUT)
     if spec.no_delete:

@@ -291,9 +291,9 @@ MUTATIONS = (
     Mutation(
         "rule 8",
         "_requests",
-        8,
-        "progress_notify=True,",
-        "progress_notify=spec.progress_notify,",
+        4,
+        "create.progress_notify = True",
+        "create.progress_notify = spec.progress_notify",
     ),
     Mutation(
         "rule 8",

@@ -13,6 +13,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from tests.machine.mutations import MUTATIONS, Core, Mutation, mutated, source_of
 from tests.machine.session_machine import SessionMachine
+from trio_etcd_watch._grpc.status import StreamLost
 
 EXAMPLES = 5_000
 """At most; nearly every mutation fails within 100."""
@@ -64,5 +65,5 @@ def test_mutation_is_caught(mutation: Mutation) -> None:
     with mutated(mutation) as core:
         # What the machine asserts, or a session that stumbles over its own tables; any
         # other exception would be a mistake in the mutation.
-        with pytest.raises((AssertionError, KeyError)):
+        with pytest.raises((AssertionError, KeyError, StreamLost)):
             run_machine(core, EXAMPLES)
