@@ -46,6 +46,9 @@ async def one_cut(partitions: Partitions, rng: random.Random) -> None:
     # It notices in five election timeouts, which is etcd's own way; then one connect.
     net = 6 * ELECTION_TIMEOUT + channel.connect_timeout
     writer = Writer()
+    # The cut before this one is healed, but whoever was behind it may know no leader yet.
+    for member in partitions.members:
+        await member.wait_serving()
     async with (
         open_watcher(channel) as watcher,
         watcher.watch("", prefix=True) as watch,
