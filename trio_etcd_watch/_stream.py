@@ -52,6 +52,10 @@ REPLY_TIMEOUT = 10.0
 """Seconds that a member may be silent on a stream that waits for a reply to a creation.
 Then it is left: one that answers PING and nothing else is stuck."""
 
+LEAST_PROGRESS = 10_240
+"""Bytes in REPLY_TIMEOUT that a response has to bring to be waited for without a limit:
+a peer that sends a few now and then is stuck too."""
+
 MAX_SILENCES = 6
 """So many times REPLY_TIMEOUT a creation may wait while other replies come."""
 
@@ -271,12 +275,12 @@ class WatchStream:
             if not session.unanswered or session.answered != answered:
                 silences = 0
                 continue
-            silent = call.bytes_received == received
-            if not silent and self._dispatched == dispatched:
+            came = call.bytes_received - received
+            if came >= LEAST_PROGRESS and self._dispatched == dispatched:
                 # One large response is on its way; etcd answers nothing meanwhile.
                 continue
             silences += 1
-            if silent or silences >= MAX_SILENCES:
+            if not came or silences >= MAX_SILENCES:
                 waited = silences * REPLY_TIMEOUT
                 self._connector.leave(connection)
                 call.reset(f"no reply to the creation of a watch for {waited:g} s")

@@ -9,7 +9,15 @@ from collections.abc import Awaitable, Callable
 import pytest
 import trio
 
-from tests.support.peer import GRPC, Peer, serve_tcp, serve_watches, watch_response
+from tests.support.peer import (
+    GRPC,
+    Peer,
+    grpc_message,
+    pieces,
+    serve_tcp,
+    serve_watches,
+    watch_response,
+)
 from trio_etcd_watch import (
     Channel,
     Credentials,
@@ -255,3 +263,43 @@ async def test_a_slow_member_that_answers_in_time_is_kept(
                     nursery.start_soon(enter, watcher)
         assert watcher.statistics().connections_made == 1
     assert (entered, slow.streams) == (5, 1)
+
+
+def large_response(step: int) -> Script:
+    """A response of 200 steps, so many bytes each, before the reply to a creation."""
+
+    async def send(peer: Peer, stream_id: int) -> None:
+        await peer.headers(stream_id, GRPC)
+        await peer.message(stream_id)
+        await peer.messages(stream_id, watch_response(revision=9, created=True))
+        await peer.message(stream_id)
+        events = watch_response(events=[(b"a", 5)], value=bytes(200 * step))
+        for piece in pieces(grpc_message(events), step):
+            if stream_id in peer.resets():
+                return
+            await peer.data(stream_id, piece)
+            await trio.sleep(0.01)
+        await peer.messages(stream_id, watch_response(1, revision=9, created=True))
+
+    return send
+
+
+@pytest.mark.parametrize(("step", "kept"), [(1_000, True), (10, False)])
+async def test_one_large_response_is_waited_for_unless_hardly_any_of_it_comes(
+    step: int, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_stream, "MAX_SILENCES", 2)
+
+    async def serve_ahead(stream: trio.abc.Stream) -> None:
+        await serve_watches(stream, revision=9)
+
+    slow = Stuck(large_response(step))
+    async with serve_tcp(slow.serve) as first, serve_tcp(serve_ahead) as second:
+        with trio.fail_after(LIMIT):
+            async with (
+                open_watcher([first, second]) as watcher,
+                watcher.watch("a", start_revision=5) as watch,
+                watcher.watch("b"),
+            ):
+                assert (await anext(watch.events())).kv.mod_revision == 5
+                assert watcher.statistics().reconnects == (0 if kept else 1)
