@@ -141,6 +141,31 @@ async def test_blackhole_and_heal() -> None:
                 await assert_reset(stream)
 
 
+async def test_blackhole_for_those_who_name_themselves() -> None:
+    async with (
+        echo_proxy() as proxy,
+        await connect(proxy) as first,
+        await connect(proxy) as second,
+    ):
+        for name, stream in ((b"first", first), (b"second", second)):
+            await ask(stream, name)
+        proxy.blackhole(lambda head: b"first" in head)
+        async with await connect(proxy) as third, await connect(proxy) as fourth:
+            # One names itself only later.
+            for name, stream in ((b"hello", third), (b"third", fourth)):
+                await ask(stream, name)
+            for stream in (first, third):
+                await stream.send_all(b"first")
+            with trio.fail_after(LIMIT):
+                while sum(each.is_stalled for each in proxy._connections) < 2:  # noqa: ASYNC110  # no Event
+                    await trio.sleep(0.01)
+            proxy.heal()
+            proxy.reset_stalled()
+            for stream in (first, third):
+                await assert_reset(stream)
+        await ask(second, b"again")
+
+
 async def test_refuse_and_accept() -> None:
     async with echo_proxy() as proxy, await connect(proxy) as client:
         await ask(client, b"hello")

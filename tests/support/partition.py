@@ -1,15 +1,15 @@
 """A cluster whose members can be cut off from each other, and who writes to it.
 
 The peers' traffic runs through one proxy before each member. A connection there is one
-member's to another, and Linux tells whose: so a cut takes just the links of one member,
-in both directions. Neither root nor network namespaces are needed.
+member's to another, and etcd names the sender in each request (`X-Server-From`, in its
+package rafthttp): so a cut takes just the links of one member, in both directions.
+Neither root nor network namespaces are needed.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
-from pathlib import Path
 
 import trio
 
@@ -30,18 +30,23 @@ class Partitions:
         members: of the cluster.
     """
 
-    def __init__(self, members: Sequence[Etcd], proxies: Sequence[Proxy]) -> None:
+    def __init__(
+        self, members: Sequence[Etcd], proxies: Sequence[Proxy], ids: Sequence[int]
+    ) -> None:
         self.members = members
         self._proxies = proxies
+        self._ids = ids
 
     def cut_off(self, member: Etcd) -> None:
         """Let this one, and no other, neither hear its peers nor be heard by them."""
         self.heal()
-        for each, proxy in zip(self.members, self._proxies, strict=True):
-            if each is member:
+        lonely = self.members.index(member)
+        sent_by_it = b"X-Server-From: %x\r\n" % self._ids[lonely]
+        for i, proxy in enumerate(self._proxies):
+            if i == lonely:
                 proxy.blackhole()
             else:
-                proxy.blackhole(lambda port: _has_port(member.pid, port))
+                proxy.blackhole(lambda head: sent_by_it in head)
 
     def heal(self) -> None:
         """Let all hear each other again, over new connections."""
@@ -118,7 +123,9 @@ async def open_partitions(
             await member.start(wait=False)
         for member in cluster.members:
             await member.wait_serving()
-        yield Partitions(cluster.members, proxies)
+        yield Partitions(
+            cluster.members, proxies, [await _id_of(each) for each in cluster.members]
+        )
 
 
 def argument(member: Etcd, flag: str) -> str:
@@ -127,18 +134,6 @@ def argument(member: Etcd, flag: str) -> str:
     return values[-1].partition("=")[2]
 
 
-def _has_port(pid: int, port: int) -> bool:
-    """Whether a process has the end of a loopback connection that is at this port."""
-    sockets = set()
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        fields = line.split()
-        if int(fields[1].partition(":")[2], 16) == port:
-            sockets.add(f"socket:[{fields[9]}]")
-    return any(_link(fd) in sockets for fd in Path(f"/proc/{pid}/fd").iterdir())
-
-
-def _link(file: Path) -> str:
-    try:
-        return str(file.readlink())
-    except FileNotFoundError:
-        return ""  # closed meanwhile
+async def _id_of(member: Etcd) -> int:
+    reply = await member.request("/v3/maintenance/status")
+    return int(reply["header"]["member_id"])

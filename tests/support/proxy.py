@@ -19,6 +19,9 @@ _SIOCOUTQNSD = 0x894B
 
 _CHUNK_SIZE = 65536
 
+_HEAD = 4096
+"""Bytes: a few requests of HTTP/1, as a connection may begin with one without a name."""
+
 _CHUNKS_ON_THE_WAY = 256
 """Per direction. Few enough to bound memory, enough to keep a delayed one full."""
 
@@ -32,20 +35,14 @@ class _Connection:
     def __init__(self, proxy: Proxy, client: trio.SocketStream) -> None:
         self._proxy = proxy
         self._client = client
+        self.head = b""
+        """What the client sent first, up to some `_HEAD` bytes, as it came."""
         self._server: trio.SocketStream | None = None
         self._down_left, self._cut_by_fin = proxy.cut
         self._flow = trio.CancelScope()
         self._life = trio.CancelScope()
         self._send_fin = False
         self._send_reset = False
-
-    @property
-    def client_port(self) -> int:
-        """The client's own port, while it is connected; or 0."""
-        try:
-            return int(self._client.socket.getpeername()[1])
-        except OSError:
-            return 0
 
     @property
     def is_stalled(self) -> bool:
@@ -105,6 +102,9 @@ class _Connection:
         with send:
             try:
                 while chunk := await source.receive_some(_CHUNK_SIZE):
+                    if source is self._client and len(self.head) < _HEAD:
+                        self.head += chunk
+                        self._proxy.stall_if_swallowed(self)
                     arrival = trio.current_time() + self._proxy.latency
                     await send.send((arrival, chunk))
             except trio.BrokenResourceError:
@@ -177,7 +177,7 @@ class Proxy:
         self._target = (host, port)
         self._nursery = nursery
         self._connections: set[_Connection] = set()
-        self._black_hole: Callable[[int], bool] = _nobody
+        self._swallows: Callable[[bytes], bool] = _nothing
         self._was_accepted = trio.Event()
         self._listener: trio.SocketListener | None = None
         # Keeps the port ours while we refuse. It must not take a client that dials us,
@@ -207,22 +207,27 @@ class Proxy:
         """
         self.cut = (sys.maxsize if count is None else count, fin)
 
-    def blackhole(self, swallows: Callable[[int], bool] = lambda port: True) -> None:
+    def blackhole(self, swallows: Callable[[bytes], bool] = lambda head: True) -> None:
         """Forward nothing any more, on open connections and on new ones.
 
         They stay open, and new ones are accepted. What `delay()` holds is lost.
 
         Args:
-            swallows: which connections, by the client's port; all, unless given.
+            swallows: which connections, by what the client sent first, which is
+                nothing to begin with; all, unless given.
         """
-        self._black_hole = swallows
+        self._swallows = swallows
         for connection in self._connections:
-            if swallows(connection.client_port):
-                connection.stall()
+            self.stall_if_swallowed(connection)
+
+    def stall_if_swallowed(self, connection: _Connection) -> None:
+        """Let a connection into the black hole, if that is for it."""
+        if self._swallows(connection.head):
+            connection.stall()
 
     def heal(self) -> None:
         """Serve new connections again; those that were black-holed stay dead."""
-        self._black_hole = _nobody
+        self._swallows = _nothing
 
     def reset_stalled(self) -> None:
         """Reset the connections that were black-holed, so that they are made anew."""
@@ -268,8 +273,7 @@ class Proxy:
                 self._was_accepted.set()
                 self._was_accepted = trio.Event()
                 connection = _Connection(self, client)
-                if self._black_hole(connection.client_port):
-                    connection.stall()
+                self.stall_if_swallowed(connection)
                 self._connections.add(connection)
                 self._nursery.start_soon(self._run, connection)
 
@@ -302,7 +306,7 @@ async def open_proxy(
         raise error
 
 
-def _nobody(port: int) -> bool:
+def _nothing(head: bytes) -> bool:
     return False
 
 
