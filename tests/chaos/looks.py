@@ -47,12 +47,12 @@ def differs(look: Look, state: Mapping[bytes, KeyValue]) -> str:
     true = tuple(kv for key, kv in sorted(state.items()) if in_range(key, *look.keys))
     if look.rows == true:
         return ""
-    theirs = {row.key: row for row in look.rows}
-    for key in sorted(theirs.keys() | {kv.key for kv in true}):
-        if theirs.get(key) != state.get(key):
+    shown, there = ({kv.key: kv for kv in rows} for rows in (look.rows, true))
+    for key in sorted(shown.keys() | there.keys()):
+        if shown.get(key) != there.get(key):
             return (
-                f"at revision {look.revision}, {key!r} is {theirs.get(key)} instead of "
-                f"{state.get(key)}"
+                f"at revision {look.revision}, {key!r} is {shown.get(key)} instead of "
+                f"{there.get(key)}"
             )
     return f"at revision {look.revision}, the keys are not in order, or twice"
 
