@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
-from unittest.mock import patch
 
 import trio
 
@@ -19,6 +17,7 @@ from tests.chaos.history import read_range
 from tests.chaos.looks import Fold, Look, differs, unlike_history
 from tests.chaos.users import plain_kv
 from tests.chaos.writes import KEYS, RANGES, Where
+from tests.support.followers import resyncs_noted
 from tests.support.robustness import History, KeyValue, in_range
 from trio_etcd_watch import KeyValue as ClientKeyValue
 from trio_etcd_watch import Mirror
@@ -45,8 +44,6 @@ REASONS = {
 }
 """What the log says of why a range is read anew, and what that is; the rest is a loss."""
 
-READ_ANEW = "a mirror is read anew: "
-
 
 class Mirrors:
     """All mirrors of one run, who writes for them, and what they were found to be."""
@@ -56,14 +53,14 @@ class Mirrors:
         self._chaos = chaos
         self._report = chaos.report.mirrors
         # In a storm few: the machine has enough to do.
-        ranges = MIRRORED[:3] if chaos.options.storm else MIRRORED * 2
+        ranges = MIRRORED[:3] if chaos.options.storm else MIRRORED + MIRRORED[:2]
         self._users = [
             MirrorUser(self, chaos, f"mirror {i}", where, stays=i < len(MIRRORED))
             for i, where in enumerate(ranges)
         ]
 
     async def run(self) -> None:
-        with _noted_warnings(self._note_warning):
+        with resyncs_noted(self._note_resync):
             async with trio.open_nursery() as nursery:
                 for user in self._users:
                     nursery.start_soon(user.run)
@@ -89,10 +86,7 @@ class Mirrors:
         else:
             self._chaos.violated(f"mirror: {text}")
 
-    def _note_warning(self, follower: Follower, text: str) -> None:
-        if not text.startswith(READ_ANEW):
-            return
-        why = text.removeprefix(READ_ANEW)
+    def _note_resync(self, follower: Follower, why: str) -> None:
         reason = next((REASONS[key] for key in REASONS if key in why), "loss")
         self._report.resyncs[reason] += 1
         keys = follower._keys
@@ -128,19 +122,6 @@ class Mirrors:
         self._report.by_history = len(self.looks)
         for text in unlike_history(self.looks, history):
             self.differed(text)
-
-
-@contextmanager
-def _noted_warnings(note: Callable[[Follower, str], None]) -> Iterator[None]:
-    """Note all that followers warn of, also what their log's budget leaves out."""
-    warn = Follower._warn
-
-    def noting(follower: Follower, line: str, *values: object) -> None:
-        note(follower, line % values)
-        warn(follower, line, *values)
-
-    with patch.object(Follower, "_warn", noting):
-        yield
 
 
 class MirrorUser:
