@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
@@ -63,7 +64,7 @@ class Mirrors:
         with resyncs_noted(self._note_resync):
             async with trio.open_nursery() as nursery:
                 for user in self._users:
-                    nursery.start_soon(user.run)
+                    nursery.start_soon(user.run, nursery)
 
     async def write(self) -> None:
         """Put, and have a mirror show that, for as long as there is writing."""
@@ -139,7 +140,7 @@ class MirrorUser:
         self._stays = stays
         self.keys = [key for key in KEYS if in_range(key, *self._range)]
         self._mirror: Mirror | None = None
-        self._tasks: trio.Nursery | None = None
+        self._outliving: trio.Nursery | None = None
         self._revision = 0
         self._waiting = 0
         self._folds: list[Fold[ClientKeyValue]] = []
@@ -152,7 +153,9 @@ class MirrorUser:
             f"{mirror and mirror.statistics()}"
         )
 
-    async def run(self) -> None:
+    async def run(self, outliving: trio.Nursery) -> None:
+        """Come and go; what waits for a mirror runs in the nursery, and may outlive it."""
+        self._outliving = outliving
         while True:
             life = math.inf
             if not (self._stays or self._chaos.finale.is_set()):
@@ -172,17 +175,16 @@ class MirrorUser:
         async with watcher.mirror(**self._where) as mirror:
             self._report.opened += 1
             self._revision = 0
-            self._waiting = 0
             self._folds = []
             try:
                 async with trio.open_nursery() as nursery:
-                    self._mirror, self._tasks = mirror, nursery
+                    self._mirror = mirror
                     for pause in PAUSES:
                         nursery.start_soon(self._consume, mirror, pause)
                     nursery.start_soon(self._look_on, mirror)
                     nursery.start_soon(self._prove, mirror)
             finally:
-                self._mirror = self._tasks = None
+                self._mirror = None
 
     # What is seen
 
@@ -241,13 +243,13 @@ class MirrorUser:
 
     def expect(self, revision: int) -> None:
         """Have the mirror show what was put at this revision, if there is one."""
-        if self._mirror is not None and self._tasks is not None:
-            self._tasks.start_soon(self._await_put, self._mirror, revision)
+        if self._mirror is not None and self._outliving is not None:
+            self._outliving.start_soon(self._await_put, self._mirror, revision)
 
     async def _await_put(self, mirror: Mirror, revision: int) -> None:
         self._waiting += 1
         patience = self._rng.choice([0.01, *[math.inf] * 9])
-        with trio.move_on_after(patience):
+        with trio.move_on_after(patience), suppress(trio.ClosedResourceError):
             if self._rng.random() < 0.2:
                 await mirror.wait_for(lambda _: mirror.revision >= revision)
                 self._report.waits += 1
