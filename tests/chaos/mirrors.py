@@ -302,10 +302,12 @@ class MirrorUser:
             await trio.sleep(0.05)
         await self._compare_last(mirror, self._mirrors.differed, "when it caught up")
         await mirror.sync()
+        self._report.syncs += 1
         if mirror.revision < history.revision:
             self._violated(f"is at {mirror.revision} after the last sync()")
         if not await mirror.verify():
             self._mirrors.differed(f"{self._name}: was proved wrong in the end")
+        self._report.proofs += 1
         await self._compare_last(mirror, self._violated, "in the end")
 
     async def _present(self) -> Mirror:
