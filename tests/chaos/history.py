@@ -60,12 +60,13 @@ class Truth:
     def shared(self, event: Event) -> Event:
         """Return the one instance of what many watches hold."""
         kv, prev_kv = (
-            self._share(event.kv),
-            event.prev_kv and self._share(event.prev_kv),
+            self.share(event.kv),
+            event.prev_kv and self.share(event.prev_kv),
         )
-        return self._share(event._replace(kv=kv, prev_kv=prev_kv))
+        return self.share(event._replace(kv=kv, prev_kv=prev_kv))
 
-    def _share(self, value: T) -> T:
+    def share(self, value: T) -> T:
+        """Return the one instance of what is equal to this."""
         shared: T = self._shared.setdefault(value, value)
         return shared
 
@@ -100,18 +101,37 @@ def _history(endpoint: str, start: int, stop: int) -> Iterator[list[Event]]:
         connection.close()
 
 
+async def read_range(
+    member: Etcd, keys: tuple[bytes, bytes], revision: int
+) -> tuple[KeyValue, ...]:
+    """Read a range as it was, over the JSON gateway too.
+
+    Raises:
+        EtcdRequestError: the revision is compacted, or the member has no quorum.
+        OSError: the member went away, or was silent.
+    """
+    body = {
+        "key": base64.b64encode(keys[0]).decode(),
+        "range_end": base64.b64encode(keys[1]).decode(),
+        "revision": revision,
+    }
+    with trio.move_on_after(ANSWER_LIMIT):
+        reply = await member.request("/v3/kv/range", body)
+        return tuple(_kv_from_json(kv) for kv in reply.get("kvs", ()))
+    raise TimeoutError
+
+
 def _from_json(event: dict[str, Any]) -> Event:
-    kv = event["kv"]
-    return Event(
-        event.get("type", "PUT"),
-        KeyValue(
-            base64.b64decode(kv["key"]),
-            base64.b64decode(kv.get("value", "")),
-            int(kv.get("create_revision", 0)),
-            int(kv["mod_revision"]),
-            int(kv.get("version", 0)),
-            int(kv.get("lease", 0)),
-        ),
-        prev_kv=None,
-        is_create=False,
+    kv = _kv_from_json(event["kv"])
+    return Event(event.get("type", "PUT"), kv, prev_kv=None, is_create=False)
+
+
+def _kv_from_json(kv: dict[str, Any]) -> KeyValue:
+    return KeyValue(
+        base64.b64decode(kv["key"]),
+        base64.b64decode(kv.get("value", "")),
+        int(kv.get("create_revision", 0)),
+        int(kv["mod_revision"]),
+        int(kv.get("version", 0)),
+        int(kv.get("lease", 0)),
     )

@@ -14,22 +14,18 @@ except in a storm.
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import logging
-import os
 import random
-import sys
-import traceback
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field
 
 import trio
 
-from tests.chaos.faults import STRIKES
+from tests.chaos.harm import WRITERS, Harm
 from tests.chaos.history import ANSWER_LIMIT, Truth
+from tests.chaos.leftovers import Leftovers
+from tests.chaos.mirrors import Mirrors
+from tests.chaos.report import Options, Report
 from tests.chaos.users import Churner, Reader, Sleeper
 from tests.chaos.writes import (
     KEYS,
@@ -80,66 +76,11 @@ LONG = 60.0
 BEFORE = 1_100
 """Revisions before the first watch: etcd replays at most 1,000 of them at once."""
 
-LONGEST_FAULT = 4.0
-"""In seconds, of a run that is long enough for that."""
-
 MISSING = ("resumable: ", "reliable: ")
 """The checks that find missing events."""
 
 READERS = 24
 CHURNERS = 6
-WRITERS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What to run.
-
-    Attributes:
-        seconds: how long faults strike.
-        storm: if not 0, so many watches that are parked and woken, instead of a few
-            of every kind.
-        parks: how often each of these is parked.
-        compact: whether history is compacted now and then; None leaves it to the seed.
-    """
-
-    seed: int
-    seconds: float
-    cluster: bool = False
-    binary: str | os.PathLike[str] | None = None
-    storm: int = 0
-    parks: int = 10
-    compact: bool | None = None
-
-
-@dataclass(slots=True)
-class Report:
-    """What came of it."""
-
-    options: Options
-    seconds: float = 0.0
-    written: int = 0
-    delivered: int = 0
-    sessions: int = 0
-    parked: int = 0
-    compacted: int = 0
-    reconnects: int = 0
-    faults: Counter[str] = field(default_factory=Counter)
-    violations: list[str] = field(default_factory=list)
-    silent: list[str] = field(default_factory=list)
-    """What would be a violation, were the server not known for it: etcd #17529."""
-
-    def __str__(self) -> str:
-        options = self.options
-        faults = ", ".join(f"{kind} {n}" for kind, n in sorted(self.faults.items()))
-        return (
-            f"seed {options.seed}, {'cluster' if options.cluster else 'one server'}: "
-            f"{self.seconds:.0f} s, {self.written} events written, "
-            f"{self.delivered} delivered in {self.sessions} sessions, "
-            f"parked {self.parked} times, {self.compacted} ends by compaction, "
-            f"{self.faults.total()} faults ({faults}), {self.reconnects} reconnects, "
-            f"{len(self.violations)} violations, {len(self.silent)} of etcd #17529"
-        )
 
 
 async def run(options: Options) -> Report:
@@ -197,15 +138,12 @@ class Chaos:
         self.truth = Truth()
         self.newest = 1
         """The newest revision that was acknowledged."""
-        self._peace = trio.Event()
-        """Set when no more harm is to be done."""
-        self._writing = True
-        self._may_write = trio.Semaphore(WRITERS)
+        self.writing = True
+        """False once the writers are to stop."""
+        self.harm = Harm(self)
         self._writes: list[Write] = []
-        self._longest_fault = min(LONGEST_FAULT, options.seconds / 3)
-        # A thousand watches that lag have much to fetch before the next fault.
-        self._mercy = 1 + options.storm / 200
         self._readers = self._make_readers()
+        self._mirrors = Mirrors(self)
 
     def rng(self, who: str) -> random.Random:
         """Randomness of one task, which does not depend on what others draw."""
@@ -222,15 +160,18 @@ class Chaos:
         async with trio.open_nursery() as nursery:
             for reader in self._readers:
                 nursery.start_soon(reader.run)
+            nursery.start_soon(self._mirrors.run)
             nursery.start_soon(self._request_progress)
             await self._strike()
             await self._write_last()
             history = await self._read_history()
             self.finale.set()
             await self._wait_caught_up(history)
-            await self._check_nothing_left_behind(history)
+            await self._mirrors.finish(history, LIMIT)
+            await Leftovers(self, LIMIT).check(history)
             nursery.cancel_scope.cancel(reason="the run is over")
         self._judge(history)
+        self._mirrors.judge(history)
         self.report.seconds = trio.current_time() - began
 
     # Phases
@@ -240,22 +181,15 @@ class Chaos:
         async with trio.open_nursery() as writing:
             for i in range(WRITERS):
                 writing.start_soon(self._write, self.rng(f"writer {i}"))
-            if self._compacts:
+            if self.compacts:
                 writing.start_soon(self._compact, self.rng("compaction"))
+            writing.start_soon(self._mirrors.write)
             async with trio.open_nursery() as harming:
-                for proxy in self.proxies:
-                    harming.start_soon(
-                        self._harm_network, proxy, self.rng(f"network {proxy.endpoint}")
-                    )
-                harming.start_soon(self._harm_servers, self.rng("servers"))
+                self.harm.start(harming)
                 await self._wait_enough()
-                self._peace.set()
-            # The last fault is the one that nobody tells us of.
-            for proxy in self.proxies:
-                self.report.faults["blackhole"] += 1
-                proxy.blackhole()
-                proxy.heal()
-            self._writing = False
+                self.harm.peace.set()
+            self.harm.strike_last()
+            self.writing = False
 
     async def _wait_enough(self) -> None:
         await trio.sleep(self.options.seconds)
@@ -274,7 +208,7 @@ class Chaos:
                 [Delete(key) for key in KEYS],
                 [Put(key, b"very last") for key in KEYS],
             ):
-                while not await self._attempt(self.members[0], operations):
+                while await self.attempt(self.members[0], operations) is None:
                     pass
 
     async def _read_history(self) -> History:
@@ -300,63 +234,12 @@ class Chaos:
         for watcher in self.watchers:
             self.violated(f"liveness: {watcher.statistics()}")
 
-    async def _check_nothing_left_behind(self, history: History) -> None:
-        """Whether the servers hold a watch that we have left, or parked."""
-        # Half open on their side since the black hole.
-        for proxy in self.proxies:
-            proxy.reset_all()
-        await self._wait_no_surplus("reconnected")
-        rng = self.rng("left behind")
-        async with trio.open_nursery() as parked:
-            # One gets all of history at once, the other in pieces.
-            for start in (history.revision - 2, max(history.compacted, 1)):
-                parked.start_soon(self._stay_parked, rng.choice(self.watchers), start)
-            async with trio.open_nursery() as leaving:
-                for _ in range(20):
-                    leaving.start_soon(self._open_and_leave, rng)
-            await self._wait_no_surplus("parked and left")
-            parked.cancel_scope.cancel(reason="checked")
-
-    async def _wait_no_surplus(self, when: str) -> None:
-        surplus = None
-        with trio.move_on_after(LIMIT):
-            while True:
-                surplus = await self._surplus()
-                # etcd's gauge counts a compacted watcher down twice if the end of its
-                # stream comes while we cancel it (cancelWatcher, to 3.4.23 at least).
-                if surplus == 0 or (surplus and surplus < 0 and self._compacts):
-                    return
-                await trio.sleep(0.05)
-        self.violated(f"left behind: {when}, the servers hold {surplus} too many")
-
-    async def _surplus(self) -> int | None:
-        """How many watches more than ours there are; None while some are opening."""
-        metrics = [await member.metrics() for member in self.members]
-        held = sum(int(each["etcd_debugging_mvcc_watcher_total"]) for each in metrics)
-        statistics = [watcher.statistics() for watcher in self.watchers]
-        if any(each.creating + each.resuming for each in statistics):
-            return None
-        return held - sum(each.live for each in statistics)
-
-    async def _stay_parked(self, watcher: Watcher, start: int) -> None:
-        opening = watcher.watch(
-            "", prefix=True, start_revision=start, max_buffered_events=1
-        )
-        async with opening:
-            await trio.sleep_forever()
-
-    async def _open_and_leave(self, rng: random.Random) -> None:
-        for _ in range(20):
-            with trio.move_on_after(rng.expovariate(100)):
-                async with rng.choice(self.watchers).watch("", prefix=True):
-                    await trio.sleep_forever()
-
     def _judge(self, history: History) -> None:
         report = self.report
         report.violations += check_history(history, self._writes)
         for record in self.records:
             wrong = violations(record, history)
-            if self._compacts_silently and is_silently_compacted(record, history):
+            if self.compacts_silently and is_silently_compacted(record, history):
                 missing = [each for each in wrong if each.startswith(MISSING)]
                 report.silent += missing
                 wrong = [each for each in wrong if each not in missing]
@@ -372,16 +255,16 @@ class Chaos:
 
     async def _write_before(self, rng: random.Random) -> None:
         for number in range(BEFORE // WRITERS):
-            await self._attempt(self.members[0], draw_operations(rng, number))
+            await self.attempt(self.members[0], draw_operations(rng, number))
 
     async def _write(self, rng: random.Random) -> None:
         members = list(self.members)
         numbers = itertools.count()
-        while self._writing:
+        while self.writing:
             operations = draw_operations(rng, next(numbers))
-            async with self._may_write:
-                acknowledged = await self._attempt(members[0], operations)
-            if not acknowledged:
+            async with self.harm.may_write:
+                revision = await self.attempt(members[0], operations)
+            if revision is None:
                 rng.shuffle(members)
                 await trio.sleep(0.05)
             if rng.random() < 0.9:
@@ -389,18 +272,20 @@ class Chaos:
                 pace = 0.03 + self.options.storm / 5_000
                 await trio.sleep(rng.expovariate(1 / pace))
 
-    async def _attempt(self, member: Etcd, operations: Sequence[Put | Delete]) -> bool:
-        """Write in one transaction; whether that was acknowledged."""
+    async def attempt(
+        self, member: Etcd, operations: Sequence[Put | Delete]
+    ) -> int | None:
+        """Write in one transaction, and return its revision; None: no answer came."""
         revision = None
         with trio.move_on_after(ANSWER_LIMIT):
             with suppress(OSError, EtcdRequestError):
                 revision = await transact(member, operations)
         self._writes.append(as_write(operations, revision))
         self.newest = max(self.newest, revision or 0)
-        return revision is not None
+        return revision
 
     @property
-    def _compacts(self) -> bool:
+    def compacts(self) -> bool:
         if self.options.compact is not None:
             return self.options.compact
         # A storm would meet etcd #17529 all the time: queues of streams are full then.
@@ -409,7 +294,7 @@ class Chaos:
     async def _compact(self, rng: random.Random) -> None:
         """Compact, up to the newest revision or some way behind."""
         mean = 1 + min(self.options.seconds, 100.0) / 20
-        while not await self._is_peace_within(rng.expovariate(1 / mean)):
+        while not await self.harm.is_peace_within(rng.expovariate(1 / mean)):
             member = rng.choice(self.members)
             with suppress(OSError, EtcdRequestError):
                 newest = await self.truth.read(member)
@@ -424,60 +309,13 @@ class Chaos:
                         self.report.faults["compaction"] += 1
 
     @property
-    def _compacts_silently(self) -> bool:
+    def compacts_silently(self) -> bool:
         """Whether the servers may not tell a watch that it lost events: etcd #17529."""
         return all(
             (3, 4, 0) <= member.version < (3, 4, 31)
             or (3, 5, 0) <= member.version < (3, 5, 13)
             for member in self.members
         )
-
-    # Harm
-
-    async def _is_peace_within(self, seconds: float) -> bool:
-        with trio.move_on_after(seconds):
-            await self._peace.wait()
-        return self._peace.is_set()
-
-    async def _harm_network(self, proxy: Proxy, rng: random.Random) -> None:
-        while True:
-            mean = min(0.7, self.options.seconds / 6) * len(self.proxies) * self._mercy
-            if await self._is_peace_within(rng.expovariate(1 / mean)):
-                return
-            (strike,) = rng.choices(list(STRIKES), list(STRIKES.values()))
-            self.report.faults[strike.__name__] += 1
-            await strike(proxy, rng, rng.uniform(0.1, self._longest_fault))
-
-    async def _harm_servers(self, rng: random.Random) -> None:
-        """Kill and pause one member after the other, so that a quorum remains."""
-        for member in itertools.cycle(self.members):
-            pause = rng.uniform(0.2, 2 * self._longest_fault) * self._mercy
-            if await self._is_peace_within(pause):
-                return
-            if rng.random() < 0.5:
-                self.report.faults["kill -9"] += 1
-                await self._kill(member)
-                await trio.sleep(rng.uniform(0.0, 1.0))
-                await member.start()
-            else:
-                self.report.faults["SIGSTOP"] += 1
-                await member.pause()
-                await trio.sleep(rng.uniform(0.1, self._longest_fault))
-                await member.resume()
-                await member.wait_serving()
-
-    async def _kill(self, member: Etcd) -> None:
-        # Killed, 3.5 before 3.5.5 can lose what it has acknowledged just before, and
-        # use its revision again, which no watch can bear:
-        # https://github.com/etcd-io/etcd/pull/13908 and pull/14424
-        holds = WRITERS if (3, 5, 0) <= member.version < (3, 5, 5) else 0
-        for _ in range(holds):
-            await self._may_write.acquire()
-        # The backend commits every tenth of a second.
-        await trio.sleep(0.3 if holds else 0.0)
-        await member.kill()
-        for _ in range(holds):
-            self._may_write.release()
 
     # Watches
 
@@ -503,54 +341,3 @@ class Chaos:
         while not self.finale.is_set():
             await trio.sleep(rng.uniform(0.0, 2.0))
             await rng.choice(self.watchers).request_progress()
-
-
-def _parse(arguments: Sequence[str] | None = None) -> tuple[Options, bool]:
-    parser = argparse.ArgumentParser(prog="tests.chaos", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--cluster", action="store_true", help="three members")
-    parser.add_argument("--binary", help="the etcd to run")
-    parser.add_argument(
-        "--storm",
-        type=int,
-        nargs="?",
-        const=1_000,
-        default=0,
-        metavar="WATCHES",
-        help="watches that are parked and woken, ten times each",
-    )
-    parser.add_argument("--parks", type=int, default=10)
-    parser.add_argument(
-        "--compact",
-        action=argparse.BooleanOptionalAction,
-        help="default: odd seeds, no storms",
-    )
-    parser.add_argument("--verbose", action="store_true", help="the client's log")
-    options = vars(parser.parse_args(arguments))
-    verbose = options.pop("verbose")
-    return Options(**options), verbose
-
-
-def main() -> int:
-    options, verbose = _parse()
-    logging.basicConfig(format="%(asctime)s %(message)s")
-    logger = logging.getLogger("trio_etcd_watch")
-    logger.setLevel(logging.DEBUG if verbose else logging.ERROR)
-    try:
-        report = trio.run(run, options)
-    except Exception:
-        traceback.print_exc()
-        sys.stdout.write(f"seed {options.seed}: crashed\n")
-        return 1
-    for silent in report.silent[:10]:
-        sys.stdout.write(f"etcd #17529: {silent}\n")
-    for violation in report.violations[:100]:
-        sys.stdout.write(f"{violation}\n")
-    sys.stdout.write(f"{report}\n")
-    return bool(report.violations)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.chaos.run import Options, run
+from tests.chaos.report import Options
+from tests.chaos.run import run
 
 
 async def survives(options: Options) -> None:
@@ -13,6 +14,9 @@ async def survives(options: Options) -> None:
     assert report.written
     assert report.delivered
     assert report.faults
+    assert report.mirrors.by_history
+    assert report.mirrors.by_range
+    assert report.mirrors.syncs
 
 
 @pytest.mark.parametrize("compact", [False, True])

@@ -294,13 +294,13 @@ def _plain(event: ClientEvent) -> Event:
     prev_kv = event.prev_kv
     return Event(
         event.type.name,
-        _plain_kv(event.kv),
-        None if prev_kv is None else _plain_kv(prev_kv),
+        plain_kv(event.kv),
+        None if prev_kv is None else plain_kv(prev_kv),
         event.is_create,
     )
 
 
-def _plain_kv(kv: ClientKeyValue) -> KeyValue:
+def plain_kv(kv: ClientKeyValue) -> KeyValue:
     return KeyValue(
         kv.key, kv.value, kv.create_revision, kv.mod_revision, kv.version, kv.lease
     )

@@ -48,6 +48,10 @@ class Partitions:
             else:
                 proxy.blackhole(lambda head: sent_by_it in head)
 
+    def delay(self, member: Etcd, seconds: float) -> None:
+        """Let what its peers send to this one arrive so much later, and the answers."""
+        self._proxies[self.members.index(member)].delay(seconds)
+
     def heal(self) -> None:
         """Let all hear each other again, over new connections."""
         for proxy in self._proxies:
@@ -99,7 +103,7 @@ class Writer:
 
 @asynccontextmanager
 async def open_partitions(
-    binary: str, *, args: Sequence[str] = ()
+    binary: str | None, *, args: Sequence[str] = ()
 ) -> AsyncGenerator[Partitions]:
     """Run three members of one cluster; see `Partitions`."""
     async with AsyncExitStack() as stack:
