@@ -196,6 +196,30 @@ async def test_what_others_ask_of_a_mirror_ends_with_the_watcher(
     assert ended == 1
 
 
+@pytest.mark.parametrize("wait", [Mirror.sync, Mirror.verify])
+async def test_what_others_ask_of_a_mirror_ends_with_its_block(
+    wait: Callable[[Mirror], Awaitable[object]],
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def ask(mirror: Mirror) -> None:
+        with pytest.raises(trio.ClosedResourceError, match="this mirror was left"):
+            await wait(mirror)
+        assert trio.current_time() == left
+
+    async with (
+        store_in_memory(monkeypatch) as store,
+        open_watcher(ENDPOINT) as watcher,
+        trio.open_nursery() as nursery,
+    ):
+        async with watcher.mirror("a") as mirror:
+            assert await mirror.verify()
+            store.answer = never
+            nursery.start_soon(ask, mirror)
+            await store.stuck.wait()
+            left = trio.current_time()
+
+
 @pytest.mark.parametrize("at_first", [True, False])
 async def test_history_that_is_compacted_while_it_is_read_ends_no_mirror(
     at_first: bool,
