@@ -16,7 +16,10 @@ MAX_DELAY = 3.0
 
 def bound_of_delay(failures: int) -> float:
     """Return the bound of the delay, in seconds, after so many failures in a row."""
-    return min(FIRST_DELAY * 2 ** (failures - 1), MAX_DELAY) if failures > 0 else 0.0
+    if failures <= 0:
+        return 0.0
+    # Failures are without number, and so must not be the exponent.
+    return min(FIRST_DELAY * 2.0 ** min(failures - 1, 20), MAX_DELAY)
 
 
 def delays(random: Callable[[], float]) -> Generator[float, bool, None]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 from collections.abc import AsyncGenerator
 from contextlib import ExitStack, asynccontextmanager
 
 import trio
 
-from tests.support.helpers import eventually, take
-from trio_etcd_watch import open_watcher
-from trio_etcd_watch.testing import Etcd, _reserve_port, open_etcd
+from tests.support.helpers import LIMIT, eventually, take
+from trio_etcd_watch import Mirror, open_watcher
+from trio_etcd_watch.testing import Delete, Etcd, Put, _reserve_port, open_etcd
 
 
 @asynccontextmanager
@@ -93,3 +94,72 @@ async def test_resumes_though_the_proxy_hides_the_cluster(etcd_binary: str) -> N
         await etcd.put("c", "1")
         assert len(await take(watch, 1)) == 1
         assert watcher.statistics().reconnects == 1
+
+
+def cluster_told(mirror: Mirror) -> int:
+    """The cluster that the creation of its watch was of; 0 where that is made up."""
+    watch = mirror._follower._watch
+    assert watch is not None
+    return watch.created.header.cluster_id
+
+
+def has_keys(count: int, mirror: Mirror) -> bool:
+    return len(mirror) == count
+
+
+async def test_a_mirror_whose_watch_joins_another(etcd_binary: str) -> None:
+    async with (
+        open_etcd(binary=etcd_binary) as etcd,
+        open_grpc_proxy(etcd, etcd_binary) as endpoint,
+        open_watcher(endpoint) as neighbour,
+        open_watcher(endpoint) as watcher,
+    ):
+        await etcd.put("a0", "before")
+        with trio.fail_after(LIMIT):
+            async with (
+                neighbour.mirror("a", prefix=True) as first,
+                watcher.mirror("a", prefix=True) as second,
+            ):
+                # As of now; or else there is nothing to see here.
+                assert cluster_told(first) != 0
+                assert cluster_told(second) == 0
+                for count in range(1, 6):
+                    await etcd.txn(Put(f"a{count}", ""), Put("outside", ""))
+                    for mirror in (first, second):
+                        await mirror.wait_for(functools.partial(has_keys, count + 1))
+                last = await etcd.txn(Delete("a0"), Put("a9", ""), Put("outside", ""))
+                # One that leaves no trace in the range.
+                newest = await etcd.put("outside", "")
+                for mirror in (first, second):
+                    await mirror.sync()
+                    assert mirror.revision >= newest > last
+                    assert list(mirror) == [b"a1", b"a2", b"a3", b"a4", b"a5", b"a9"]
+                    assert await mirror.verify()
+                    assert mirror.copy().header.cluster_id == cluster_told(first)
+                    assert mirror.statistics().resyncs == 0
+
+
+async def test_a_mirror_comes_back_to_a_watch_that_it_joins(etcd_binary: str) -> None:
+    async with (
+        open_etcd(binary=etcd_binary) as etcd,
+        open_grpc_proxy(etcd, etcd_binary) as endpoint,
+        open_watcher(endpoint) as neighbour,
+        open_watcher(endpoint) as watcher,
+    ):
+        await etcd.put("a0", "before")
+        with trio.fail_after(LIMIT):
+            async with (
+                neighbour.mirror("a", prefix=True) as first,
+                watcher.mirror("a", prefix=True) as second,
+            ):
+                for turn in range(3):
+                    connection = watcher._connector._connection
+                    assert connection is not None
+                    connection.close("a test wants it")
+                    await etcd.put("a1", str(turn))
+                    for mirror in (first, second):
+                        await mirror.sync()
+                        assert mirror["a1"].value == str(turn).encode()
+                        assert await mirror.verify()
+                        assert mirror.statistics().resyncs == 0
+                assert watcher.statistics().reconnects >= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 
 import pytest
@@ -11,9 +12,11 @@ from trio.testing import MockClock
 
 from tests.support.connection import INITIAL_WINDOW_SIZE
 from tests.support.helpers import take
+from tests.support.members import serve_for_ever
 from tests.support.memory import ENDPOINT, Serve, cluster_in_memory, create
 from tests.support.peer import GRPC, Peer, watch_response
-from trio_etcd_watch import Watcher, _stream, open_watcher
+from trio_etcd_watch import Channel, Watcher, _stream, open_watcher
+from trio_etcd_watch._backoff import MAX_DELAY, bound_of_delay
 from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._roster import MAX_UNKNOWN_IDS
 
@@ -145,6 +148,100 @@ async def test_ids_that_a_server_makes_up(
         assert most <= MAX_UNKNOWN_IDS + 1
     line = caplog.records[0].getMessage()
     assert line.startswith("no watch stream: the server makes up watch ids")
+
+
+EXPELLED = "rpc error: code = Unauthenticated desc = etcdserver: invalid auth token"
+"""Why a server ends a watch that it had confirmed: its token is no longer good."""
+
+
+class Expelling:
+    """Confirms each watch, and then refuses its token.
+
+    Attributes:
+        opened: when each stream was, in seconds.
+        brings: the number of a stream, whose watch gets something before.
+        events: how many that is; without any it is told the progress.
+    """
+
+    def __init__(self) -> None:
+        self.opened: list[float] = []
+        self.brings = -1
+        self.events = 0
+
+    async def serve(self, peer: Peer, stream_id: int) -> None:
+        number = len(self.opened)
+        assert number < 100, "it is asked without a pause"
+        self.opened.append(trio.current_time())
+        await peer.message(stream_id)
+        await peer.headers(stream_id, GRPC)
+        created = watch_response(revision=number + 1, created=True)
+        await peer.messages(stream_id, created)
+        if number == self.brings:
+            events = [(b"k", number + 2)] * self.events
+            message = watch_response(revision=number + 2, events=events)
+            await peer.messages(stream_id, message)
+        refusal = watch_response(canceled=True, cancel_reason=EXPELLED)
+        await peer.messages(stream_id, refusal)
+
+    def pauses(self) -> list[float]:
+        return [then - now for now, then in itertools.pairwise(self.opened)]
+
+
+async def test_a_watch_that_is_expelled_again_and_again_pauses(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Expelling()
+    async with (
+        cluster_in_memory(monkeypatch, server.serve) as cluster,
+        open_watcher(Channel(ENDPOINT, token="t")) as watcher,
+        watcher.watch("k") as watch,
+    ):
+        await trio.sleep(60)
+        bounds = [bound_of_delay(count) for count in range(len(server.pauses()))]
+        assert server.pauses() == pytest.approx(bounds)
+        assert bounds[:2] == [0, 0.05]
+        assert bounds[-10:] == [MAX_DELAY] * 10
+        # It is the stream that pauses, and not the watch that ends.
+        assert (cluster.connections, watch.statistics().state) == (1, "resuming")
+        # A server that has changed its mind finds it there.
+        cluster.serve = functools.partial(serve_for_ever, revision=1000)
+        await trio.sleep(MAX_DELAY)
+        assert watch.statistics().state == "live"
+
+
+@pytest.mark.parametrize("events", [0, 1])
+async def test_a_watch_that_has_brought_something_does_not_pause(
+    events: int, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Expelling()
+    server.brings, server.events = 6, events
+    async with (
+        cluster_in_memory(monkeypatch, server.serve),
+        open_watcher(Channel(ENDPOINT, token="t")) as watcher,
+        watcher.watch("k"),
+    ):
+        await trio.sleep(10)
+    grown = [bound_of_delay(count) for count in range(6)]
+    assert server.pauses()[:10] == pytest.approx(grown + grown[:4])
+
+
+async def test_days_of_expulsions_end_no_watch(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Expelling()
+    async with (
+        cluster_in_memory(monkeypatch, server.serve) as cluster,
+        open_watcher(Channel(ENDPOINT, token="t")) as watcher,
+        watcher.watch("k") as watch,
+    ):
+        # So many would be a matter of hours.
+        watch._subscription.expulsions = 100_000
+        await trio.sleep(60)
+        assert server.pauses()[-15:] == pytest.approx([MAX_DELAY] * 15)
+        cluster.serve = functools.partial(serve_for_ever, revision=1000)
+        await trio.sleep(MAX_DELAY)
+        assert watch.statistics().state == "live"
+        assert len(watcher._serving) == 1
 
 
 FORGED = "gone\nWARNING all is well\r\x1b[2J\u202e"

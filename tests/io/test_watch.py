@@ -9,11 +9,19 @@ import pytest
 import trio
 import trio.testing
 
-from tests.support.replies import response_of
+from tests.support.replies import (
+    connected_session,
+    created,
+    events,
+    live,
+    receive,
+    response_of,
+    sent,
+)
 from trio_etcd_watch import Watch, WatchResponse
 from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._requests import watch_spec
-from trio_etcd_watch._subscription import Delivery, Subscription
+from trio_etcd_watch._subscription import Delivery, State, Subscription
 
 
 class Server:
@@ -118,3 +126,30 @@ async def test_statistics_of_what_was_left() -> None:
     assert server.watch.statistics().unread_events == 2
     server.watch._close()
     assert server.watch.statistics().unread_events == 0
+
+
+@pytest.mark.parametrize("one_by_one", [False, True])
+async def test_taking_fragments_gives_back_all_their_bytes(one_by_one: bool) -> None:
+    session = connected_session()
+    pieces = [events(0, r, r + 1, fragment=True) for r in range(11, 20)]
+    total = sum(piece.ByteSize() for piece in pieces)
+    subscription = live(session, 0, max_buffered_bytes=total // 2)
+    watch = Watch(subscription, session.take)
+    watch._deliver(Delivery(subscription, response_of(created(0)), 11))
+    for delivery in receive(session, *pieces):
+        watch._deliver(delivery)
+    # It stopped past the bound, and what came later is dropped.
+    assert subscription.state is State.PARKED
+    last = subscription.cursor.next_revision - 1
+    assert total // 2 < subscription.unread_bytes < total
+    assert sent(session) == [("cancel", 0, 0)]
+    taken = []
+    if one_by_one:
+        iterator = watch.events()
+        while watch.next_revision <= last:
+            taken.append((await anext(iterator)).kv.mod_revision)
+    else:
+        taken = [event.kv.mod_revision for event in (await anext(watch)).events]
+    assert taken == sorted([*range(11, last + 1), *range(12, last + 1)])
+    assert (subscription.unread, subscription.unread_bytes) == (0, 0)
+    assert sent(session) == [("create", b"k", last + 1)]

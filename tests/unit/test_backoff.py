@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_etcd_watch._backoff import delays
+from trio_etcd_watch._backoff import bound_of_delay, delays
 
 LARGEST = 1 - 2**-53
 """The largest that `random.random()` gives."""
@@ -47,3 +47,14 @@ def test_clients_that_failed_together_come_back_apart() -> None:
     fractions = iter([0.0, 0.5, 0.999])
     first = [next(delays(fractions.__next__)) for _ in range(3)]
     assert first == [0.0, 0.025, pytest.approx(0.04995)]
+
+
+def test_the_bound_after_so_many_failures_is_that_of_the_delays() -> None:
+    assert [bound_of_delay(failures) for failures in (-1, 0)] == [0, 0]
+    for failures, bound in enumerate(BOUNDS, 1):
+        assert bound_of_delay(failures) == pytest.approx(bound)
+
+
+@pytest.mark.parametrize("failures", [100, 2_000, 10**6])
+def test_the_bound_is_one_after_any_number_of_failures(failures: int) -> None:
+    assert bound_of_delay(failures) == BOUNDS[-1]

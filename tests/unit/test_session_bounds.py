@@ -271,3 +271,46 @@ def test_past_its_bound_in_bytes_a_watch_is_parked_too() -> None:
     assert sent(session) == []
     session.take(watch, 1, len(message))
     assert sent(session) == [("create", b"k", 14)]
+
+
+def test_fragments_count_towards_the_bound_in_bytes() -> None:
+    pieces = [
+        events(0, 11, 12, fragment=True),
+        *[events(0, 12, 12, 12, fragment=True)] * 3,
+        events(0, 12, 13, fragment=True),
+        events(0),
+    ]
+    total = sum(piece.ByteSize() for piece in pieces)
+    session = connected_session()
+    # Far more than any one of them has.
+    watch = live(session, 0, max_buffered_bytes=total - 1)
+    first, second, last = receive(session, *pieces)
+    assert [revisions(each) for each in (first, second, last)] == [
+        [11],
+        [12] * 11,
+        [13],
+    ]
+    # The second is made of what was held back, and of what completed it.
+    assert first.size < pieces[0].ByteSize()
+    assert second.size > 4 * pieces[1].ByteSize() - first.size
+    assert first.size + second.size + last.size == total == watch.unread_bytes
+    assert watch.state is State.PARKED
+    assert sent(session) == [("cancel", 0, 0)]
+    for each in (first, second, last):
+        session.take(watch, each.events, each.size)
+    assert (watch.unread, watch.unread_bytes) == (0, 0)
+    assert sent(session) == [("create", b"k", 14)]
+
+
+def test_what_is_thrown_away_of_fragments_counts_no_more() -> None:
+    session = connected_session()
+    watch = live(session, 0)
+    held = events(0, *[11] * 20, fragment=True)
+    assert receive(session, held) == []
+    assert watch.fragments.size == held.ByteSize()
+    session.disconnect()
+    session.connect()
+    receive(session, created(0))
+    whole = events(0, 11)
+    (delivery,) = receive(session, whole)
+    assert delivery.size == watch.unread_bytes == whole.ByteSize()

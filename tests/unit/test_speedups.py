@@ -16,7 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import trio_etcd_watch
-from trio_etcd_watch import Event, EventType, KeyValue, WatcherStatistics, _responses
+from trio_etcd_watch import (
+    Event,
+    EventType,
+    KeyValue,
+    WatcherStatistics,
+    _responses,
+    _twins,
+)
 from trio_etcd_watch._grpc.frames import take_messages
 from trio_etcd_watch._grpc.status import StreamLost
 from trio_etcd_watch._pb import watch_pb2 as pb
@@ -69,6 +76,50 @@ def test_pure_can_be_forced_and_the_other_is_the_default() -> None:
             text=True,
         )
         assert done.stdout.strip() == str(speedups)
+
+
+BESIDE = """
+import sys, types
+beside = types.ModuleType("trio_etcd_watch._speedups")
+beside.__file__ = "/of/another/build.so"
+vars(beside).update({attributes})
+sys.modules[beside.__name__] = beside
+import trio_etcd_watch
+from trio_etcd_watch import _responses
+raw = _responses.decode({message})
+print(trio_etcd_watch.__speedups__, _responses._twin.__name__, len(raw.events))
+"""
+"""A program that finds a module of another build where the decoder in C should be."""
+
+
+@pytest.mark.parametrize(
+    ("attributes", "pure"),
+    [({}, "0"), ({"ABI": _twins.ABI + 1}, "0"), ({"ABI": _twins.ABI + 1}, "1")],
+)
+def test_a_module_of_another_build_is_not_used(
+    attributes: dict[str, object], pure: str
+) -> None:
+    program = BESIDE.format(attributes=attributes, message=message())
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "TRIO_ETCD_WATCH_PURE": pure},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == ["False", "trio_etcd_watch._pure", "4"]
+    # Who wants no C is told nothing of it.
+    warning = (
+        "/of/another/build.so was built from other sources, and is not used: "
+        "install anew\n"
+    )
+    assert done.stderr == ("" if pure == "1" else warning)
+
+
+def test_both_twins_say_the_same_number() -> None:
+    source = Path(__file__).parents[2] / "trio_etcd_watch" / "_speedups.c"
+    assert f'PyModule_AddIntConstant(module, "ABI", {_twins.ABI})' in source.read_text()
+    assert not trio_etcd_watch.__speedups__ or twin().ABI == _twins.ABI
 
 
 @in_c
