@@ -39,9 +39,9 @@ from ._snapshot import (
     check_of,
     count_request,
     newest_request,
-    proof_item,
+    proof_items,
     read_pages,
-    snapshot_item,
+    snapshot_items,
     snapshot_of,
 )
 from ._watch import Watch
@@ -154,7 +154,7 @@ class Follower:
 
     async def _read(self) -> None:
         """Take over the range as it is now, in one step."""
-        read = PagedRead(self._keys, snapshot_item)
+        read = PagedRead(self._keys, snapshot_items)
         await read_pages(self._reads.ask, read)
         snapshot = snapshot_of(read)
         if self._header is not None:
@@ -282,7 +282,7 @@ class Follower:
         proof = self.replica.proof()
         read = PagedRead(
             self._keys,
-            proof_item,
+            proof_items,
             revision=proof.revision,
             keys_only=True,
             above=proof.since,

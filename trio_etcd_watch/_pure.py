@@ -10,7 +10,7 @@ more in the garbage collector than in their making, and protobuf's are none of i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from operator import lt
 from typing import Any, NamedTuple, TypeVar, cast, overload
@@ -219,6 +219,46 @@ def decode(messages: Sequence[bytes], classes: Classes) -> object:
     response.first_revision = first
     response.last_revision = last
     return response
+
+
+def decode_range(message: bytes, kv_class: type[KeyValue]) -> tuple[Any, ...]:
+    """Decode a page of a range.
+
+    Returns:
+        The header's cluster_id, member_id, revision and raft_term; a list with a
+        `kv_class` for each key; more, and count.
+
+    Raises:
+        ValueError: it is no `RangeResponse`.
+    """
+    try:
+        raw = pb.RangeResponse.FromString(message)
+    except DecodeError as exc:
+        raise ValueError(f"{len(message)} bytes are no range response") from exc
+    header = raw.header
+    return (
+        header.cluster_id,
+        header.member_id,
+        header.revision,
+        header.raft_term,
+        list(_key_values(raw.kvs, kv_class)),
+        raw.more,
+        raw.count,
+    )
+
+
+def _key_values(raws: Iterable[pb.KeyValue], kv_class: type[Any]) -> Iterator[object]:
+    # As in `Events`: no call is made that can be done without.
+    for raw in raws:
+        kv = KeyValueFields()
+        kv.key = raw.key
+        kv.value = raw.value
+        kv.create_revision = raw.create_revision
+        kv.mod_revision = raw.mod_revision
+        kv.version = raw.version
+        kv.lease = raw.lease
+        kv.__class__ = kv_class
+        yield kv
 
 
 def key_value_of(raw: pb.KeyValue, kv_class: type[KeyValue]) -> KeyValue:

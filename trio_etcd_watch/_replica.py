@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import cast, final
 from weakref import WeakSet
 
@@ -24,7 +25,6 @@ from sortedcontainers import SortedDict
 
 from ._changes import Change, MirrorUpdate, Olds, Position
 from ._mapping import KeyMapping, Snapshot
-from ._pb import watch_pb2 as pb
 from ._requests import key_range
 from ._responses import Event, EventType, KeyValue, ResponseHeader
 
@@ -376,9 +376,8 @@ def _broken_chain(kind: EventType, kv: KeyValue, old: KeyValue | None) -> str:
     )
 
 
-def row_of(kv: KeyValue | pb.KeyValue) -> tuple[int, int]:
-    """Return what a proof compares."""
-    return kv.mod_revision, kv.version
+row_of: Callable[[KeyValue], tuple[int, int]] = attrgetter("mod_revision", "version")
+"""Gives what a proof compares."""
 
 
 def _version(row: tuple[int, int] | None, absent: str = "absent") -> str:

@@ -334,6 +334,43 @@ def decode(*messages: bytes) -> RawResponse:
     return response
 
 
+@dataclass(frozen=True, slots=True)
+class RangePage:
+    """The reply to a read, as `decode_range()` of the twins has it."""
+
+    cluster_id: int
+    member_id: int
+    revision: int
+    raft_term: int
+    kvs: list[KeyValue]
+    more: bool
+    """More keys are in the range than the read asked for."""
+    count: int
+    """Of the keys in the range."""
+
+    @property
+    def header(self) -> ResponseHeader:
+        """The header."""
+        return ResponseHeader(
+            cluster_id=self.cluster_id,
+            member_id=self.member_id,
+            revision=self.revision,
+            raft_term=self.raft_term,
+        )
+
+
+def decode_range(message: bytes) -> RangePage:
+    """Decode the reply to a read.
+
+    Raises:
+        StreamLost: it is no `RangeResponse`.
+    """
+    try:
+        return RangePage(*_twin.decode_range(message, KeyValue))
+    except ValueError as exc:
+        raise StreamLost(f"a reply is no range response: {exc}") from exc
+
+
 def key_value_of(raw: pb.KeyValue) -> KeyValue:
     """Copy a key that came in something else than an event."""
     return KeyValue._make(

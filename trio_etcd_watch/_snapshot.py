@@ -11,8 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeAlias, TypeVar, final
 
-from google.protobuf.message import DecodeError
-
 from ._errors import (
     ClusterChangedError,
     CompactedError,
@@ -25,7 +23,13 @@ from ._grpc.status import Status, StatusCode, StreamLost
 from ._mapping import Snapshot
 from ._pb import watch_pb2 as pb
 from ._replica import Check, row_of, shown
-from ._responses import KeyValue, ResponseHeader, WatchResponse, key_value_of
+from ._responses import (
+    KeyValue,
+    RangePage,
+    ResponseHeader,
+    WatchResponse,
+    decode_range,
+)
 from ._verdicts import Call, Verdict, verdict_on
 
 RANGE = "/etcdserverpb.KV/Range"
@@ -82,7 +86,7 @@ class PagedRead(Generic[T]):
 
     Args:
         keys: the range.
-        item_of: makes a key of `data` and what it holds for it.
+        items_of: makes of a page's keys what `data` holds for them.
         revision: to read at; 0 is the newest.
         keys_only: leave out the values.
         above: leave out keys that were last put at this revision or before.
@@ -92,7 +96,7 @@ class PagedRead(Generic[T]):
     def __init__(
         self,
         keys: Range,
-        item_of: Callable[[pb.KeyValue], tuple[bytes, T]],
+        items_of: Callable[[list[KeyValue]], dict[bytes, T]],
         *,
         revision: int = 0,
         keys_only: bool = False,
@@ -105,7 +109,7 @@ class PagedRead(Generic[T]):
         self.count = 0
         self.done = False
         self._keys = keys
-        self._item_of = item_of
+        self._items_of = items_of
         self._wanted = revision
         self._keys_only = keys_only
         self._above = above
@@ -151,34 +155,31 @@ class PagedRead(Generic[T]):
                 raise _error_of(reply)
 
     def _take(self, reply: bytes) -> None:
-        try:
-            page = pb.RangeResponse.FromString(reply)
-        except DecodeError as exc:
-            raise StreamLost(f"{len(reply)} bytes are no range response") from exc
+        page = decode_range(reply)
         self._check(page)
         if self.header is None:
-            self.header = header_of(page.header)
-            self.revision = self.revision or page.header.revision
+            self.header = page.header
+            self.revision = self.revision or page.revision
             self.count = page.count
-        self.data.update(map(self._item_of, page.kvs))
+        self.data.update(self._items_of(page.kvs))
         self.done = not page.more
         if page.more:
             self._next = page.kvs[-1].key + b"\0"
             fitting = self._page_bytes * len(page.kvs) // len(reply)
             self._limit = max(1, min(fitting, self._limit * MAX_GROWTH))
 
-    def _check(self, page: pb.RangeResponse) -> None:
+    def _check(self, page: RangePage) -> None:
         """See that the page belongs to those before it."""
         if page.more and (not page.kvs or page.kvs[-1].key < self._next):
             raise StreamLost("a page of a range leads nowhere")
         if self.header is None:
             return
-        known, actual = self.header.cluster_id, page.header.cluster_id
+        known, actual = self.header.cluster_id, page.cluster_id
         if known and actual and known != actual:
             raise ClusterChangedError(known, actual)
-        if page.header.revision < self.revision:
+        if page.revision < self.revision:
             raise StreamLost(
-                f"a page is of revision {page.header.revision}, and not {self.revision}"
+                f"a page is of revision {page.revision}, and not {self.revision}"
             )
 
     def _shrink(self, reason: str, size: int) -> None:
@@ -239,15 +240,15 @@ def snapshot_of(read: PagedRead[KeyValue]) -> Snapshot:
     return Snapshot(read.header, read.revision, read.data)
 
 
-def snapshot_item(raw: pb.KeyValue) -> tuple[bytes, KeyValue]:
-    """Make what a snapshot holds; its key is the value's own, and kept once."""
-    kv = key_value_of(raw)
-    return kv.key, kv
+def snapshot_items(kvs: list[KeyValue]) -> dict[bytes, KeyValue]:
+    """Make what a snapshot holds; a key is the value's own, and kept once."""
+    # A call for each key would be as dear as decoding it.
+    return {kv.key: kv for kv in kvs}
 
 
-def proof_item(raw: pb.KeyValue) -> tuple[bytes, tuple[int, int]]:
+def proof_items(kvs: list[KeyValue]) -> dict[bytes, tuple[int, int]]:
     """Make what a proof compares. Not the lease: etcd 3.7 leaves it out of keys_only."""
-    return raw.key, row_of(raw)
+    return {kv.key: row_of(kv) for kv in kvs}
 
 
 def count_request(keys: Range) -> bytes:
@@ -286,26 +287,13 @@ def check_of(reply: Reply, since: int, *, counted: bool) -> Check:
         raise _error_of(reply)
     if isinstance(reply, Oversized):
         raise StreamLost(f"{reply.size} bytes are no answer to a check")
-    try:
-        response = pb.RangeResponse.FromString(reply)
-    except DecodeError as exc:
-        raise StreamLost(f"{len(reply)} bytes are no range response") from exc
-    newest = response.kvs[0].mod_revision if response.kvs else 0
+    page = decode_range(reply)
+    newest = page.kvs[0].mod_revision if page.kvs else 0
     return Check(
         since=since,
-        revision=response.header.revision,
-        count=response.count,
+        revision=page.revision,
+        count=page.count,
         newest=None if counted else newest,
-    )
-
-
-def header_of(raw: pb.ResponseHeader) -> ResponseHeader:
-    """Make a header that owns its fields."""
-    return ResponseHeader(
-        cluster_id=raw.cluster_id,
-        member_id=raw.member_id,
-        revision=raw.revision,
-        raft_term=raw.raft_term,
     )
 
 

@@ -290,8 +290,9 @@ typedef struct {
     int32_t type;
 } EventBytes;
 
+/* `depth` messages lie around it. */
 static bool
-read_key_value(Span in, KeyValueBytes *kv)
+read_key_value(Span in, KeyValueBytes *kv, int depth)
 {
     Field field;
     while (in.at < in.end) {
@@ -317,7 +318,7 @@ read_key_value(Span in, KeyValueBytes *kv)
             kv->lease = (int64_t)field.number;
             break;
         default:
-            if (!skip_unknown(&in, &field, 2))
+            if (!skip_unknown(&in, &field, depth))
                 return false;
         }
     }
@@ -336,12 +337,12 @@ read_event(Span in, EventBytes *event)
             event->type = (int32_t)(uint32_t)field.number;
             break;
         case TAG(2, LEN):
-            if (!read_key_value(field.bytes, &event->kv))
+            if (!read_key_value(field.bytes, &event->kv, 2))
                 return false;
             break;
         case TAG(3, LEN):
             event->has_prev_kv = true;
-            if (!read_key_value(field.bytes, &event->prev_kv))
+            if (!read_key_value(field.bytes, &event->prev_kv, 2))
                 return false;
             break;
         default:
@@ -524,6 +525,59 @@ read_message(Span in, Response *response, PyObject *events, const Classes *class
     return true;
 }
 
+/* Read one key and append it; false, with or without an exception, if that fails. */
+static bool
+add_key_value(Span in, PyObject *kvs, PyTypeObject *type)
+{
+    static const uint8_t nothing[1];
+    KeyValueBytes read = {.key = {nothing, nothing}, .value = {nothing, nothing}};
+    if (!read_key_value(in, &read, 1))
+        return false;
+    PyObject *kv = new_key_value(type, &read);
+    bool added = kv != NULL && PyList_Append(kvs, kv) == 0;
+    Py_XDECREF(kv);
+    return added;
+}
+
+/* What a RangeResponse says beside its keys. The header's fields alone are used; it is
+ * no object. */
+typedef struct {
+    Response header;
+    bool more;
+    int64_t count;
+} RangeHead;
+
+/* Read a RangeResponse; false, with or without an exception, if that fails. */
+static bool
+read_range(Span in, RangeHead *head, PyObject *kvs, PyTypeObject *type)
+{
+    Field field;
+    while (in.at < in.end) {
+        if (!read_field(&in, &field))
+            return false;
+        switch (field.tag) {
+        case TAG(1, LEN):
+            if (!read_header(field.bytes, &head->header))
+                return false;
+            break;
+        case TAG(2, LEN):
+            if (!add_key_value(field.bytes, kvs, type))
+                return false;
+            break;
+        case TAG(3, VARINT):
+            head->more = field.number != 0;
+            break;
+        case TAG(4, VARINT):
+            head->count = (int64_t)field.number;
+            break;
+        default:
+            if (!skip_unknown(&in, &field, 0))
+                return false;
+        }
+    }
+    return true;
+}
+
 /* --- The functions, with every argument checked --- */
 
 static bool
@@ -595,6 +649,30 @@ decode(PyObject *module, PyObject *args)
         Py_CLEAR(response);
     Py_XDECREF(events);
     return (PyObject *)response;
+}
+
+static PyObject *
+decode_range(PyObject *module, PyObject *args)
+{
+    PyObject *message, *type;
+    const State *state = PyModule_GetState(module);
+    if (!PyArg_ParseTuple(args, "SO:decode_range", &message, &type) ||
+        !check_class(type, state->kv))
+        return NULL;
+    PyObject *kvs = PyList_New(0);
+    const uint8_t *data = (const uint8_t *)PyBytes_AsString(message);
+    Py_ssize_t size = PyBytes_Size(message);
+    RangeHead head = {.more = false};
+    if (kvs == NULL || !read_range((Span){data, data + size}, &head, kvs, state->kv)) {
+        if (!PyErr_Occurred())
+            PyErr_Format(PyExc_ValueError, "%zd bytes are no range response", size);
+        Py_XDECREF(kvs);
+        return NULL;
+    }
+    const Response *header = &head.header;
+    return Py_BuildValue("KKLKNNL", header->cluster_id, header->member_id,
+                         header->revision, header->raft_term, kvs,
+                         PyBool_FromLong(head.more), (long long)head.count);
 }
 
 static PyObject *
@@ -721,6 +799,7 @@ take_messages(PyObject *Py_UNUSED(module), PyObject *args)
 
 static PyMethodDef methods[] = {
     {"decode", decode, METH_VARARGS, "Decode messages; several are merged into one."},
+    {"decode_range", decode_range, METH_VARARGS, "Decode a page of a range."},
     {"join", join, METH_O, "Return the events of several responses as one sequence."},
     {"make_event", make_event, METH_VARARGS, "Make an event of its fields."},
     {"make_key_value", make_key_value, METH_VARARGS, "Make a key of its fields."},
@@ -743,7 +822,7 @@ module_exec(PyObject *module)
     if (add_class(module, &kv_spec, &state->kv) < 0 ||
         add_class(module, &event_spec, &state->event) < 0 ||
         /* The same number stands in _twins.py, which refuses any other. */
-        PyModule_AddIntConstant(module, "ABI", 1) < 0)
+        PyModule_AddIntConstant(module, "ABI", 2) < 0)
         return -1;
     return add_class(module, &response_spec, &state->response);
 }

@@ -90,17 +90,21 @@ def load(extension: str) -> None:
 def fuzz(seconds: float, seed: int) -> int:
     """Compare until the time is over; return an exit code."""
     # Not before `load()`.
-    from tests.support.wire import expected, outcome, some_message
+    from tests.support import wire
     from trio_etcd_watch import __speedups__
 
     assert __speedups__
     end = time.monotonic() + seconds
     count = errors = 0
     while time.monotonic() < end:
-        message = some_message(Random(f"{seed} {count}"))
-        right = expected(message)
-        if outcome(message) != right:
-            print(f"message {count} of seed {seed} differs: {message.hex()}")
+        kind = ("watch", "range")[count % 2]
+        message = wire.some_message(Random(f"{seed} {count}"), kind)
+        if kind == "watch":
+            right, ours = wire.expected(message), wire.outcome(message)
+        else:
+            right, ours = wire.expected_range(message), wire.outcome_range(message)
+        if ours != right:
+            print(f"{kind} {count} of seed {seed} differs: {message.hex()}")
             return 1
         count += 1
         errors += right is None

@@ -13,8 +13,7 @@ from trio_etcd_watch import Event, KeyValue, ResponseHeader
 from trio_etcd_watch._mapping import Snapshot
 from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._replica import Replica
-from trio_etcd_watch._responses import decode
-from trio_etcd_watch._snapshot import snapshot_item
+from trio_etcd_watch._responses import decode, key_value_of
 
 
 class Store:
@@ -63,11 +62,11 @@ class Store:
         if events:
             self._states.append(state)
             self._ranges.append(
-                dict(
-                    snapshot_item(state[key])
+                {
+                    key: key_value_of(state[key])
                     for key in sorted(state)
                     if key.startswith(self._prefix)
-                )
+                }
             )
             self._events.append(events)
 

@@ -23,9 +23,9 @@ from trio_etcd_watch._snapshot import (
     Range,
     Reply,
     T,
-    proof_item,
+    proof_items,
     read_pages,
-    snapshot_item,
+    snapshot_items,
     snapshot_of,
 )
 
@@ -66,7 +66,7 @@ class Reader:
         self, keys: Range, *, revision: int = 0, first_page: int = FIRST_PAGE
     ) -> Snapshot:
         read: PagedRead[KeyValue] = PagedRead(
-            keys, snapshot_item, revision=revision, first_page=first_page
+            keys, snapshot_items, revision=revision, first_page=first_page
         )
         return snapshot_of(await self.read(read))
 
@@ -77,7 +77,7 @@ class Reader:
         read = await self.read(
             PagedRead(
                 keys,
-                proof_item,
+                proof_items,
                 revision=revision,
                 keys_only=True,
                 above=since,

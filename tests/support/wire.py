@@ -1,4 +1,4 @@
-"""Bytes that are nearly watch responses, and what protobuf's own parser says of them."""
+"""Bytes that are nearly responses, and what protobuf's own parser says of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from trio_etcd_watch import Event, EventType, KeyValue
 from trio_etcd_watch._grpc.status import StreamLost
 from trio_etcd_watch._pb import watch_pb2 as pb
-from trio_etcd_watch._responses import decode
+from trio_etcd_watch._responses import decode, decode_range
 
 Outcome: TypeAlias = tuple[object, ...] | None
 """All that a message says; None if it is an error."""
@@ -24,7 +24,11 @@ VARINT, I64, LEN, SGROUP, EGROUP, I32 = range(6)
 NUMBERS = (0, 1, 2, 127, 128, 300, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63)
 PADDINGS = [0] * 30 + [1, 3, 4, 5]
 """Of tags and lengths, in bytes."""
-INSIDE = {(): {1: "header", 11: "event"}, ("event",): {2: "kv", 3: "kv"}}
+INSIDE = {
+    "watch": {1: "header", 11: "event"},
+    "event": {2: "kv", 3: "kv"},
+    "range": {1: "header", 2: "kv"},
+}
 """Which fields are messages, and what of."""
 
 
@@ -49,7 +53,7 @@ def some_number(random: Random) -> bytes:
     return varint(number, random.choice([0] * 20 + [1, 2, 5, 9]))
 
 
-def some_field(random: Random, place: tuple[str, ...], depth: int) -> bytes:
+def some_field(random: Random, place: str, depth: int) -> bytes:
     number = random.choice([1, 2, 3, 4, 5, 6, 7, 11, 11, 2, 3, 8, 99, 2**29 - 1, 0])
     if number == 0 and random.random() < 0.9:
         number = 12
@@ -63,11 +67,11 @@ def some_field(random: Random, place: tuple[str, ...], depth: int) -> bytes:
     if kind in (I64, I32):
         return tag + random.randbytes(8 if kind == I64 else 4)
     if kind == SGROUP:
-        body = some_fields(random, ("group",), depth + 1)
+        body = some_fields(random, "group", depth + 1)
         close = number if random.random() < 0.95 else number + 1
         return tag + body + varint(close << 3 | EGROUP)
     if inner:
-        body = some_fields(random, (*place, inner)[-1:], depth + 1)
+        body = some_fields(random, inner, depth + 1)
     else:
         body = random.choice(
             [b"", b"k", b"key", "\N{SNOWMAN}".encode(), b"\xed\xa0\x80"]
@@ -76,12 +80,12 @@ def some_field(random: Random, place: tuple[str, ...], depth: int) -> bytes:
     return tag + varint(size, random.choice(PADDINGS)) + body
 
 
-def some_fields(random: Random, place: tuple[str, ...], depth: int) -> bytes:
+def some_fields(random: Random, place: str, depth: int) -> bytes:
     count = random.randrange(6) if depth < 6 else 0
     return b"".join(some_field(random, place, depth) for _ in range(count))
 
 
-def some_message(random: Random) -> bytes:
+def some_message(random: Random, kind: str = "watch") -> bytes:
     """A response, or nearly: fields of any kind, then a few bytes changed."""
     if random.random() < 0.03:
         # Around the depth that is allowed.
@@ -90,7 +94,7 @@ def some_message(random: Random) -> bytes:
         for number in random.choice([(), (11,), (2, 11), (1,)]):
             deep = varint(number << 3 | LEN) + varint(len(deep)) + deep
         return deep
-    data = bytearray(some_fields(random, (), 0))
+    data = bytearray(some_fields(random, kind, 0))
     for _ in range(random.choice([0, 0, 1, 2])):
         at = random.randrange(len(data) + 1)
         match random.randrange(4):
@@ -163,6 +167,36 @@ def outcome(*messages: bytes) -> Outcome:
             (e.type, _fields(e.kv), None if e.prev_kv is None else _fields(e.prev_kv))
             for e in events
         ],
+    )
+
+
+def expected_range(message: bytes) -> Outcome:
+    """What protobuf reads in the reply to a read."""
+    try:
+        raw = pb.RangeResponse.FromString(message)
+    except DecodeError:
+        return None
+    header = raw.header
+    return (
+        (header.cluster_id, header.member_id, header.revision, header.raft_term),
+        [_fields(kv) for kv in raw.kvs],
+        raw.more,
+        raw.count,
+    )
+
+
+def outcome_range(message: bytes) -> Outcome:
+    """What we read."""
+    try:
+        page = decode_range(message)
+    except StreamLost:
+        return None
+    header = page.header
+    return (
+        (header.cluster_id, header.member_id, header.revision, header.raft_term),
+        [_fields(kv) for kv in page.kvs],
+        page.more,
+        page.count,
     )
 
 

@@ -6,15 +6,25 @@ and with TRIO_ETCD_WATCH_PURE=1 (`make test` does both).
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.support.wire import SAME_PROTOBUF, expected, outcome, some_message
+from tests.support.wire import (
+    SAME_PROTOBUF,
+    expected,
+    expected_range,
+    outcome,
+    outcome_range,
+    some_message,
+)
 from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._responses import SPEEDUPS, decode
 
 messages = st.randoms(use_true_random=False).map(some_message)
+ranges = st.randoms(use_true_random=False).map(partial(some_message, kind="range"))
 
 
 def groups(count: int) -> bytes:
@@ -24,6 +34,12 @@ def groups(count: int) -> bytes:
 def check(*messages: bytes) -> None:
     """Assert that they mean what protobuf says; which it refuses, depends on it."""
     ours, theirs = outcome(*messages), expected(*messages)
+    if SAME_PROTOBUF or not SPEEDUPS or None not in (ours, theirs):
+        assert ours == theirs
+
+
+def check_range(message: bytes) -> None:
+    ours, theirs = outcome_range(message), expected_range(message)
     if SAME_PROTOBUF or not SPEEDUPS or None not in (ours, theirs):
         assert ours == theirs
 
@@ -69,6 +85,26 @@ def test_any_bytes(data: bytes) -> None:
     check(data)
 
 
+@settings(max_examples=1000)
+@given(ranges)
+def test_any_reply_to_a_read(message: bytes) -> None:
+    check_range(message)
+
+
+@settings(max_examples=300)
+@given(st.binary(max_size=60))
+@example(b"\x20" + b"\xff" * 9 + b"\x7f")
+@example(b"\x18\x80\x02")
+@example(b"\x12\x00\x12\x04\x0a\x02kk")
+@example(b"\x12\x01\x7b\x7c")
+@example(b"\x12\x01\x7c")
+@example(b"\x12\x02\x0a\x01")
+@example(b"\x0a\x02\x08\x05\x0a\x02\x10\x06")
+@example(b"")
+def test_any_bytes_in_reply_to_a_read(data: bytes) -> None:
+    check_range(data)
+
+
 @pytest.mark.parametrize("count", [97, 98, 99, 100, 101])
 def test_groups_nest_as_deep_as_protobuf_lets_them(count: int) -> None:
     for data in (
@@ -81,6 +117,12 @@ def test_groups_nest_as_deep_as_protobuf_lets_them(count: int) -> None:
     ):
         assert outcome(data) == expected(data)
     assert outcome(groups(count)) is None or count <= 100
+    for data in (
+        groups(count),
+        inside(1, groups(count)),
+        inside(2, groups(count)),
+    ):
+        assert outcome_range(data) == expected_range(data)
 
 
 def test_every_cut_of_a_message() -> None:
@@ -94,6 +136,17 @@ def test_every_cut_of_a_message() -> None:
     data = raw.SerializeToString()
     for length in range(len(data) + 1):
         assert outcome(data[:length]) == expected(data[:length])
+
+
+def test_every_cut_of_a_reply_to_a_read() -> None:
+    raw = pb.RangeResponse(more=True, count=300)
+    raw.header.cluster_id, raw.header.revision = 2**64 - 1, -1
+    for revision in (7, -8):
+        kv = raw.kvs.add(key=b"key", value=b"value", mod_revision=revision)
+        kv.create_revision = kv.version = kv.lease = 2**40
+    data = raw.SerializeToString()
+    for length in range(len(data) + 1):
+        assert outcome_range(data[:length]) == expected_range(data[:length])
 
 
 @settings(max_examples=300)

@@ -31,8 +31,9 @@ from trio_etcd_watch._snapshot import (
     check_of,
     count_request,
     newest_request,
+    proof_items,
     read_pages,
-    snapshot_item,
+    snapshot_items,
     snapshot_of,
 )
 
@@ -88,7 +89,7 @@ class Server:
 
 
 def snapshot_read(revision: int = 0, first_page: int = 10) -> PagedRead[KeyValue]:
-    return PagedRead(ALL, snapshot_item, revision=revision, first_page=first_page)
+    return PagedRead(ALL, snapshot_items, revision=revision, first_page=first_page)
 
 
 def read_all(
@@ -278,7 +279,7 @@ def test_a_page_that_leads_nowhere_is_a_loss(reply: bytes) -> None:
 def test_what_was_put_before_can_be_left_out() -> None:
     server = Server(25)
     read = PagedRead(
-        ALL, lambda kv: (kv.key, 0), revision=26, keys_only=True, above=20, first_page=4
+        ALL, proof_items, revision=26, keys_only=True, above=20, first_page=4
     )
     while not read.done:
         read.receive(server(read.request()))

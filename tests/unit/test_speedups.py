@@ -27,7 +27,7 @@ from trio_etcd_watch import (
 from trio_etcd_watch._grpc.frames import take_messages
 from trio_etcd_watch._grpc.status import StreamLost
 from trio_etcd_watch._pb import watch_pb2 as pb
-from trio_etcd_watch._responses import decode
+from trio_etcd_watch._responses import decode, decode_range
 
 PURE = os.environ.get("TRIO_ETCD_WATCH_PURE") == "1"
 
@@ -45,6 +45,18 @@ def message() -> bytes:
         kv.key, kv.value, kv.mod_revision = b"key", b"value", revision
     raw.events.add(type=pb.Event.DELETE).prev_kv.key = b"key"
     return raw.SerializeToString()
+
+
+def range_reply() -> bytes:
+    """Likewise, and the last field is a key."""
+    raw = pb.RangeResponse(more=True, count=2**40)
+    raw.header.cluster_id = raw.header.revision = 2**62
+    for revision in range(2**40, 2**40 + 3):
+        raw.kvs.add(key=b"key", value=b"value", mod_revision=revision)
+    head, kvs = pb.RangeResponse(), pb.RangeResponse(kvs=raw.kvs)
+    head.CopyFrom(raw)
+    del head.kvs[:]
+    return head.SerializeToString() + kvs.SerializeToString()
 
 
 def twin() -> Any:  # noqa: ANN401  # a module
@@ -125,7 +137,8 @@ def test_both_twins_say_the_same_number() -> None:
 @in_c
 def test_nothing_is_tracked_by_the_garbage_collector() -> None:
     raw = decode(message())
-    for value in (raw, raw.events[0], raw.events[0].kv, raw.events[-1].prev_kv):
+    (kv, *_) = decode_range(range_reply()).kvs
+    for value in (kv, raw, raw.events[0], raw.events[0].kv, raw.events[-1].prev_kv):
         assert not gc.is_tracked(value)
 
 
@@ -149,6 +162,10 @@ def test_they_cannot_be_derived_from() -> None:
         ("decode", ((b"",), (int, *_responses._CLASSES[1:]))),
         ("decode", ((b"",), (_responses.RawResponse, KeyValue, KeyValue, 0, 1, 2))),
         ("decode", ((b"",), (_responses.RawResponse, Event, None, 0, 1, 2))),
+        ("decode_range", ()),
+        ("decode_range", (bytearray(), KeyValue)),
+        ("decode_range", (b"", Event)),
+        ("decode_range", (b"", None)),
         ("make_key_value", ()),
         ("make_key_value", (KeyValue, "k", b"", 0, 0, 0, 0)),
         ("make_key_value", (KeyValue, b"", None, 0, 0, 0, 0)),
@@ -245,12 +262,16 @@ def test_no_references_leak() -> None:
     good = message()
     bad = good + b"\x5a\x02\x0a\x00\x5a\x7f"
     no_text = good + b"\x32\x01\xff"
+    page = range_reply()
 
     def work(times: int) -> None:
         for _ in range(times):
             raw = decode(good, good)
             repr(raw.events[0])
             twin().join([raw.events, raw.events])
+            decode_range(page)
+            with pytest.raises(StreamLost):
+                decode_range(page[:-1])
             for data in (bad, no_text):
                 with pytest.raises(StreamLost):
                     decode(data)
@@ -286,6 +307,7 @@ def test_memory_that_runs_out() -> None:
     # How often it failed before all went well, of each function.
     failures = dict(line.split() for line in done.stdout.splitlines())
     assert int(failures["decode"]) > 15
+    assert int(failures["decode_range"]) > 10
     assert int(failures["join"]) > 2
     assert int(failures["take_messages"]) > 2
     assert int(failures["make_key_value"]) > 0
