@@ -98,6 +98,8 @@ class Follower:
         self._watch: Watch | None = None
         self._watching: trio.CancelScope | None = None
         self._doubt = ""
+        # When it ended, or lost its stream before that; it matters while there is none.
+        self._unwatched_since = 0.0
 
     @property
     def replica(self) -> Replica:
@@ -112,9 +114,11 @@ class Follower:
         return self._header
 
     @property
-    def connected(self) -> bool:
-        """Whether the watch is living."""
-        return self._watch is not None and self._watch.statistics().state == "live"
+    def disconnected_since(self) -> float | None:
+        """Since when there is no living watch; None while there is one."""
+        if self._watch is None:
+            return self._unwatched_since
+        return self._watch.statistics().disconnected_since
 
     # The tasks
 
@@ -183,6 +187,8 @@ class Follower:
         except (Diverged, WatchCanceledError, HistoryLostError) as exc:
             return str(exc)
         finally:
+            since = self.disconnected_since
+            self._unwatched_since = trio.current_time() if since is None else since
             self._watching = self._watch = None
         return self._doubt
 
@@ -243,7 +249,7 @@ class Follower:
                 return True
             with trio.move_on_after(PATIENCE) as scope:
                 await self.moved.park()
-            if scope.cancelled_caught and self.connected:
+            if scope.cancelled_caught and self.disconnected_since is None:
                 self._distrust("the watch does not bring what a read shows")
         return False
 

@@ -32,6 +32,8 @@ class MirrorStatistics:
     """How often the range was read anew."""
     connected: bool
     """Whether its watch is living; otherwise the mirror is as old as `revision`."""
+    disconnected_since: float | None
+    """When it was lost, as `trio.current_time()`; None while it is living."""
 
 
 @final
@@ -84,11 +86,13 @@ class Mirror(KeyMapping):
     def statistics(self) -> MirrorStatistics:
         """Return how the mirror stands. Never blocks."""
         replica, follower = self._live(), self._follower
+        since = follower.disconnected_since
         return MirrorStatistics(
             revision=replica.revision,
             keys=len(replica.mapping),
             resyncs=follower.resyncs,
-            connected=follower.connected,
+            connected=since is None,
+            disconnected_since=since,
         )
 
     def changes(self, initial: bool = True) -> Changes:

@@ -254,6 +254,7 @@ class Session(Roster):
             subscription.state = State.RESUMING
             self._unproved[subscription] = None
             return ()
+        subscription.lost_at = None
         subscription.cursor.created(response.revision, made_up=made_up)
         if subscription.confirmed and not subscription.spec.resume_notify:
             return ()

@@ -372,6 +372,8 @@ class WatchStream:
 
     def _expel(self, subscription: Subscription) -> None:
         self._connector.forget_token(self._token)
+        if subscription.lost_at is None:
+            subscription.lost_at = trio.current_time()
         self._move(self, subscription, self._watches.pop(subscription))
         if not self._watches:
             self._scope.cancel(reason="the last watch of this stream was moved")
@@ -385,8 +387,12 @@ class WatchStream:
 
     def _note_loss(self, reason: str) -> None:
         self._totals.last_loss = reason = printable(reason)
+        now = trio.current_time()
         for subscription in self._session.subscriptions:
             subscription.last_loss = reason
+            if subscription.lost_at is None:
+                # Tries that fail do not make it shorter.
+                subscription.lost_at = now
 
     def _has_new_token(self) -> bool:
         return trio.current_time() - self._token_renewed < NEW_TOKEN_AGE

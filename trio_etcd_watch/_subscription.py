@@ -55,6 +55,8 @@ class Subscription:
         expulsions: how often it was given up for want of a token, since it last brought
             anything.
         last_loss: why it has lost its stream, or got none, the last time.
+        lost_at: when it lost its stream, by the clock of who serves it; None while it
+            is confirmed on one.
     """
 
     __slots__ = (
@@ -65,6 +67,7 @@ class Subscription:
         "expulsions",
         "fragments",
         "last_loss",
+        "lost_at",
         "oversized",
         "prev_kv_tries",
         "refused_tokens",
@@ -92,6 +95,7 @@ class Subscription:
         self.oversized = 0
         self.prev_kv_tries = 0
         self.last_loss: str | None = None
+        self.lost_at: float | None = None
         self.fragments = Fragments()
         self.expect_prev_kv()
 

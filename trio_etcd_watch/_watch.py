@@ -31,6 +31,8 @@ class WatchStatistics:
     """Revisions from `Watch.next_revision` up to the newest header seen."""
     last_loss: str | None
     """Why its stream was lost, refused or not opened, the last time; None if never."""
+    disconnected_since: float | None
+    """When it lost its stream, as `trio.current_time()`; None while it has one."""
 
 
 @final
@@ -130,6 +132,7 @@ class Watch:
             unread_events=sum(delivery.events for delivery in self._unread),
             lag=max(0, self._newest_revision + 1 - self.next_revision),
             last_loss=self._subscription.last_loss,
+            disconnected_since=self._subscription.lost_at,
         )
 
     async def _wait(self) -> None:
