@@ -31,8 +31,8 @@ OTHERS = 300
 """Watches that fill the queue of 128 responses."""
 
 TURNS = 20
-"""How often the server is tempted. Once or twice was enough: it skipped 90 to 180 of the
-watches and up to 14 of the mirrors at a time."""
+"""How often the server is tempted. Mostly once is enough: in 20 tries of 20, 3.5.1 and
+3.4.23 left 60 to 182 of the watches untold, and 3 to 16 of the mirrors."""
 
 ALL = Range(*key_range("", prefix=True))
 
