@@ -91,6 +91,7 @@ class Connector:
                 token after the other cannot be sent.
         """
         async with self._lock:
+            self._check_open()
             connection = self._connection
             if connection is None or connection.lost:
                 connection = await self._dial(next(self._endpoints))
@@ -144,6 +145,11 @@ class Connector:
         """Serve no connection that is made from now on: the nursery is about to end."""
         self._closed = True
 
+    def _check_open(self) -> None:
+        # Those who waited while another dialed would dial in turn, for nobody.
+        if self._closed:
+            raise StreamLost("the watcher is closed")
+
     async def _dial(self, endpoint: Endpoint) -> Connection:
         connection = self._connection = await self._dialer.dial(endpoint)
         self.connections_made += 1
@@ -151,8 +157,7 @@ class Connector:
         return connection
 
     def _start(self, connection: Connection, endpoint: Endpoint) -> None:
-        if self._closed:
-            raise StreamLost("the watcher is closed")
+        self._check_open()
         self._nursery.start_soon(self._serve, connection, endpoint)
 
     @trio.lowlevel.enable_ki_protection

@@ -69,6 +69,8 @@ class Reads:
             try:
                 result = await self._try(request, accept)
             except StreamLost as loss:
+                # Closing the watcher is what loses a read then, and no outage.
+                self._check_open()
                 wait = next(waits)
                 self._outage.failed(trio.current_time(), str(loss), wait)
                 await trio.sleep(wait)

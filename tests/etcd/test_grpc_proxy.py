@@ -163,3 +163,32 @@ async def test_a_mirror_comes_back_to_a_watch_that_it_joins(etcd_binary: str) ->
                         assert await mirror.verify()
                         assert mirror.statistics().resyncs == 0
                 assert watcher.statistics().reconnects >= 1
+
+
+async def test_a_made_up_header_is_no_history(etcd_binary: str) -> None:
+    async with (
+        open_etcd(binary=etcd_binary) as etcd,
+        open_grpc_proxy(etcd, etcd_binary) as endpoint,
+        open_watcher(endpoint) as neighbour,
+        open_watcher(endpoint) as watcher,
+    ):
+        start = await etcd.put("a0", "before") + 1
+        first = neighbour.watch("a", prefix=True, start_revision=start)
+        with trio.fail_after(LIMIT):
+            await first.__aenter__()
+            async with watcher.mirror("a", prefix=True) as mirror:
+                # It is told of a revision that is still to come.
+                assert cluster_told(mirror) == 0
+                await first.__aexit__(None, None, None)
+                connection = watcher._connector._connection
+                assert connection is not None
+                connection.close("a test wants it")
+
+                async def resumed() -> bool:
+                    made = watcher.statistics().connections_made
+                    return made == 2 and mirror.statistics().connected
+
+                await eventually(resumed)
+                await mirror.sync()
+                assert await mirror.verify()
+                assert mirror.statistics().resyncs == 0

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
+import h2.events
 import pytest
 import trio
 
 from tests.support.peer import CLUSTER_ID, GRPC, Peer, grpc_message, pieces, serve_tcp
 from trio_etcd_watch import (
+    AuthenticationError,
+    Channel,
     PermissionDeniedError,
     RpcError,
     StatusCode,
@@ -17,7 +21,11 @@ from trio_etcd_watch import (
     _reads,
     open_watcher,
 )
+from trio_etcd_watch._connector import Connector
+from trio_etcd_watch._outage import LineBudget
 from trio_etcd_watch._pb import watch_pb2 as pb
+from trio_etcd_watch._snapshot import Range, count_request
+from trio_etcd_watch._verdicts import MAX_REFUSED_TOKENS
 
 LIMIT = 20.0
 
@@ -128,7 +136,8 @@ class Member:
 async def test_another_try_mends_it(
     first: Answer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_reads, "SILENCE", 0.02)
+    if first is silence:
+        monkeypatch.setattr(_reads, "SILENCE", 0.25)
     member = Member(first)
     async with serve_tcp(member.serve) as endpoint, open_watcher(endpoint) as watcher:
         with trio.fail_after(LIMIT):
@@ -139,7 +148,7 @@ async def test_another_try_mends_it(
 
 
 async def test_a_slow_answer_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_reads, "SILENCE", 0.05)
+    monkeypatch.setattr(_reads, "SILENCE", 0.1)
     member = Member(trickle)
     async with serve_tcp(member.serve) as endpoint, open_watcher(endpoint) as watcher:
         with trio.fail_after(LIMIT):
@@ -180,3 +189,89 @@ async def test_an_outage_of_reads_is_told(caplog: pytest.LogCaptureFixture) -> N
     assert "no answer to a read: the server answered" in lines[0]
     assert "leader changed" in lines[0]
     assert "answer to a read resumed after 1 tries" in lines[1]
+
+
+class Guarded:
+    """Refuses its first tokens, each once so many reads have come with it.
+
+    Attributes:
+        given: how many tokens there were.
+    """
+
+    def __init__(self, refused: int, together: int) -> None:
+        self.given = 0
+        self._refused = [f"token {number}" for number in range(refused)]
+        self._together = together
+        self._arrived: Counter[str] = Counter()
+        self._all_here = {token: trio.Event() for token in self._refused}
+
+    async def token(self) -> str:
+        self.given += 1
+        return f"token {self.given - 1}"
+
+    async def serve(self, stream: trio.abc.Stream) -> None:
+        peer = Peer(stream)
+        async with trio.open_nursery() as nursery:
+
+            async def answer(stream_id: int, token: str) -> None:
+                await peer.message(stream_id)
+                if token not in self._refused:
+                    await right(peer, stream_id)
+                    return
+                self._arrived[token] += 1
+                if self._arrived[token] == self._together:
+                    self._all_here[token].set()
+                await self._all_here[token].wait()
+                message = "etcdserver: invalid auth token"
+                await status(StatusCode.UNAUTHENTICATED, message)(peer, stream_id)
+
+            async def accept() -> None:
+                while True:
+                    request = await peer.next(h2.events.RequestReceived)
+                    token = dict(request.headers)["token"]
+                    nursery.start_soon(answer, request.stream_id, token)
+
+            nursery.start_soon(accept)
+            await peer.run()
+            nursery.cancel_scope.cancel(reason="the client closed")
+
+
+async def read_together(member: Guarded, reads: int) -> list[object]:
+    """What so many reads of one user bring, or raise."""
+    outcomes: list[object] = []
+
+    async def read(reads: _reads.Reads) -> None:
+        request = count_request(Range(b"a", b""))
+        try:
+            outcomes.append(await reads.ask(request, lambda reply: reply))
+        except AuthenticationError as exc:
+            outcomes.append(exc.message)
+
+    async with serve_tcp(member.serve) as endpoint, trio.open_nursery() as serving:
+        channel = Channel(endpoint, token=member.token)
+        user = _reads.Reads(Connector(channel, serving), (), LineBudget(), lambda: None)
+        with trio.fail_after(LIMIT):
+            async with trio.open_nursery() as nursery:
+                for _ in range(reads):
+                    nursery.start_soon(read, user)
+        serving.cancel_scope.cancel(reason="all reads are done")
+    return outcomes
+
+
+@pytest.mark.parametrize("refused", [1, MAX_REFUSED_TOKENS])
+async def test_reads_under_way_with_one_refused_token_count_as_one(
+    refused: int,
+) -> None:
+    reads = 2 * MAX_REFUSED_TOKENS
+    member = Guarded(refused, reads)
+    assert await read_together(member, reads) == [RESPONSE] * reads
+    # Nor does each of them fetch a new one.
+    assert member.given == refused + 1
+
+
+async def test_tokens_that_are_refused_one_after_the_other_end_all_reads() -> None:
+    reads = 2 * MAX_REFUSED_TOKENS
+    member = Guarded(1 + MAX_REFUSED_TOKENS, reads)
+    outcomes = await read_together(member, reads)
+    assert outcomes == ["etcdserver: invalid auth token"] * reads
+    assert member.given == 1 + MAX_REFUSED_TOKENS
