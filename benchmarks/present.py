@@ -302,7 +302,7 @@ async def keep_mirror(endpoint: str, count: int) -> None:
             nursery.start_soon(follower.follow, nursery.cancel_scope.cancel)
             await follower.ready.wait()
             while follower.replica.revision < FIRST_REVISION + count - 1:  # noqa: ASYNC110  # a waiter would be a cost
-                await trio.sleep(0.02)
+                await trio.sleep(0.25)
             nursery.cancel_scope.cancel()
 
 

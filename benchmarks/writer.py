@@ -14,7 +14,7 @@ from typing import Any, Final
 import grpc.aio
 from aetcd import rpc
 
-_CONCURRENCY: Final = 100
+_CONCURRENCY: Final = 32
 
 
 async def write_history(kv: Any, args: argparse.Namespace) -> None:  # noqa: ANN401  # generated, has no types
