@@ -111,8 +111,9 @@ def make_script(
             kv = event.kv
             kv.key = b"/config/service/key%03d" % (revision % 1000)
             kv.mod_revision = revision
-            kv.create_revision = revision - revision % 1000
-            kv.version = revision % 1000 + 1
+            # Each key begins here, and goes on: a mirror looks.
+            kv.create_revision = FIRST_REVISION + revision % 1000
+            kv.version = (revision - FIRST_REVISION) // 1000 + 1
             revision += 1
         header.revision = revision - 1
         script.add(response)

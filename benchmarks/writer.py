@@ -14,12 +14,13 @@ from typing import Any, Final
 import grpc.aio
 from aetcd import rpc
 
-_CONCURRENCY: Final = 100
-_VALUE: Final = b"v" * 64
+_CONCURRENCY: Final = 32
 
 
-async def write_history(kv: Any, puts: int, puts_per_revision: int) -> None:  # noqa: ANN401  # generated, has no types
-    """Put 64-byte values in turn to 1,000 keys, several in a transaction."""
+async def write_history(kv: Any, args: argparse.Namespace) -> None:  # noqa: ANN401  # generated, has no types
+    """Put values in turn to the keys, several in a transaction."""
+    puts, puts_per_revision = args.puts, args.puts_per_revision
+    value = b"v" * args.value_size
     starts = iter(range(0, puts, puts_per_revision))
 
     async def write() -> None:
@@ -27,7 +28,7 @@ async def write_history(kv: Any, puts: int, puts_per_revision: int) -> None:  # 
             request = rpc.TxnRequest()
             for i in range(start, start + puts_per_revision):
                 put = request.success.add().request_put
-                put.key, put.value = b"/config/service/key%03d" % (i % 1000), _VALUE
+                put.key, put.value = b"/config/service/key%03d" % (i % args.keys), value
             await kv.Txn(request)
 
     await asyncio.gather(*(write() for _ in range(_CONCURRENCY)))
@@ -51,13 +52,15 @@ async def main() -> None:
     parser.add_argument("--rate", type=float)
     parser.add_argument("--puts", type=int)
     parser.add_argument("--puts-per-revision", type=int)
+    parser.add_argument("--keys", type=int, default=1000)
+    parser.add_argument("--value-size", type=int, default=64)
     args = parser.parse_args()
     async with grpc.aio.insecure_channel(args.endpoint) as channel:
         kv = rpc.KVStub(channel)
         if args.rate:
             await write_steadily(kv, args.rate)
         else:
-            await write_history(kv, args.puts, args.puts_per_revision)
+            await write_history(kv, args)
 
 
 if __name__ == "__main__":

