@@ -1,6 +1,6 @@
 # Needs Python 3.11 or newer and make; everything else goes into $(VENV).
 #
-#   make demo              watch a private etcd that is killed and restarted
+#   make demo              watch and mirror a private etcd that is killed and compacted
 #   make test [ARGS=...]   the tests, with and without speedups; ARGS go to pytest
 #                          (WORKERS=0: in one process)
 #   make lint              ruff and mypy

@@ -1,8 +1,10 @@
 """What the library is for, in half a minute: `make demo`.
 
 Watches a prefix of a private etcd while a writer changes it. In the middle the server
-is killed and started again. Then the events are compared with what was written: the
-program exits with 1 if any was lost or repeated.
+is killed and started again. Then the events are compared with what was written. A mirror
+of the prefix lives through this and more: another kill, and a compaction of what is
+written after it. At the end it is compared with a read. The program exits with 1 if an
+event was lost or repeated, or the two differ.
 """
 
 import logging
@@ -10,7 +12,7 @@ import sys
 
 import trio
 
-from trio_etcd_watch import open_watcher
+from trio_etcd_watch import Watcher, open_watcher
 from trio_etcd_watch.testing import Delete, Etcd, Put, open_etcd
 
 WRITES = 20
@@ -36,33 +38,57 @@ async def write(etcd: Etcd, written: list[tuple[int, bytes]]) -> None:
     written.append((await etcd.put("/demo/end", ""), b"/demo/end"))
 
 
-async def main() -> int:
-    """Watch, write, compare."""
+async def compact_unseen(etcd: Etcd) -> None:
+    """Kill it again, and drop the history of what is written once it is back."""
+    print("--- kill -9 again; what is written then is compacted at once")
+    await etcd.kill()
+    await etcd.start()
+    await etcd.delete("/demo/end")
+    await etcd.put("/demo/late", "1")
+    await etcd.compact(await etcd.put("/demo/late", "2"))
+
+
+async def watch_all(watcher: Watcher, etcd: Etcd) -> bool:
+    """Watch while it is written; say whether each event was seen, and once."""
     written: list[tuple[int, bytes]] = []
     seen: list[tuple[int, bytes]] = []
-    async with open_etcd() as etcd, open_watcher(etcd.endpoint) as watcher:
-        print(f"--- etcd {'.'.join(map(str, etcd.version))} on {etcd.endpoint}")
-        async with (
-            watcher.watch("/demo/", prefix=True) as watch,
-            trio.open_nursery() as nursery,
-        ):
-            nursery.start_soon(write, etcd, written)
-            async for event in watch.events():
-                kv = event.kv
-                print(
-                    f"{kv.mod_revision:4} {event.type.name:6} {kv.key!r} {kv.value!r}"
-                )
-                seen.append((kv.mod_revision, kv.key))
-                if kv.key == b"/demo/end":
-                    break
-        reconnects = watcher.statistics().reconnects
+    async with (
+        watcher.watch("/demo/", prefix=True) as watch,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(write, etcd, written)
+        async for event in watch.events():
+            kv = event.kv
+            print(f"{kv.mod_revision:4} {event.type.name:6} {kv.key!r} {kv.value!r}")
+            seen.append((kv.mod_revision, kv.key))
+            if kv.key == b"/demo/end":
+                break
     lost = len(set(written) - set(seen))
     repeated = len(seen) - len(set(seen))
     print(
         f"--- {len(written)} events written, {len(seen)} seen, {lost} lost, "
-        f"{repeated} repeated, over {reconnects} reconnect(s)"
+        f"{repeated} repeated, over {watcher.statistics().reconnects} reconnect(s)"
     )
-    return 1 if lost or repeated or seen != written else 0
+    return seen == written
+
+
+async def main() -> int:
+    """Watch, mirror, write, compare."""
+    async with open_etcd() as etcd, open_watcher(etcd.endpoint) as watcher:
+        print(f"--- etcd {'.'.join(map(str, etcd.version))} on {etcd.endpoint}")
+        async with watcher.mirror("/demo/", prefix=True) as mirror:
+            all_seen = await watch_all(watcher, etcd)
+            await compact_unseen(etcd)
+            # Now all that was written, by whom ever, is there.
+            await mirror.sync()
+            read = await watcher.snapshot("/demo/", prefix=True)
+            equal = dict(mirror) == dict(read)
+            print(
+                f"--- a mirror of {len(mirror)} keys at revision {mirror.revision} is "
+                f"{'equal to' if equal else 'not'} what a read gives: {len(read)} keys "
+                f"at revision {read.revision}"
+            )
+    return 0 if all_seen and equal else 1
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import TypeVar, final, overload
 
+from ._requests import as_bytes
 from ._responses import KeyValue, ResponseHeader
 
 T = TypeVar("T")
@@ -24,13 +25,16 @@ class KeyMapping(Mapping[bytes, KeyValue]):
         """Return what is there under this key, if it is in the range."""
 
     def __getitem__(self, key: bytes | str) -> KeyValue:
-        found = self._find(_encoded(key))
+        found = self._find(as_bytes("key", key))
         if found is None:
             raise KeyError(key)
         return found
 
     def __contains__(self, key: object) -> bool:
-        return isinstance(key, bytes | str) and self._find(_encoded(key)) is not None
+        return (
+            isinstance(key, bytes | str)
+            and self._find(as_bytes("key", key)) is not None
+        )
 
     @overload
     def get(self, key: bytes | str, /) -> KeyValue | None: ...
@@ -40,7 +44,7 @@ class KeyMapping(Mapping[bytes, KeyValue]):
     def get(self, key: bytes | str, default: T, /) -> KeyValue | T: ...
     def get(self, key: bytes | str, default: object = None, /) -> object:
         """Return what is there under this key, or the default."""
-        found = self._find(_encoded(key))
+        found = self._find(as_bytes("key", key))
         return default if found is None else found
 
 
@@ -85,7 +89,3 @@ class Snapshot(KeyMapping):
 
     def __repr__(self) -> str:
         return f"<Snapshot of {len(self)} keys at revision {self.revision}>"
-
-
-def _encoded(key: bytes | str) -> bytes:
-    return key.encode() if isinstance(key, str) else key

@@ -115,8 +115,11 @@ class Mirror(KeyMapping):
         comes out. A checkpoint; cancellation leaves nothing behind.
 
         Raises:
+            TypeError: it cannot be asked.
             trio.ClosedResourceError: the mirror was left.
         """
+        if not callable(predicate):
+            raise TypeError(f"predicate must be callable, got {predicate!r}")
         await trio.lowlevel.checkpoint()
         while True:
             self._live()

@@ -50,7 +50,7 @@ def key_range(
         ValueError: two of prefix, range_end and from_key are given, or the range
             is empty.
     """
-    start = _as_bytes("key", key)
+    start = as_bytes("key", key)
     given = [
         name
         for name, is_given in (
@@ -67,7 +67,7 @@ def key_range(
     if from_key:
         return start or _LEAST_KEY, _NO_END
     if range_end is not None:
-        end = _as_bytes("range_end", range_end)
+        end = as_bytes("range_end", range_end)
         if end != _NO_END and end <= start:
             raise ValueError(f"range_end must be above key, got {end!r} for {start!r}")
         return start or _LEAST_KEY, end
@@ -78,7 +78,12 @@ def key_range(
     return start, b""
 
 
-def _as_bytes(name: str, value: object) -> bytes:
+def as_bytes(name: str, value: object) -> bytes:
+    """Return an argument as a key; str is UTF-8.
+
+    Raises:
+        TypeError, ValueError: naming the argument and its value.
+    """
     if isinstance(value, str):
         try:
             return value.encode()
