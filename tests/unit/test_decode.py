@@ -7,13 +7,15 @@ and with TRIO_ETCD_WATCH_PURE=1 (`make test` does both).
 from __future__ import annotations
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.support.wire import SAME_PROTOBUF, expected, outcome, some_message
 from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._responses import SPEEDUPS, decode
 
+# A machine may be busy with something else.
+no_hurry = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 messages = st.randoms(use_true_random=False).map(some_message)
 
 
@@ -32,13 +34,13 @@ def inside(field: int, data: bytes) -> bytes:
     return bytes([field << 3 | 2, len(data) & 127 | 128, len(data) >> 7]) + data
 
 
-@settings(max_examples=1000)
+@settings(no_hurry, max_examples=1000)
 @given(messages)
 def test_any_message(message: bytes) -> None:
     check(message)
 
 
-@settings(max_examples=300)
+@settings(no_hurry, max_examples=300)
 @given(st.binary(max_size=60))
 @example(b"\x10" + b"\xff" * 9 + b"\x7f")
 @example(b"\x10" + b"\xff" * 10 + b"\x01")
@@ -96,7 +98,7 @@ def test_every_cut_of_a_message() -> None:
         assert outcome(data[:length]) == expected(data[:length])
 
 
-@settings(max_examples=300)
+@settings(no_hurry, max_examples=300)
 @given(st.lists(messages.filter(lambda m: expected(m) is not None), max_size=5))
 def test_several_are_merged(run: list[bytes]) -> None:
     check(*run)

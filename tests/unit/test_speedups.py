@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import trio_etcd_watch
@@ -148,6 +148,7 @@ frames = st.builds(
 
 
 @in_c
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(frames, max_size=6).map(b"".join), st.data())
 def test_frames_are_taken_as_in_python(buffer: bytes, data: st.DataObject) -> None:
     changed = bytearray(buffer)
