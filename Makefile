@@ -13,6 +13,7 @@
 #   make validate SECONDS=60 SEED=7
 #                          a cluster under faults, judged by etcd's own validator (Go)
 #   make fuzz SECONDS=600 SEED=7    the decoder in C against protobuf, under ASAN
+#   make gcov              which lines of the decoder in C the tests miss; needs GCC
 #   make clean             remove what these have made, but for the servers
 #   make distclean         remove these, too
 
@@ -38,7 +39,7 @@ find_python = $(shell for python in $(1); do \
 PYTHON = $(call find_python,python3 \
 	$(foreach v,$(VERSIONS),python$(v) $(PYENV)/$(v).*/bin/python3))
 
-.PHONY: demo test lint coverage bench chaos validate judge fuzz protos servers clean distclean
+.PHONY: demo test lint coverage gcov bench chaos validate judge fuzz protos servers clean distclean
 .PHONY: test-all test-oldest $(VERSIONS:%=test-%)
 
 demo: $(VENV)/.demo
@@ -91,6 +92,20 @@ $(JUDGE): $(wildcard tests/chaos/judge/*)
 
 fuzz: $(VENV)/.test
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --seed $(SEED) $(ARGS)
+
+# Built beside the tree, as a copy: the extension in the tree stays as it is. Without
+# optimization, so that each line counts for itself.
+GCOV_TESTS := $(addprefix tests/unit/test_,speedups.py decode.py values.py responses.py)
+gcov: $(VENV)/.test
+	@rm -rf build/gcov && mkdir -p build/gcov
+	@cp -r trio_etcd_watch tests benchmarks servers pyproject.toml build/gcov
+	@cd build/gcov && gcc --coverage -std=c99 -g -O0 -fPIC -shared \
+		-DPy_LIMITED_API=0x030B0000 \
+		-I$$($(CURDIR)/$(BIN)/python -c 'import sysconfig as s; print(s.get_path("include"))') \
+		-o trio_etcd_watch/_speedups.abi3.so trio_etcd_watch/_speedups.c
+	@cd build/gcov && $(CURDIR)/$(BIN)/python -m pytest -q $(GCOV_TESTS)
+	@cd build/gcov && gcov -o trio_etcd_watch trio_etcd_watch/*.gcda | grep -A 1 speedups.c && \
+		grep -n '#####' _speedups.c.gcov || true
 
 coverage: $(VENV)/.test
 	$(BIN)/python -m coverage run -m pytest $(ARGS)

@@ -6,12 +6,19 @@ from collections.abc import Iterator
 
 import pytest
 import trio
+from hypothesis import HealthCheck, settings
 
 import trio_etcd_watch
 from tests.support.servers import describe, servers
 from trio_etcd_watch import testing
 from trio_etcd_watch.testing import Etcd
 from trio_etcd_watch.testing import etcd as etcd
+
+# A machine that is busy with something else fails no test.
+settings.register_profile(
+    "no hurry", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("no hurry")
 
 
 def pytest_report_header() -> list[str]:

@@ -181,9 +181,14 @@ typedef struct {
 
 /* Read a varint of at most `most` bytes; false if it is longer, or cut off. The tenth
  * byte has one bit to give, and the others are lost, as upb does it. */
-static bool
+static inline bool
 read_varint(Span *in, int most, uint64_t *value)
 {
+    /* Tags, lengths and small numbers are one byte, and most varints are of these. */
+    if (in->at < in->end && *in->at < 0x80) {
+        *value = *in->at++;
+        return true;
+    }
     uint64_t result = 0;
     for (int i = 0; i < most && in->at < in->end; i++) {
         uint8_t byte = *in->at++;
@@ -219,7 +224,7 @@ skip(Span *in, ptrdiff_t length)
 
 /* Read a tag with what follows it; of a group that is nothing. Groups are not used by
  * etcd, and whoever reads on must skip them. */
-static bool
+static inline bool
 read_field(Span *in, Field *field)
 {
     uint64_t tag;
@@ -403,25 +408,24 @@ bytes_of(Span span)
 static PyObject *
 new_key_value(PyTypeObject *type, const KeyValueBytes *from)
 {
-    KeyValue *kv = (KeyValue *)PyType_GenericAlloc(type, 0);
+    KeyValue *kv = PyObject_New(KeyValue, type);
     if (kv == NULL)
         return NULL;
     kv->create_revision = from->create_revision;
     kv->mod_revision = from->mod_revision;
     kv->version = from->version;
     kv->lease = from->lease;
-    if ((kv->key = bytes_of(from->key)) == NULL ||
-        (kv->value = bytes_of(from->value)) == NULL) {
-        Py_DECREF(kv);
-        return NULL;
-    }
+    kv->key = bytes_of(from->key);
+    kv->value = bytes_of(from->value);
+    if (kv->key == NULL || kv->value == NULL)
+        Py_CLEAR(kv);
     return (PyObject *)kv;
 }
 
 static PyObject *
 new_event(const Classes *classes, const EventBytes *from)
 {
-    Event *event = (Event *)PyType_GenericAlloc(classes->event, 0);
+    Event *event = PyObject_New(Event, classes->event);
     if (event == NULL)
         return NULL;
     event->type = from->type == 0   ? classes->put
@@ -433,10 +437,8 @@ new_event(const Classes *classes, const EventBytes *from)
         event->prev_kv = new_key_value(classes->kv, &from->prev_kv);
     else
         Py_INCREF(event->prev_kv = Py_None);
-    if (event->kv == NULL || event->prev_kv == NULL) {
-        Py_DECREF(event);
-        return NULL;
-    }
+    if (event->kv == NULL || event->prev_kv == NULL)
+        Py_CLEAR(event);
     return (PyObject *)event;
 }
 
@@ -698,23 +700,25 @@ join(PyObject *Py_UNUSED(module), PyObject *parts)
 static PyObject *
 make_key_value(PyObject *module, PyObject *args)
 {
-    PyObject *type, *key, *value;
+    PyObject *type;
+    const char *key, *value;
+    Py_ssize_t key_size, value_size;
     long long create_revision, mod_revision, version, lease;
     const State *state = PyModule_GetState(module);
-    if (!PyArg_ParseTuple(args, "OSSLLLL:make_key_value", &type, &key, &value,
-                          &create_revision, &mod_revision, &version, &lease) ||
+    if (!PyArg_ParseTuple(args, "Oy#y#LLLL:make_key_value", &type, &key, &key_size,
+                          &value, &value_size, &create_revision, &mod_revision,
+                          &version, &lease) ||
         !check_class(type, state->kv))
         return NULL;
-    KeyValue *kv = (KeyValue *)PyType_GenericAlloc(state->kv, 0);
-    if (kv == NULL)
-        return NULL;
-    Py_INCREF(kv->key = key);
-    Py_INCREF(kv->value = value);
-    kv->create_revision = create_revision;
-    kv->mod_revision = mod_revision;
-    kv->version = version;
-    kv->lease = lease;
-    return (PyObject *)kv;
+    const KeyValueBytes read = {
+        .key = {(const uint8_t *)key, (const uint8_t *)key + key_size},
+        .value = {(const uint8_t *)value, (const uint8_t *)value + value_size},
+        .create_revision = create_revision,
+        .mod_revision = mod_revision,
+        .version = version,
+        .lease = lease,
+    };
+    return new_key_value(state->kv, &read);
 }
 
 static PyObject *
@@ -730,7 +734,7 @@ make_event(PyObject *module, PyObject *args)
         PyErr_Format(PyExc_TypeError, "prev_kv must be a key or None, got %R", prev_kv);
         return NULL;
     }
-    Event *event = (Event *)PyType_GenericAlloc(state->event, 0);
+    Event *event = PyObject_New(Event, state->event);
     if (event == NULL)
         return NULL;
     Py_INCREF(event->type = kind);

@@ -12,7 +12,7 @@ import hpack
 import pytest
 import trio
 from hyperframe import frame as wire
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
@@ -216,7 +216,7 @@ async def play(pieces: list[bytes], *, close: bool) -> None:
     event(str(connection.lost).split("(")[0])
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(reads([1, 3]), st.booleans())
 def test_connection(pieces: list[bytes], close: bool) -> None:
     trio.run(lambda: play(pieces, close=close), clock=MockClock(autojump_threshold=0))
@@ -317,7 +317,7 @@ async def watch_through(pieces: list[bytes], *, close: bool) -> str:
     raise AssertionError("the watch ended without an error")
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50)
 @given(reads([1]), st.booleans())
 def test_watcher(pieces: list[bytes], close: bool) -> None:
     event(trio.run(lambda: watch_through(pieces, close=close)))

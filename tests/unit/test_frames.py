@@ -175,7 +175,7 @@ def cuts(draw: st.DrawFn, data: bytes) -> list[bytes]:
     return [data[a:b] for a, b in itertools.pairwise(edges) if a < b]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_same_messages_as_h2(source: st.DataObject) -> None:
     data, streams = source.draw(responses())
@@ -210,7 +210,6 @@ def received(inbound: Inbound, data: bytes, size: int) -> list[bytes | Oversized
     return inbound.messages
 
 
-@settings(deadline=None)
 @given(
     sizes=st.lists(st.integers(0, 400), max_size=8),
     limit=st.integers(1, 300),
@@ -447,7 +446,7 @@ def increments(frames: bytes) -> dict[int, int]:
     return opened
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.data())
 def test_windows_get_back_what_was_consumed(source: st.DataObject) -> None:
     frames, first = reader()
