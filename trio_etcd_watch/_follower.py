@@ -249,7 +249,7 @@ class Follower:
                 return True
             with trio.move_on_after(PATIENCE) as scope:
                 await self.moved.park()
-            if scope.cancelled_caught and self.disconnected_since is None:
+            if scope.cancelled_caught and self._is_living():
                 self._distrust("the watch does not bring what a read shows")
         return False
 
@@ -258,6 +258,10 @@ class Follower:
             check_of, since=self.replica.revision, counted=counted
         )
         return await self._reads.ask(request, accept)
+
+    def _is_living(self) -> bool:
+        """Whether events can come; one that is just created brings none either."""
+        return self._watch is not None and self._watch.statistics().state == "live"
 
     def _settle(self, check: Check) -> bool:
         try:
