@@ -381,8 +381,8 @@ MUTATIONS = (
         "consumer: what was before",
         "_replica",
         16,
-        "old = olds[key] = mapping.get(key)",
-        "old = mapping.get(key); olds[key] = None",
+        "olds[key] = old",
+        "olds[key] = None",
     ),
     Mutation(
         "consumer: each has its state",

@@ -51,6 +51,16 @@ def test_an_event_that_continues_nothing_means_a_lost_one(lost: int, why: str) -
     assert replica.revision == 2
 
 
+def test_a_key_of_a_broken_response_is_not_left_behind() -> None:
+    store = store_of(a="1")
+    replica = Replica(store.snapshot())
+    for changes in ({b"b": b"1"}, {b"a": b"2"}, {b"a": b"3"}):
+        store.commit(changes)
+    with pytest.raises(Diverged):
+        follow(replica, store, 1)
+    assert list(replica.mapping) == [b"a"]
+
+
 def test_a_key_of_another_life_does_not_continue() -> None:
     store = store_of(a="1")
     replica = Replica(store.snapshot())
