@@ -14,6 +14,7 @@
 #                          a cluster under faults, judged by etcd's own validator (Go)
 #   make fuzz SECONDS=600 SEED=7    the decoder in C against protobuf, under ASAN
 #   make gcov              which lines of the decoder in C the tests miss; needs GCC
+#   make wheels            build and install both wheels, with and without a compiler
 #   make clean             remove what these have made, but for the servers
 #   make distclean         remove these, too
 
@@ -39,7 +40,7 @@ find_python = $(shell for python in $(1); do \
 PYTHON = $(call find_python,python3 \
 	$(foreach v,$(VERSIONS),python$(v) $(PYENV)/$(v).*/bin/python3))
 
-.PHONY: demo test lint coverage gcov bench chaos validate judge fuzz protos servers clean distclean
+.PHONY: demo test lint coverage gcov wheels bench chaos validate judge fuzz protos servers clean distclean
 .PHONY: test-all test-oldest $(VERSIONS:%=test-%)
 
 demo: $(VENV)/.demo
@@ -106,6 +107,9 @@ gcov: $(VENV)/.test
 	@cd build/gcov && $(CURDIR)/$(BIN)/python -m pytest -q $(GCOV_TESTS)
 	@cd build/gcov && gcov -o trio_etcd_watch trio_etcd_watch/*.gcda | grep -A 1 speedups.c && \
 		grep -n '#####' _speedups.c.gcov || true
+
+wheels: $(VENV)/.test
+	$(BIN)/python -m tests.support.wheels $(ARGS)
 
 coverage: $(VENV)/.test
 	$(BIN)/python -m coverage run -m pytest $(ARGS)

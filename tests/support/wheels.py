@@ -1,0 +1,94 @@
+"""Builds both wheels, and installs them where nothing else is: a program.
+
+    python -m tests.support.wheels [PYTHON ...]
+
+With a compiler there must be one wheel for every CPython from 3.11 on (abi3), and
+without one a wheel for any machine. Each is installed into an empty environment of each
+PYTHON, by default the one that runs this, and must be importable and know whether it has
+its speedups. It needs the package index.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SOURCES = ["pyproject.toml", "hatch_build.py", "README.md", "LICENSE", "NOTICE"]
+PIP = ["-m", "pip", "--disable-pip-version-check", "-q"]
+
+CHECK = """
+import trio_etcd_watch, sys
+from trio_etcd_watch._pb import watch_pb2 as pb
+from trio_etcd_watch._responses import decode
+raw = pb.WatchResponse(watch_id=7)
+raw.events.add().kv.key = b"key"
+(event,) = decode(raw.SerializeToString()).events
+assert event.kv.key == b"key"
+print(trio_etcd_watch.__speedups__, trio_etcd_watch.__file__)
+"""
+
+
+def copy_sources(folder: Path) -> None:
+    """Copy what a wheel is made of: a build leaves its extension there."""
+    for name in SOURCES:
+        shutil.copy(ROOT / name, folder)
+    shutil.copytree(
+        ROOT / "trio_etcd_watch",
+        folder / "trio_etcd_watch",
+        ignore=shutil.ignore_patterns("*.so", "*.pyd", "__pycache__"),
+    )
+
+
+def build(folder: Path, compiler: str) -> Path:
+    """Build the wheel with this compiler."""
+    folder.mkdir()
+    copy_sources(folder)
+    subprocess.run(
+        [sys.executable, *PIP, "wheel", "--no-deps", "-w", folder / "dist", folder],
+        env={**os.environ, "CC": compiler, "TRIO_ETCD_WATCH_PURE": ""},
+        check=True,
+    )
+    (wheel,) = (folder / "dist").iterdir()
+    return wheel
+
+
+def has_speedups(wheel: Path, python: str, folder: Path) -> bool:
+    """Install the wheel, and nothing but what it requires; say which decoder runs."""
+    subprocess.run([python, "-m", "venv", folder], check=True)
+    inside = str(folder / "bin" / "python")
+    subprocess.run([inside, *PIP, "install", wheel], check=True)
+    done = subprocess.run(
+        [inside, "-c", CHECK],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": "", "TRIO_ETCD_WATCH_PURE": ""},
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    speedups, file = done.stdout.split()
+    assert Path(file).is_relative_to(folder), file
+    return speedups == "True"
+
+
+def main(pythons: list[str]) -> None:
+    """Try each wheel on each Python."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name).resolve()
+        compiled = build(folder / "compiled", os.environ.get("CC", "cc"))
+        pure = build(folder / "pure", "false")
+        assert "-cp311-abi3-" in compiled.name, compiled.name
+        assert pure.name.endswith("-py3-none-any.whl"), pure.name
+        for number, python in enumerate(pythons or [sys.executable]):
+            for wheel, expected in ((compiled, True), (pure, False)):
+                inside = folder / f"{wheel.parent.parent.name}-{number}"
+                assert has_speedups(wheel, python, inside) == expected, wheel.name
+                print(f"{wheel.name} on {python}: speedups {expected}", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
