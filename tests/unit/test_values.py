@@ -188,7 +188,7 @@ def test_what_is_kept(what: str) -> None:
         check=True,
         capture_output=True,
         cwd=Path(__file__).parents[2],
-        timeout=60,
+        timeout=300,
     )
     kept = json.loads(done.stdout)
     limit = {"values": 1e6, "watches": 2e6}[what]
