@@ -28,6 +28,7 @@ from ._errors import (
     WatchError,
 )
 from ._log import printable
+from ._mapping import Snapshot
 from ._outage import LineBudget
 from ._reads import Reads
 from ._replica import Check, Diverged, Replica, shown
@@ -128,16 +129,17 @@ class Follower:
         next(waits)
         try:
             while True:
-                began = trio.current_time()
+                lasted = False
                 try:
                     await self._read()
                     began = trio.current_time()
                     why = await self._watch_once()
+                    lasted = trio.current_time() - began > MAX_DELAY
                 except (CompactedError, FutureRevisionError) as exc:
                     # While it was read, time after time.
                     why = str(exc)
                 self._warn("a mirror is read anew: %s", printable(why))
-                await trio.sleep(waits.send(trio.current_time() - began > MAX_DELAY))
+                await trio.sleep(waits.send(lasted))
         except (WatchError, trio.ClosedResourceError) as exc:
             self.failure = exc
             ended()
@@ -149,7 +151,7 @@ class Follower:
             self._proof_wanted = trio.Event()
             try:
                 await self.sync()
-                await self._prove()
+                await self.verify()
             except WatchError as exc:
                 # If it is final for the range too, the other task says so.
                 self._distrust(str(exc))
@@ -160,7 +162,10 @@ class Follower:
         """Take over the range as it is now, in one step."""
         read = PagedRead(self._keys, snapshot_items)
         await read_pages(self._reads.ask, read)
-        snapshot = snapshot_of(read)
+        self._take_over(snapshot_of(read))
+
+    @trio.lowlevel.enable_ki_protection
+    def _take_over(self, snapshot: Snapshot) -> None:
         if self._header is not None:
             _check_cluster(self._header, snapshot.header)
         self._header = snapshot.header
@@ -192,6 +197,8 @@ class Follower:
             self._watching = self._watch = None
         return self._doubt
 
+    # A KeyboardInterrupt in the middle would leave half a response in the mapping.
+    @trio.lowlevel.enable_ki_protection
     def _take(self, watch: Watch, response: WatchResponse) -> None:
         header, known = response.header, self.header
         _check_cluster(known, header)

@@ -18,6 +18,8 @@ from ._mapping import KeyMapping, Snapshot
 from ._replica import Consumer, PrefixView, Replica
 from ._responses import KeyValue
 
+_LEFT = "this mirror was left"
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -31,9 +33,10 @@ class MirrorStatistics:
     resyncs: int
     """How often the range was read anew."""
     connected: bool
-    """Whether its watch is living; otherwise the mirror is as old as `revision`."""
+    """Whether its watch has a stream, or is created anew on one; otherwise the mirror is
+    as old as `revision`."""
     disconnected_since: float | None
-    """When it was lost, as `trio.current_time()`; None while it is living."""
+    """When it lost its stream, as `trio.current_time()`; None while it has one."""
 
 
 @final
@@ -58,7 +61,7 @@ class Mirror(KeyMapping):
 
     def _live(self) -> Replica:
         if self._closed:
-            raise trio.ClosedResourceError("this mirror was left")
+            raise trio.ClosedResourceError(_LEFT)
         return self._follower.replica
 
     def _find(self, key: bytes) -> KeyValue | None:
@@ -176,7 +179,7 @@ class Mirror(KeyMapping):
             finally:
                 self._asking.remove(scope)
         if scope.cancelled_caught:
-            raise trio.ClosedResourceError("this mirror was left")
+            raise trio.ClosedResourceError(_LEFT)
 
     def _close(self) -> None:
         self._closed = True
@@ -228,11 +231,19 @@ async def open_mirror(follower: Follower) -> AsyncGenerator[Mirror]:
     body: BaseException | None = None
     failure: Exception | None = None
     mirror = Mirror(follower)
+
+    async def follow(ended: Callable[[], None]) -> None:
+        try:
+            await follower.follow(ended)
+        finally:
+            # Nobody keeps it right any more; a shielded block may still wait for it.
+            mirror._close()
+
     await trio.lowlevel.checkpoint()
     async with trio.open_nursery() as nursery:
         try:
             with trio.CancelScope() as scope:
-                nursery.start_soon(follower.follow, scope.cancel)
+                nursery.start_soon(follow, scope.cancel)
                 nursery.start_soon(follower.keep_proved)
                 await follower.ready.wait()
                 yield mirror
@@ -243,9 +254,14 @@ async def open_mirror(follower: Follower) -> AsyncGenerator[Mirror]:
             failure = follower.failure
             mirror._close()
             nursery.cancel_scope.cancel(reason="the mirror was left")
-    if body is not None:
+    if body is not None and not (failure is not None and _is_echo(body)):
         if failure is not None and isinstance(body.__context__, trio.Cancelled | None):
             body.__context__ = failure
         raise body
     if failure is not None:
         raise failure
+
+
+def _is_echo(body: BaseException) -> bool:
+    """Whether the body says but that its mirror has ended."""
+    return isinstance(body, trio.ClosedResourceError) and body.args == (_LEFT,)

@@ -57,6 +57,7 @@ class _WatcherManager(AbstractAsyncContextManager[Watcher]):
             raise RuntimeError("entered twice: call open_watcher() for each watcher")
         nursery = await self._tasks.__aenter__()
         self._watcher = Watcher(Connector(self._channel, nursery), nursery)
+        nursery.start_soon(self._watcher._close_with_tasks)
         return self._watcher
 
     @trio.lowlevel.enable_ki_protection

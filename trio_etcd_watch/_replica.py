@@ -102,7 +102,7 @@ class Replica:
         mapping: the range, exactly; to be changed here only.
         revision: falls only where the history was lost (`replace`).
         proved: the last revision at which it is known to have been right.
-        moves: how often `mapping` has changed.
+        moves: rises whenever `mapping` was changed, also if it was changed back.
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
@@ -164,7 +164,8 @@ class Replica:
             revision = at
         self.revision = revision
         if gone:
-            # What came and went is no change.
+            # What came and went is no change, but has moved what lies about it.
+            self.moves += 1
             brief = [key for key, old in olds.items() if old is None]
             for key in itertools.filterfalse(mapping.__contains__, brief):
                 del olds[key]
@@ -174,6 +175,7 @@ class Replica:
         self, kind: EventType, kv: KeyValue, old: KeyValue | None, olds: Olds
     ) -> Diverged:
         """Go back to before the response, and say why."""
+        self.moves += 1
         for key, before in olds.items():
             if before is not None:
                 self.mapping[key] = before
@@ -196,11 +198,12 @@ class Replica:
             key: kv for key, kv in mapping.items() if fresh.get(key) != kv
         }
         olds.update((key, None) for key in fresh if key not in mapping)
+        if olds:
+            # First, as memory may run out.
+            self.mapping = SortedDict(fresh)
         self.revision = snapshot.revision
         self.proved = snapshot.revision
         self._relists += 1
-        if olds:
-            self.mapping = SortedDict(fresh)
         self._note(olds, resynced=True)
         return list(olds)
 

@@ -34,7 +34,7 @@ from ._requests import WatchSpec
 from ._responses import watch_id_of_head
 from ._runs import split_runs
 from ._session import Session
-from ._subscription import Delivery, Subscription
+from ._subscription import Delivery, State, Subscription
 from ._verdicts import MAX_REFUSED_TOKENS, Call, Verdict, verdict_on
 from ._watch import Watch
 
@@ -390,8 +390,8 @@ class WatchStream:
         now = trio.current_time()
         for subscription in self._session.subscriptions:
             subscription.last_loss = reason
-            if subscription.lost_at is None:
-                # Tries that fail do not make it shorter.
+            if subscription.lost_at is None and subscription.state is not State.PARKED:
+                # Tries that fail do not make it shorter. One that is parked has none.
                 subscription.lost_at = now
 
     def _has_new_token(self) -> bool:

@@ -32,7 +32,8 @@ class WatchStatistics:
     last_loss: str | None
     """Why its stream was lost, refused or not opened, the last time; None if never."""
     disconnected_since: float | None
-    """When it lost its stream, as `trio.current_time()`; None while it has one."""
+    """When it lost its stream, as `trio.current_time()`; None while it has one, or is
+    parked. Of a watch that has ended it says nothing."""
 
 
 @final

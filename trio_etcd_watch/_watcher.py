@@ -324,13 +324,7 @@ class Watcher:
 
     @trio.lowlevel.enable_ki_protection
     async def _serve(self, stream: WatchStream) -> None:
-        try:
-            await stream.run()
-        finally:
-            if not stream.closed:
-                # Cancelled from outside. Nobody serves the watches any more, and a
-                # shielded block may still wait for them.
-                self._close()
+        await stream.run()
         key = self._serving.pop(stream)
         if self._streams.get(key) is stream:
             del self._streams[key]
@@ -338,6 +332,18 @@ class Watcher:
     def _check_open(self) -> None:
         if self._closed:
             raise trio.ClosedResourceError("this watcher is closed")
+
+    async def _close_with_tasks(self) -> None:
+        """Close when the tasks are cancelled, from outside or by a bug.
+
+        Nobody serves watches and reads any more then, and a shielded block may still
+        wait for them.
+        """
+        try:
+            await trio.sleep_forever()
+        finally:
+            if not self._closed:
+                self._close()
 
     def _close(self) -> None:
         self._closed = True

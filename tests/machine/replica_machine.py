@@ -130,14 +130,14 @@ class ReplicaMachine(RuleBasedStateMachine):
     def receive(self, raw: list[pb.Event], last: int) -> None:
         """Take a response with the events up to a revision, as far as they come."""
         replica = self.replica
-        before = dict(replica.mapping), replica.revision, replica.moves
+        before = dict(replica.mapping), replica.revision
         continues = self.continue_their_keys(raw)
         assert continues or self.dropped
         try:
             changed = replica.apply(as_events(raw))
         except self.core.diverged:
             assert not continues
-            assert before == (dict(replica.mapping), replica.revision, replica.moves)
+            assert before == (dict(replica.mapping), replica.revision)
             self.relist()
             return
         assert continues
