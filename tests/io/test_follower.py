@@ -6,16 +6,24 @@ import itertools
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import h2.events
 import pytest
 import trio
-from trio.testing import MockClock, memory_stream_pair
+from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from tests.support.members import RANGE
 from tests.support.memory import ENDPOINT
 from tests.support.peer import CLUSTER_ID, GRPC, Peer, watch_response
-from trio_etcd_watch import Mirror, StatusCode, Watcher, _dialer, open_watcher
+from trio_etcd_watch import (
+    ClusterChangedError,
+    Mirror,
+    StatusCode,
+    Watcher,
+    _dialer,
+    open_watcher,
+)
 from trio_etcd_watch._backoff import MAX_DELAY
 from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._snapshot import MAX_STARTS
@@ -220,9 +228,37 @@ async def test_what_others_ask_of_a_mirror_ends_with_its_block(
             left = trio.current_time()
 
 
+async def test_a_proof_that_is_compacted_meanwhile_is_made_at_a_newer_revision(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proofs = 0
+
+    async def once(
+        store: Store, peer: Peer, stream_id: int, request: pb.RangeRequest
+    ) -> None:
+        nonlocal proofs
+        proofs += request.keys_only and request.revision > 0
+        if proofs == 1 and request.keys_only and request.revision:
+            store.stuck.set()
+            await compacted(store, peer, stream_id, request)
+        else:
+            await rightly(store, peer, stream_id, request)
+
+    async with store_in_memory(monkeypatch) as store:
+        store.answer = once
+        async with open_watcher(ENDPOINT) as watcher, watcher.mirror("a") as mirror:
+            # Its watch has history to catch up with, and so it is proved.
+            await store.stuck.wait()
+            await wait_all_tasks_blocked()
+            assert mirror._follower.replica.proved == WATCHED
+    assert proofs == 2
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1.0])
 @pytest.mark.parametrize("at_first", [True, False])
 async def test_history_that_is_compacted_while_it_is_read_ends_no_mirror(
     at_first: bool,
+    seconds: float,
     autojump_clock: MockClock,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -238,6 +274,7 @@ async def test_history_that_is_compacted_while_it_is_read_ends_no_mirror(
         if of_the_range and not request.revision:
             began.append(trio.current_time())
         if of_the_range and len(began) <= 10 * MAX_STARTS:
+            await trio.sleep(seconds)
             await compacted(store, peer, stream_id, request)
         else:
             await rightly(store, peer, stream_id, request)
@@ -264,9 +301,58 @@ async def test_history_that_is_compacted_while_it_is_read_ends_no_mirror(
     bounds = [0.1, 0.2, 0.4, 0.8, 1.6, *[MAX_DELAY] * 5]
     if not at_first:
         bounds = [0.2, 0.4, 0.8, 1.6, *[MAX_DELAY] * 6]
-    gaps = [then - now for now, then in itertools.pairwise(firsts)]
+    # Slow reads make the pauses no shorter. Each try is two pages.
+    reading = 2 * MAX_STARTS * seconds
+    gaps = [then - now - reading for now, then in itertools.pairwise(firsts)]
     assert gaps == pytest.approx(bounds)
     lines = [record.getMessage() for record in caplog.records]
     told = [line for line in lines if line.startswith("a mirror is read anew: ")]
     assert len(told) == (10 if at_first else 11)
     assert all("compacted" in line for line in told[-10:])
+
+
+@pytest.mark.parametrize("wait", ["snapshot", "sync", "wait_for", "changes"])
+async def test_a_shielded_block_does_not_wait_for_tasks_that_were_cancelled(
+    wait: str, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ask(watcher: Watcher, mirror: Mirror) -> None:
+        match wait:
+            case "snapshot":
+                await watcher.snapshot("a")
+            case "sync":
+                await mirror.sync()
+            case "wait_for":
+                await mirror.wait_for(lambda m: False)
+            case "changes":
+                await anext(mirror.changes(initial=False))
+
+    ended = False
+    async with store_in_memory(monkeypatch) as store:
+        with trio.CancelScope() as outside:
+            async with open_watcher(ENDPOINT) as watcher, watcher.mirror("a") as mirror:
+                assert await mirror.verify()
+                store.answer = never
+                outside.cancel()
+                with trio.CancelScope(shield=True):
+                    with trio.fail_after(60), pytest.raises(trio.ClosedResourceError):
+                        await ask(watcher, mirror)
+                    ended = True
+                await trio.sleep_forever()
+    assert ended
+    assert outside.cancelled_caught
+
+
+async def test_the_failure_of_a_mirror_is_what_a_shielded_block_ends_in(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with store_in_memory(monkeypatch), open_watcher(ENDPOINT) as watcher:
+        with pytest.raises(ClusterChangedError):
+            async with watcher.mirror("a") as mirror:
+                assert await mirror.verify()
+                with trio.CancelScope(shield=True):
+                    mirror._follower.replica.revision += 1
+                    mirror._follower._header = replace(
+                        mirror._follower.header, cluster_id=CLUSTER_ID + 1
+                    )
+                    mirror._follower._distrust("a test wants it")
+                    await mirror.wait_for(lambda m: False)

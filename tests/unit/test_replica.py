@@ -246,6 +246,30 @@ def test_iteration_does_not_mix_two_states() -> None:
             follow(replica, store)
 
 
+@pytest.mark.parametrize("broken", [False, True])
+def test_iteration_is_told_of_what_leaves_no_trace(broken: bool) -> None:
+    """A key that came and went, or a response undone, moves what lies about it."""
+    store = store_of(**{f"k{i:04}": "1" for i in range(2_100)})
+    replica = Replica(store.snapshot())
+    before = dict(replica.mapping)
+    keys = replica.keys(b"", b"\0")
+    next(keys)
+    if broken:
+        for i in range(600):
+            store.commit({b"k%04d" % i: None})
+        store.commit({b"k2000": b"2"})
+        store.commit({b"k2000": b"3"})
+        with pytest.raises(Diverged):
+            follow(replica, store, 600)
+    else:
+        store.commit({b"z": b"1"})
+        store.commit({b"z": None})
+        assert not follow(replica, store)
+    assert dict(replica.mapping) == before
+    with pytest.raises(RuntimeError, match="changed"):
+        list(keys)
+
+
 def test_a_long_key_is_cut_in_a_message() -> None:
     store = Store(b"")
     replica = Replica(store.snapshot())
