@@ -1,0 +1,330 @@
+"""A cluster in memory, as a `Follower` sees it: it answers reads, and has watches.
+
+What a watch brings, and when, its test says; so each fault is one line there.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+import trio
+
+from tests.machine.store import Store
+from trio_etcd_watch import (
+    CompactedError,
+    KeyValue,
+    Mirror,
+    PermissionDeniedError,
+    StatusCode,
+    WatchResponse,
+)
+from trio_etcd_watch._follower import Follower
+from trio_etcd_watch._grpc.status import Status
+from trio_etcd_watch._outage import LineBudget
+from trio_etcd_watch._pb import watch_pb2 as pb
+from trio_etcd_watch._responses import decode
+from trio_etcd_watch._snapshot import Range, Reply
+from trio_etcd_watch._watch import WatchStatistics
+
+T = TypeVar("T")
+
+MAX_READS = 300
+"""After so many, what is tested reads without end."""
+
+COMPACTED = Status(
+    StatusCode.OUT_OF_RANGE, "etcdserver: mvcc: required revision has been compacted"
+)
+FUTURE = Status(
+    StatusCode.OUT_OF_RANGE,
+    "etcdserver: mvcc: required revision is a future revision",
+)
+DENIED = Status(StatusCode.PERMISSION_DENIED, "etcdserver: permission denied")
+
+
+OpenMirror = Callable[[Follower], AbstractAsyncContextManager[Mirror]]
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """What the scenarios run, of the real package or of a mutant."""
+
+    follower: type[Follower]
+    open_mirror: OpenMirror
+
+
+class FakeWatch:
+    """One watch of the range, as `Watch` shows it to a follower.
+
+    Attributes:
+        start: where it begins.
+        state: as its statistics tell it.
+        lost_at: likewise.
+        left: whether its block has ended.
+    """
+
+    def __init__(self, cluster: Cluster, start: int, header: pb.ResponseHeader) -> None:
+        self.start = self.next_revision = start
+        self.state = "live"
+        self.lost_at: float | None = None
+        self.left = False
+        self._cluster = cluster
+        # The first revision that is still to be sent.
+        self._unsent = start
+        self._send, self._receive = trio.open_memory_channel[
+            tuple[WatchResponse | Exception, int]
+        ](math.inf)
+        self.created = self._say(pb.WatchResponse(header=header, created=True), start)
+
+    def __aiter__(self) -> FakeWatch:
+        return self
+
+    async def __anext__(self) -> WatchResponse:
+        item, next_revision = await self._receive.receive()
+        if isinstance(item, Exception):
+            raise item
+        self.next_revision = next_revision
+        return item
+
+    def statistics(self) -> WatchStatistics:
+        return WatchStatistics(
+            state=self.state,
+            events_received=0,
+            events_delivered=0,
+            unread_events=0,
+            lag=0,
+            last_loss=None,
+            disconnected_since=self.lost_at,
+        )
+
+    # What tests make it do
+
+    def bring(self, *lost: bytes, first: int = 0, last: int = 0) -> None:
+        """Send all events, or of these revisions; but none of the lost keys."""
+        last = last or self._cluster.store.revision
+        events = self._cluster.store.events(first or self._unsent, last)
+        events = [event for event in events if event.kv.key not in lost]
+        self._unsent = last + 1
+        response = pb.WatchResponse(header=self._cluster.header(), events=events)
+        self._say(response, events[-1].kv.mod_revision + 1)
+
+    def progress(self, revision: int = 0) -> None:
+        """Tell how far the member is."""
+        header = self._cluster.header(revision)
+        self._unsent = header.revision + 1
+        self._say(pb.WatchResponse(header=header), self._unsent)
+
+    def resume(self, revision: int) -> None:
+        """Be created once more, by a member that is at this revision."""
+        header = self._cluster.header(revision)
+        self._say(
+            pb.WatchResponse(header=header, created=True), max(self._unsent, self.start)
+        )
+
+    def fail(self, error: Exception) -> None:
+        """End."""
+        self._send.send_nowait((error, 0))
+
+    def _say(self, response: pb.WatchResponse, next_revision: int) -> WatchResponse:
+        made = WatchResponse(decode(response.SerializeToString()))
+        self._send.send_nowait((made, next_revision))
+        return made
+
+
+Answer = Callable[[Reply], Awaitable[Reply]]
+
+
+class Hold:
+    """Keeps the first reply until it is released; the others pass.
+
+    Attributes:
+        held: set once there is one.
+        error: raised then.
+    """
+
+    def __init__(self) -> None:
+        self.held = trio.Event()
+        self.release = trio.Event()
+        self.error: Exception | None = None
+
+    async def __call__(self, reply: Reply) -> Reply:
+        if not self.held.is_set():
+            self.held.set()
+            await self.release.wait()
+        if self.error is not None:
+            raise self.error
+        return reply
+
+
+def always(reply: Reply) -> Answer:
+    """Say this."""
+
+    async def answer(_: Reply) -> Reply:
+        await trio.lowlevel.checkpoint()
+        return reply
+
+    return answer
+
+
+class Cluster(logging.Handler):
+    """A store, who serves it, and what is logged meanwhile.
+
+    Attributes:
+        answers: by the kind of a read, what becomes of the reply to it.
+        reads: those that were made: when, of which kind, and the request.
+        watches: those that were opened.
+        may_watch: without it, opening a watch waits.
+        member: the revision that creations of watches tell, if not the newest.
+        made_up: whether they have a proxy's own header.
+        lines: what was logged.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = Store(b"b")
+        self.cluster_id = self.raft_term = 1
+        self.answers: dict[str, Answer] = {}
+        self.reads: list[tuple[float, str, pb.RangeRequest]] = []
+        self.watches: list[FakeWatch] = []
+        self.refusals: list[Exception] = []
+        self.may_watch = trio.Event()
+        self.may_watch.set()
+        self.member = 0
+        self.made_up = False
+        self.lines: list[str] = []
+        self._budget = LineBudget()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+    def commit(self, **values: str | None) -> None:
+        self.store.commit(
+            {
+                key.encode(): None if value is None else value.encode()
+                for key, value in values.items()
+            }
+        )
+
+    def header(self, revision: int = 0) -> pb.ResponseHeader:
+        return pb.ResponseHeader(
+            cluster_id=self.cluster_id,
+            member_id=1,
+            revision=revision or self.store.revision,
+            raft_term=self.raft_term,
+        )
+
+    @property
+    def watch(self) -> FakeWatch:
+        """The newest."""
+        return self.watches[-1]
+
+    @property
+    def kinds(self) -> list[str]:
+        """Of the reads that were made."""
+        return [kind for _, kind, _ in self.reads]
+
+    def follower(self, core: Core) -> Follower:
+        return core.follower(
+            Range(b"b", b"c"),
+            cast("Any", self),
+            cast("Any", self.open_watch),
+            self._budget,
+        )
+
+    @asynccontextmanager
+    async def mirror(self, core: Core) -> AsyncGenerator[Mirror]:
+        async with core.open_mirror(self.follower(core)) as mirror:
+            yield mirror
+
+    async def ask(self, request: bytes, accept: Callable[[Reply], T]) -> T:
+        """Make a read, as `Reads.ask()` does."""
+        wanted = pb.RangeRequest.FromString(request)
+        kind = kind_of(wanted)
+        self.reads.append((trio.current_time(), kind, wanted))
+        assert len(self.reads) <= MAX_READS, "it reads without end"
+        await trio.lowlevel.checkpoint()
+        reply = self._reply(wanted)
+        if kind in self.answers:
+            reply = await self.answers[kind](reply)
+        return accept(reply)
+
+    def _reply(self, request: pb.RangeRequest) -> Reply:
+        revision = request.revision or self.store.revision
+        if revision < self.store.compacted:
+            return COMPACTED
+        if revision > self.store.revision:
+            return FUTURE
+        kvs = [
+            kv for kv in self.store.range(revision).values() if kv.key >= request.key
+        ]
+        response = pb.RangeResponse(header=self.header(), count=len(kvs))
+        if request.sort_order == pb.RangeRequest.DESCEND:
+            kvs.sort(key=lambda kv: kv.mod_revision, reverse=True)
+        kvs = [kv for kv in kvs if kv.mod_revision >= request.min_mod_revision]
+        if not request.count_only:
+            response.more = 0 < request.limit < len(kvs)
+            response.kvs.extend(as_message(kv) for kv in kvs[: request.limit or None])
+        return response.SerializeToString()
+
+    @asynccontextmanager
+    async def open_watch(self, start: int) -> AsyncGenerator[FakeWatch]:
+        await self.may_watch.wait()
+        if self.refusals:
+            raise self.refusals.pop(0)
+        if start < self.store.compacted:
+            raise compacted()
+        header = self.header(self.member)
+        if self.made_up:
+            header = pb.ResponseHeader()
+        watch = FakeWatch(self, start, header)
+        self.watches.append(watch)
+        try:
+            yield watch
+        finally:
+            watch.left = True
+
+
+def kind_of(request: pb.RangeRequest) -> str:
+    """What a read is for."""
+    if request.count_only:
+        return "count"
+    if request.sort_order:
+        return "newest"
+    return "proof" if request.revision else "list"
+
+
+def as_message(kv: KeyValue) -> pb.KeyValue:
+    return pb.KeyValue(
+        key=kv.key,
+        value=kv.value,
+        create_revision=kv.create_revision,
+        mod_revision=kv.mod_revision,
+        version=kv.version,
+    )
+
+
+def canceled(reason: str) -> WatchResponse:
+    """What a server says that ends a watch."""
+    message = pb.WatchResponse(canceled=True, cancel_reason=reason)
+    return WatchResponse(decode(message.SerializeToString()))
+
+
+def compacted() -> CompactedError:
+    """The end of a watch that is too old."""
+    reason = COMPACTED.message
+    return CompactedError(
+        "the required revision has been compacted",
+        response=canceled(reason),
+        reason=reason,
+        compact_revision=9,
+    )
+
+
+def denied() -> PermissionDeniedError:
+    """The end of a watch whose user may not read its range any more."""
+    reason = DENIED.message
+    return PermissionDeniedError(reason, response=canceled(reason), reason=reason)

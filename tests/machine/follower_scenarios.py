@@ -1,0 +1,338 @@
+"""What keeps a mirror right, each rule in a scenario of its own against a `Cluster`.
+
+`test_follower_mutations.py` runs them as they are, and with a rule broken. Time is
+virtual: what is said of it is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked as settled
+
+from tests.machine.follower_cluster import (
+    COMPACTED,
+    FUTURE,
+    Cluster,
+    Core,
+    canceled,
+    compacted,
+    denied,
+)
+from trio_etcd_watch import (
+    ClusterChangedError,
+    HistoryLostError,
+    KeyValue,
+    PermissionDeniedError,
+    WatchCanceledError,
+)
+from trio_etcd_watch._backoff import MAX_DELAY
+from trio_etcd_watch._outage import LineBudget
+from trio_etcd_watch._snapshot import FIRST_PAGE, MAX_STARTS, Reply
+
+Scenario = Callable[[Core, Cluster], Awaitable[None]]
+
+ANEW = "a mirror is read anew: "
+
+
+def texts(mapping: Mapping[bytes, KeyValue]) -> dict[str, str]:
+    return {key.decode(): kv.value.decode() for key, kv in mapping.items()}
+
+
+# The read, and what the watch brings
+
+
+async def events_move_it(core: Core, cluster: Cluster) -> None:
+    cluster.commit(a="outside", b1="1", b2="1")
+    async with cluster.mirror(core) as mirror:
+        assert texts(mirror) == {"b1": "1", "b2": "1"}
+        assert (mirror.revision, cluster.watch.start) == (2, 3)
+        assert cluster.reads[0][2].limit == FIRST_PAGE
+        cluster.commit(b1="2", b2=None)
+        cluster.commit(b3="1")
+        # The header is ahead of what has come.
+        cluster.watch.bring(last=3)
+        await settled()
+        assert (mirror.revision, texts(mirror)) == (3, {"b1": "2"})
+        cluster.watch.bring()
+        await settled()
+        assert (mirror.revision, texts(mirror)) == (4, {"b1": "2", "b3": "1"})
+        assert mirror.copy().header.revision == 4
+        # Nothing was to be proved.
+        assert cluster.kinds == ["list"]
+    assert cluster.watch.left
+
+
+async def progress_moves_the_revision(core: Core, cluster: Cluster) -> None:
+    cluster.commit(b="1")
+    async with cluster.mirror(core) as mirror:
+        cluster.commit(a="outside")
+        cluster.watch.progress()
+        await settled()
+        assert (mirror.revision, cluster.kinds) == (3, ["list"])
+
+
+async def it_shows_nothing_before_its_watch_is_there(
+    core: Core, cluster: Cluster
+) -> None:
+    cluster.may_watch = trio.Event()
+    entered = False
+
+    async def enter() -> None:
+        nonlocal entered
+        async with cluster.mirror(core) as mirror:
+            entered = True
+            assert mirror.statistics().connected
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(enter)
+        await settled()
+        assert cluster.kinds == ["list"]
+        assert not entered
+        cluster.may_watch.set()
+    assert entered
+
+
+# What ends a watch
+
+
+async def relisted_after(error: Exception, core: Core, cluster: Cluster) -> None:
+    """An end of its watch that a relist mends; it is one update."""
+    cluster.commit(b1="1", b2="1", b3="1")
+    async with cluster.mirror(core) as mirror:
+        changes = mirror.changes(initial=False)
+        cluster.commit(b1="2", b2=None)
+        cluster.commit(b4="1")
+        # What was compacted is in the read, and what follows it in the watch.
+        cluster.store.compacted = 4
+        cluster.may_watch = trio.Event()
+        old = cluster.watch
+        old.fail(error)
+        update = await anext(changes)
+        assert old.left
+        assert [change.key for change in update.changes] == [b"b1", b"b2", b"b4"]
+        assert (update.revision, update.resynced) == (4, True)
+        assert texts(mirror) == {"b1": "2", "b3": "1", "b4": "1"}
+        assert mirror.statistics().resyncs == 1
+        assert cluster.lines == [
+            f"{ANEW}{error}",
+            "a mirror was behind in 3 keys, such as b'b1'",
+        ]
+        assert not mirror.statistics().connected
+        cluster.may_watch.set()
+        await settled()
+        assert cluster.watch.start == 5
+        assert mirror.statistics().connected
+        cluster.commit(b5="1")
+        cluster.watch.bring()
+        update = await anext(changes)
+        assert ([c.key for c in update.changes], update.resynced) == ([b"b5"], False)
+
+
+async def it_is_read_anew_after_a_compaction(core: Core, cluster: Cluster) -> None:
+    await relisted_after(compacted(), core, cluster)
+
+
+async def it_is_read_anew_after_a_cancel(core: Core, cluster: Cluster) -> None:
+    error = WatchCanceledError("words", response=canceled("words"), reason="words")
+    await relisted_after(error, core, cluster)
+
+
+async def it_is_read_anew_after_a_lost_history(core: Core, cluster: Cluster) -> None:
+    await relisted_after(HistoryLostError(9, 4), core, cluster)
+
+
+async def a_refused_creation_is_like_an_end(core: Core, cluster: Cluster) -> None:
+    cluster.refusals = [compacted()]
+    async with cluster.mirror(core) as mirror:
+        assert mirror.statistics().resyncs == 1
+
+
+async def a_broken_chain(core: Core, cluster: Cluster) -> None:
+    cluster.commit(b1="1")
+    async with cluster.mirror(core) as mirror:
+        cluster.commit(b2="1")
+        cluster.commit(b2="2")
+        cluster.commit(b1="2")
+        cluster.watch.bring(first=4)
+        await mirror.wait_for(lambda m: m.revision == 5)
+        assert texts(mirror) == {"b1": "2", "b2": "2"}
+        assert mirror.statistics().resyncs == 1
+        assert "an event of b'b2' before revision 4 was lost" in cluster.lines[0]
+
+
+async def denial_of_the_watch_ends_the_block(core: Core, cluster: Cluster) -> None:
+    with pytest.raises(PermissionDeniedError):
+        async with cluster.mirror(core):
+            cluster.watch.fail(denied())
+            await trio.sleep_forever()
+    assert cluster.kinds == ["list"]
+
+
+# The read anew
+
+
+async def it_is_read_however_often_it_is_compacted(
+    core: Core, cluster: Cluster
+) -> None:
+    async def fail(reply: Reply) -> Reply:
+        if len(cluster.reads) > 4 * MAX_STARTS:
+            return reply
+        # As it may be at any page but the first; both are tried again.
+        return COMPACTED if len(cluster.reads) <= 2 * MAX_STARTS else FUTURE
+
+    cluster.answers["list"] = fail
+    async with cluster.mirror(core) as mirror:
+        assert mirror.statistics().resyncs == 0
+    began = [when for when, _, _ in cluster.reads[::MAX_STARTS]]
+    assert [round(when, 6) for when in began] == [0, 0.1, 0.3, 0.7, 1.5]
+    assert len(cluster.lines) == 4
+
+
+async def pauses(
+    life: float, reading: float, core: Core, cluster: Cluster
+) -> list[float]:
+    """How long it waits before reads, of which five watches have so long a life."""
+    ended: list[float] = []
+
+    async def slow(reply: Reply) -> Reply:
+        await trio.sleep(reading)
+        return reply
+
+    cluster.answers["list"] = slow
+    async with cluster.mirror(core):
+        for _ in range(5):
+            await settled()
+            await trio.sleep(life)
+            count = len(cluster.watches)
+            ended.append(trio.current_time())
+            cluster.watch.fail(HistoryLostError(2, 1))
+            while len(cluster.watches) == count:  # noqa: ASYNC110  # nothing tells
+                await trio.sleep(reading + MAX_DELAY)
+    began = [when for when, _, _ in cluster.reads[1:]]
+    return [round(now - then, 6) for then, now in zip(ended, began, strict=True)]
+
+
+async def a_watch_that_ends_at_once_is_opened_ever_later(
+    core: Core, cluster: Cluster
+) -> None:
+    # However long the read takes: that it succeeds says nothing of the watch.
+    waits = await pauses(0, 2 * MAX_DELAY, core, cluster)
+    assert waits == [0.1, 0.2, 0.4, 0.8, 1.6]
+
+
+async def a_watch_that_lasted_is_opened_soon(core: Core, cluster: Cluster) -> None:
+    waits = await pauses(2 * MAX_DELAY, 0, core, cluster)
+    assert waits == [0.05] * 5
+
+
+async def its_lines_are_bounded(core: Core, cluster: Cluster) -> None:
+    cluster.refusals = [HistoryLostError(2, 1) for _ in range(2 * LineBudget.BURST)]
+    async with cluster.mirror(core) as mirror:
+        assert mirror.statistics().resyncs == 2 * LineBudget.BURST
+    assert LineBudget.BURST <= len(cluster.lines) < 1.5 * LineBudget.BURST
+
+
+# What headers tell
+
+
+async def a_fallen_raft_term(core: Core, cluster: Cluster) -> None:
+    cluster.raft_term = 2
+    async with cluster.mirror(core) as mirror:
+        cluster.raft_term = 3
+        cluster.watch.progress()
+        await settled()
+        cluster.raft_term = 2
+        cluster.commit(b="1")
+        cluster.watch.bring()
+        await settled()
+        # None of it was taken.
+        assert texts(mirror) == {}
+        await mirror.wait_for(lambda m: m.statistics().connected)
+        assert texts(mirror) == {"b": "1"}
+        # The lower term is the one that counts now.
+        await trio.sleep(10)
+        assert mirror.statistics().resyncs == 1
+        assert "the raft term fell from 3 to 2" in cluster.lines[0]
+
+
+async def another_cluster_of_the_watch(core: Core, cluster: Cluster) -> None:
+    with pytest.raises(ClusterChangedError):
+        async with cluster.mirror(core):
+            cluster.cluster_id = 2
+            cluster.watch.resume(1)
+            await trio.sleep_forever()
+    assert cluster.kinds == ["list"]
+
+
+async def another_cluster_of_the_read(core: Core, cluster: Cluster) -> None:
+    with pytest.raises(ClusterChangedError):
+        async with cluster.mirror(core):
+            cluster.cluster_id = 2
+            cluster.watch.fail(compacted())
+            await trio.sleep_forever()
+    assert cluster.kinds == ["list", "list"]
+    assert len(cluster.watches) == 1
+
+
+async def a_header_that_a_proxy_made_up(core: Core, cluster: Cluster) -> None:
+    cluster.commit(b="1")
+    cluster.made_up = True
+    async with cluster.mirror(core) as mirror:
+        assert cluster.watch.created.header.cluster_id == 0
+        assert mirror.copy().header.cluster_id == 1
+        assert (mirror.statistics().resyncs, cluster.kinds) == (0, ["list"])
+
+
+async def a_member_that_is_behind(core: Core, cluster: Cluster) -> None:
+    cluster.commit(b="1")
+    cluster.member = 1
+    with trio.move_on_after(1):
+        async with cluster.mirror(core):
+            raise AssertionError("it is taken for a copy")
+    assert len(cluster.watches) > 1
+    assert "the member of its watch is at 1 only" in cluster.lines[0]
+    cluster.member = 0
+    async with cluster.mirror(core) as mirror:
+        # The same after a stream was lost is no matter: what comes goes on.
+        cluster.watch.resume(1)
+        cluster.commit(b="2")
+        cluster.watch.bring()
+        await settled()
+        assert (texts(mirror), mirror.statistics().resyncs) == ({"b": "2"}, 0)
+
+
+async def a_response_that_is_behind_a_read(core: Core, cluster: Cluster) -> None:
+    """By `sync()` it may be ahead of its watch's member."""
+    async with cluster.mirror(core) as mirror:
+        cluster.commit(a="outside")
+        await mirror.sync()
+        assert mirror.revision == 2
+        cluster.watch.progress(1)
+        await settled()
+        assert (mirror.revision, mirror.statistics().resyncs) == (2, 0)
+
+
+SCENARIOS: tuple[Scenario, ...] = (
+    events_move_it,
+    progress_moves_the_revision,
+    it_shows_nothing_before_its_watch_is_there,
+    it_is_read_anew_after_a_compaction,
+    it_is_read_anew_after_a_cancel,
+    it_is_read_anew_after_a_lost_history,
+    a_refused_creation_is_like_an_end,
+    a_broken_chain,
+    denial_of_the_watch_ends_the_block,
+    it_is_read_however_often_it_is_compacted,
+    a_watch_that_ends_at_once_is_opened_ever_later,
+    a_watch_that_lasted_is_opened_soon,
+    its_lines_are_bounded,
+    a_fallen_raft_term,
+    another_cluster_of_the_watch,
+    another_cluster_of_the_read,
+    a_header_that_a_proxy_made_up,
+    a_member_that_is_behind,
+    a_response_that_is_behind_a_read,
+)

@@ -1,0 +1,375 @@
+"""How a mirror is shown to be right: proofs, `sync()` and `verify()`.
+
+Each promise in a scenario, as in `follower_scenarios`.
+"""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from trio.testing import assert_checkpoints
+from trio.testing import wait_all_tasks_blocked as settled
+
+from tests.machine.follower_cluster import (
+    COMPACTED,
+    DENIED,
+    FUTURE,
+    Cluster,
+    Core,
+    Hold,
+    always,
+    compacted,
+)
+from tests.machine.follower_scenarios import ANEW, Scenario, texts
+from trio_etcd_watch import PermissionDeniedError, StatusCode
+from trio_etcd_watch._follower import HURRY, MAX_PROOFS, PATIENCE
+from trio_etcd_watch._grpc.status import Status
+from trio_etcd_watch._snapshot import KEYS_PAGE
+
+# Proofs after a creation
+
+
+async def a_creation_with_history_is_proved(core: Core, cluster: Cluster) -> None:
+    cluster.commit(b="1")
+    async with cluster.mirror(core) as mirror:
+        # Nothing to catch up with.
+        cluster.watch.resume(2)
+        await settled()
+        assert cluster.kinds == ["list"]
+        for count in range(2):
+            del cluster.reads[:]
+            cluster.commit(b=str(count))
+            cluster.watch.resume(cluster.store.revision)
+            cluster.watch.bring()
+            await settled()
+            assert cluster.kinds == ["count", "proof"]
+            request = cluster.reads[1][2]
+            assert (request.keys_only, request.limit) == (True, KEYS_PAGE)
+            assert request.revision == mirror.revision == 3 + count
+            assert request.min_mod_revision == mirror.revision
+        assert mirror.statistics().resyncs == 0
+
+
+async def a_proof_finds_a_lost_put(core: Core, cluster: Cluster) -> None:
+    cluster.commit(b1="1")
+    async with cluster.mirror(core) as mirror:
+        cluster.commit(b2="1")
+        cluster.commit(b3="1")
+        cluster.watch.resume(4)
+        await settled()
+        cluster.watch.bring(b"b2")
+        await mirror.wait_for(lambda m: m.statistics().resyncs == 1)
+        assert texts(mirror) == {"b1": "1", "b2": "1", "b3": "1"}
+        assert "b'b2' is version 1 of revision 3 on the server" in cluster.lines[0]
+
+
+async def a_proof_finds_a_lost_creation_beside_a_lost_deletion(
+    core: Core, cluster: Cluster
+) -> None:
+    cluster.commit(b1="1")
+    async with cluster.mirror(core) as mirror:
+        cluster.commit(b1=None, b2="1")
+        cluster.commit(b3="1")
+        cluster.watch.resume(4)
+        cluster.watch.bring(b"b1", b"b2")
+        await mirror.wait_for(lambda m: m.statistics().resyncs == 1)
+        assert texts(mirror) == {"b2": "1", "b3": "1"}
+
+
+async def a_proof_that_is_refused(core: Core, cluster: Cluster) -> None:
+    """It proves nothing, so the range is read; that may be refused as well."""
+    refusal = Status(StatusCode.INVALID_ARGUMENT, "words")
+    async with cluster.mirror(core) as mirror:
+        cluster.answers["proof"] = always(refusal)
+        cluster.commit(b="1")
+        cluster.watch.resume(2)
+        await settled()
+        cluster.watch.bring()
+        await mirror.wait_for(lambda m: m.statistics().resyncs == 1)
+        assert cluster.lines[0] == f"{ANEW}INVALID_ARGUMENT: words"
+        await settled()
+        # The task lives on.
+        del cluster.answers["proof"]
+        del cluster.reads[:]
+        cluster.commit(b="2")
+        cluster.watch.resume(3)
+        cluster.watch.bring()
+        await settled()
+        assert cluster.kinds == ["count", "proof"]
+
+
+async def a_closed_watcher_ends_it_as_itself(core: Core, cluster: Cluster) -> None:
+    hold = Hold()
+    cluster.answers["count"] = hold
+    with pytest.raises(trio.ClosedResourceError, match="closed"):
+        async with cluster.mirror(core):
+            cluster.commit(b="1")
+            cluster.watch.resume(2)
+            await settled()
+            hold.error = trio.ClosedResourceError("the watcher is closed")
+            hold.release.set()
+            await settled()
+            cluster.watch.fail(trio.ClosedResourceError("the watcher is closed"))
+            await trio.sleep_forever()
+
+
+# sync()
+
+
+async def a_count_at_its_revision_is_enough(core: Core, cluster: Cluster) -> None:
+    cluster.commit(b="1")
+    async with cluster.mirror(core) as mirror:
+        with assert_checkpoints():
+            await mirror.sync()
+        assert cluster.kinds == ["list", "count"]
+        assert trio.current_time() == 0
+
+
+async def a_count_alone_tells_of_no_put(core: Core, cluster: Cluster) -> None:
+    cluster.commit(b="1")
+    async with cluster.mirror(core) as mirror, trio.open_nursery() as nursery:
+        # As many keys as before, and at the very next revision.
+        cluster.commit(b="2")
+        nursery.start_soon(mirror.sync)
+        await trio.sleep(PATIENCE)
+        assert cluster.kinds == ["list", "count", "newest"]
+        assert nursery.child_tasks
+        cluster.watch.bring()
+        await settled()
+        assert not nursery.child_tasks
+        assert texts(mirror) == {"b": "2"}
+        assert mirror.statistics().resyncs == 0
+
+
+async def events_that_come_in_time_are_enough(core: Core, cluster: Cluster) -> None:
+    async with cluster.mirror(core) as mirror, trio.open_nursery() as nursery:
+        cluster.commit(b1="1")
+        cluster.commit(b2="1")
+        nursery.start_soon(mirror.sync)
+        await trio.sleep(HURRY / 4)
+        cluster.watch.bring(last=2)
+        await trio.sleep(HURRY / 4)
+        assert nursery.child_tasks
+        cluster.watch.bring()
+        await settled()
+        assert not nursery.child_tasks
+        assert cluster.kinds == ["list", "count"]
+        assert texts(mirror) == {"b1": "1", "b2": "1"}
+
+
+async def a_second_read_settles(core: Core, cluster: Cluster) -> None:
+    cluster.commit(b="1")
+    async with cluster.mirror(core) as mirror:
+        cluster.commit(a="outside")
+        await mirror.sync()
+        assert [kind for _, kind, _ in cluster.reads] == ["list", "count", "newest"]
+        assert cluster.reads[2][0] == pytest.approx(HURRY)
+        assert cluster.reads[2][2].min_mod_revision == 3
+        assert (mirror.revision, mirror.statistics().resyncs) == (3, 0)
+        assert trio.current_time() == pytest.approx(HURRY)
+
+
+async def a_silent_living_watch_is_given_up(core: Core, cluster: Cluster) -> None:
+    cluster.commit(b1="1")
+    async with cluster.mirror(core) as mirror:
+        cluster.commit(b2="1")
+        await mirror.sync()
+        assert texts(mirror) == {"b1": "1", "b2": "1"}
+        assert mirror.statistics().resyncs == 1
+        reason = "the watch does not bring what a read shows"
+        assert cluster.lines[0] == f"{ANEW}{reason}"
+        # By then it had been silent for so long; and once more it counts.
+        assert cluster.reads[3][0] == pytest.approx(HURRY + PATIENCE + 0.1)
+        assert cluster.kinds == ["list", "count", "newest", "list", "count"]
+
+
+async def a_watch_that_brings_something_has_time(core: Core, cluster: Cluster) -> None:
+    async with cluster.mirror(core) as mirror, trio.open_nursery() as nursery:
+        for _ in range(5):
+            cluster.commit(b="1")
+        nursery.start_soon(mirror.sync)
+        for last in range(2, 7):
+            assert nursery.child_tasks
+            await trio.sleep(0.9 * PATIENCE)
+            cluster.watch.bring(last=last)
+        await settled()
+        assert not nursery.child_tasks
+        assert mirror.statistics().resyncs == 0
+
+
+async def a_dead_watch_is_not_given_up(core: Core, cluster: Cluster) -> None:
+    async with cluster.mirror(core) as mirror, trio.open_nursery() as nursery:
+        for state in ("resuming", "creating"):
+            cluster.watch.state = state
+            cluster.commit(b=state)
+            nursery.start_soon(mirror.sync)
+            await trio.sleep(10 * PATIENCE)
+            assert nursery.child_tasks
+            cluster.watch.bring()
+            await settled()
+            assert not nursery.child_tasks
+            assert (texts(mirror), mirror.statistics().resyncs) == ({"b": state}, 0)
+
+
+async def a_read_that_began_before_is_not_enough(core: Core, cluster: Cluster) -> None:
+    async with cluster.mirror(core) as mirror, trio.open_nursery() as nursery:
+        cluster.answers["list"] = hold = Hold()
+        cluster.watch.fail(compacted())
+        await hold.held.wait()
+        cluster.commit(b="1")
+        cluster.watch.state = "resuming"
+        nursery.start_soon(mirror.sync)
+        await settled()
+        hold.release.set()
+        await settled()
+        assert (mirror.revision, mirror.statistics().resyncs) == (1, 1)
+        assert nursery.child_tasks
+        cluster.watch.bring()
+        await settled()
+        assert not nursery.child_tasks
+        assert texts(mirror) == {"b": "1"}
+        # After it was read anew, no more is asked of the old history.
+        assert "newest" not in cluster.kinds
+
+
+async def a_read_finds_a_lost_history(core: Core, cluster: Cluster) -> None:
+    cluster.commit(b="1")
+    cluster.commit(b="2")
+    async with cluster.mirror(core) as mirror:
+        cluster.store.forget(2)
+        await mirror.sync()
+        assert texts(mirror) == {"b": "1"}
+        assert (mirror.revision, mirror.statistics().resyncs) == (2, 1)
+        assert trio.current_time() < PATIENCE
+        assert "the store is at revision 2, and was at 3" in cluster.lines[0]
+
+
+async def denial_of_a_read_is_its_askers(core: Core, cluster: Cluster) -> None:
+    async with cluster.mirror(core) as mirror:
+        cluster.answers["count"] = always(DENIED)
+        with pytest.raises(PermissionDeniedError):
+            await mirror.sync()
+        assert mirror.statistics().connected
+
+
+# verify()
+
+
+async def what_is_right_is_proved(core: Core, cluster: Cluster) -> None:
+    cluster.commit(b1="1")
+    async with cluster.mirror(core) as mirror:
+        cluster.commit(b2="1")
+        cluster.watch.bring()
+        await settled()
+        # At its own revision, whatever comes later.
+        cluster.commit(b1=None, b3="1")
+        with assert_checkpoints():
+            assert await mirror.verify()
+        assert cluster.kinds == ["list", "proof"]
+        assert mirror.statistics().resyncs == 0
+
+
+async def what_is_wrong_is_mended(core: Core, cluster: Cluster) -> None:
+    cluster.commit(b1="1")
+    async with cluster.mirror(core) as mirror:
+        cluster.commit(b1=None)
+        cluster.commit(b2="1")
+        cluster.watch.bring(b"b1")
+        await settled()
+        assert not await mirror.verify()
+        assert texts(mirror) == {"b2": "1"}
+        assert mirror.statistics().resyncs == 1
+        assert "at revision 4 there are 1 keys" in cluster.lines[0]
+        await settled()
+        assert await mirror.verify()
+
+
+async def what_is_compacted_is_proved_later(core: Core, cluster: Cluster) -> None:
+    cluster.commit(b="1")
+    async with cluster.mirror(core) as mirror:
+        cluster.commit(a="outside")
+        cluster.store.compacted = 3
+        assert await mirror.verify()
+        assert cluster.kinds == ["list", "proof", "count", "newest", "proof"]
+        assert (mirror.revision, mirror.statistics().resyncs) == (3, 0)
+
+
+async def what_is_always_compacted_is_read_anew(core: Core, cluster: Cluster) -> None:
+    async with cluster.mirror(core) as mirror:
+        cluster.answers["proof"] = always(COMPACTED)
+        assert not await mirror.verify()
+        assert cluster.kinds.count("proof") == MAX_PROOFS
+        assert mirror.statistics().resyncs == 1
+        reason = "what is to be proved is compacted time after time"
+        assert cluster.lines == [f"{ANEW}{reason}"]
+
+
+async def a_proof_of_the_future_is_a_lost_history(core: Core, cluster: Cluster) -> None:
+    async with cluster.mirror(core) as mirror:
+        cluster.answers["proof"] = always(FUTURE)
+        assert not await mirror.verify()
+        assert mirror.statistics().resyncs == 1
+        assert "is in the future" in cluster.lines[0]
+
+
+async def a_proof_of_before_a_relist_is_made_again(
+    core: Core, cluster: Cluster
+) -> None:
+    async with cluster.mirror(core) as mirror, trio.open_nursery() as nursery:
+        results: list[bool] = []
+
+        async def verify() -> None:
+            results.append(await mirror.verify())
+
+        cluster.answers["proof"] = hold = Hold()
+        nursery.start_soon(verify)
+        await hold.held.wait()
+        cluster.commit(b="1")
+        cluster.watch.fail(compacted())
+        await mirror.wait_for(lambda m: b"b" in m)
+        hold.release.set()
+        with trio.fail_after(PATIENCE):
+            while not results:  # noqa: ASYNC110  # nothing tells
+                await trio.sleep(HURRY)
+        assert results == [True]
+        assert cluster.kinds.count("proof") == 2
+        assert mirror.statistics().resyncs == 1
+
+
+async def the_first_doubt_is_the_reason(core: Core, cluster: Cluster) -> None:
+    async with cluster.mirror(core) as mirror:
+        mirror._follower._distrust("one")
+        mirror._follower._distrust("two")
+        await settled()
+        # There is no watch to give up: it is being read.
+        mirror._follower._distrust("three")
+        await mirror.wait_for(lambda m: m.statistics().connected)
+        await trio.sleep(10)
+        assert cluster.lines == [f"{ANEW}one"]
+        assert mirror.statistics().resyncs == 1
+
+
+SCENARIOS: tuple[Scenario, ...] = (
+    a_creation_with_history_is_proved,
+    a_proof_finds_a_lost_put,
+    a_proof_finds_a_lost_creation_beside_a_lost_deletion,
+    a_proof_that_is_refused,
+    a_closed_watcher_ends_it_as_itself,
+    a_count_at_its_revision_is_enough,
+    a_count_alone_tells_of_no_put,
+    events_that_come_in_time_are_enough,
+    a_second_read_settles,
+    a_silent_living_watch_is_given_up,
+    a_watch_that_brings_something_has_time,
+    a_dead_watch_is_not_given_up,
+    a_read_that_began_before_is_not_enough,
+    a_read_finds_a_lost_history,
+    denial_of_a_read_is_its_askers,
+    what_is_right_is_proved,
+    what_is_wrong_is_mended,
+    what_is_compacted_is_proved_later,
+    what_is_always_compacted_is_read_anew,
+    a_proof_of_the_future_is_a_lost_history,
+    a_proof_of_before_a_relist_is_made_again,
+    the_first_doubt_is_the_reason,
+)
