@@ -236,7 +236,7 @@ async def open_mirror(follower: Follower) -> AsyncGenerator[Mirror]:
         try:
             await follower.follow(ended)
         finally:
-            # Nobody keeps it right any more; a shielded block may still wait for it.
+            # Nobody keeps it right any more. A block may still wait for it, shielded.
             mirror._close()
 
     await trio.lowlevel.checkpoint()
@@ -252,7 +252,6 @@ async def open_mirror(follower: Follower) -> AsyncGenerator[Mirror]:
         finally:
             # A failure of later does not matter any more.
             failure = follower.failure
-            mirror._close()
             nursery.cancel_scope.cancel(reason="the mirror was left")
     if body is not None and not (failure is not None and _is_echo(body)):
         if failure is not None and isinstance(body.__context__, trio.Cancelled | None):

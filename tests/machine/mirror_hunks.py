@@ -96,12 +96,12 @@ changes raise once it was left
 +                pass
 
 it follows
--                nursery.start_soon(follower.follow, scope.cancel)
+-                nursery.start_soon(follow, scope.cancel)
 +                pass
 
 a failure cancels the body alone
--                nursery.start_soon(follower.follow, scope.cancel)
-+                nursery.start_soon(follower.follow, nursery.cancel_scope.cancel)
+-                nursery.start_soon(follow, scope.cancel)
++                nursery.start_soon(follow, nursery.cancel_scope.cancel)
 
 it is proved
 -                nursery.start_soon(follower.keep_proved)
