@@ -105,8 +105,9 @@ gcov: $(VENV)/.test
 		-I$$($(CURDIR)/$(BIN)/python -c 'import sysconfig as s; print(s.get_path("include"))') \
 		-o trio_etcd_watch/_speedups.abi3.so trio_etcd_watch/_speedups.c
 	@cd build/gcov && $(CURDIR)/$(BIN)/python -m pytest -q $(GCOV_TESTS)
-	@cd build/gcov && gcov -o trio_etcd_watch trio_etcd_watch/*.gcda | grep -A 1 speedups.c && \
-		grep -n '#####' _speedups.c.gcov || true
+	@cd build/gcov && gcov -o trio_etcd_watch trio_etcd_watch/*.gcda >gcov.txt && \
+		grep -A 1 speedups.c gcov.txt
+	@grep -n '#####' build/gcov/_speedups.c.gcov || true
 
 wheels: $(VENV)/.test
 	$(BIN)/python -m tests.support.wheels $(ARGS)
