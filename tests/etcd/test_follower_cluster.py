@@ -54,6 +54,7 @@ async def test_it_answers_as_etcd_does(etcd_binary: str) -> None:
                 newest_request(KEYS, 4),
                 request(limit=10),
                 request(limit=1),
+                request(limit=2),
                 request(revision=3, limit=10),
                 request(revision=4, above=4, limit=10),
                 request(revision=2),
