@@ -267,7 +267,8 @@ class Cluster(logging.Handler):
         kvs = [kv for kv in kvs if kv.mod_revision >= request.min_mod_revision]
         if not request.count_only:
             response.more = 0 < request.limit < len(kvs)
-            response.kvs.extend(as_message(kv) for kv in kvs[: request.limit or None])
+            kvs = kvs[: request.limit or None]
+            response.kvs.extend(as_message(kv, request.keys_only) for kv in kvs)
         return response.SerializeToString()
 
     @asynccontextmanager
@@ -297,10 +298,10 @@ def kind_of(request: pb.RangeRequest) -> str:
     return "proof" if request.revision else "list"
 
 
-def as_message(kv: KeyValue) -> pb.KeyValue:
+def as_message(kv: KeyValue, keys_only: bool) -> pb.KeyValue:
     return pb.KeyValue(
         key=kv.key,
-        value=kv.value,
+        value=b"" if keys_only else kv.value,
         create_revision=kv.create_revision,
         mod_revision=kv.mod_revision,
         version=kv.version,
