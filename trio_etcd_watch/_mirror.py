@@ -252,6 +252,8 @@ async def open_mirror(follower: Follower) -> AsyncGenerator[Mirror]:
         finally:
             # A failure of later does not matter any more.
             failure = follower.failure
+            # A Cancelled of the tasks' own, from around the block, would hide the body's.
+            nursery.cancel_scope.shield = True
             nursery.cancel_scope.cancel(reason="the mirror was left")
     if body is not None and not (failure is not None and _is_echo(body)):
         if failure is not None and isinstance(body.__context__, trio.Cancelled | None):

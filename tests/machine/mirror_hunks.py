@@ -123,8 +123,8 @@ outside its block it raises
 -            mirror._close()
 +            pass
 
-its tasks end with it
--            nursery.cancel_scope.cancel(reason="the mirror was left")
+cancelled around it, the body's own comes out
+-            nursery.cancel_scope.shield = True
 +            pass
 
 the body's own has the failure as context

@@ -167,6 +167,15 @@ async def the_bodys_own_comes_out_bare(core: Core, cluster: Cluster) -> None:
     assert isinstance(caught.value.__context__, trio.Cancelled)
 
 
+async def cancelled_around_it_the_bodys_own_comes_out(
+    core: Core, cluster: Cluster
+) -> None:
+    with pytest.raises(ValueError, match="mine"), trio.CancelScope() as scope:
+        async with cluster.mirror(core):
+            scope.cancel()
+            raise ValueError("mine")
+
+
 async def the_bodys_own_has_the_failure_as_context(
     core: Core, cluster: Cluster
 ) -> None:
@@ -211,6 +220,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     one_task_at_a_time_takes_changes,
     what_cannot_be_mended_comes_out_bare,
     the_bodys_own_comes_out_bare,
+    cancelled_around_it_the_bodys_own_comes_out,
     the_bodys_own_has_the_failure_as_context,
     the_bodys_own_keeps_its_context,
     cancelled_it_leaves_nothing,
