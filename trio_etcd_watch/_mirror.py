@@ -51,6 +51,9 @@ class Mirror(KeyMapping):
     def __init__(self, follower: Follower) -> None:
         self._follower = follower
         self._closed = False
+        # Whether nobody keeps it right any more. A block that has not noticed yet may
+        # still look at it, but nobody may wait.
+        self._ended = False
         # Of users who wait for an answer of the cluster.
         self._asking: set[trio.CancelScope] = set()
 
@@ -125,7 +128,7 @@ class Mirror(KeyMapping):
             raise TypeError(f"predicate must be callable, got {predicate!r}")
         await trio.lowlevel.checkpoint()
         while True:
-            self._live()
+            self._check_kept()
             if predicate(self):
                 return
             await self._follower.moved.park()
@@ -147,6 +150,7 @@ class Mirror(KeyMapping):
             PermissionDeniedError, AuthenticationError, RpcError: the read is refused,
                 though the watch may live on.
         """
+        await trio.lowlevel.checkpoint()
         with self._ask():
             await self._follower.sync()
 
@@ -166,12 +170,13 @@ class Mirror(KeyMapping):
         Raises:
             trio.ClosedResourceError: the mirror was left.
         """
+        await trio.lowlevel.checkpoint()
         with self._ask():
             return await self._follower.verify()
 
     @contextmanager
     def _ask(self) -> Iterator[None]:
-        self._live()
+        self._check_kept()
         with trio.CancelScope() as scope:
             self._asking.add(scope)
             try:
@@ -181,8 +186,16 @@ class Mirror(KeyMapping):
         if scope.cancelled_caught:
             raise trio.ClosedResourceError(_LEFT)
 
+    def _check_kept(self) -> None:
+        if self._ended:
+            raise trio.ClosedResourceError(_LEFT)
+
     def _close(self) -> None:
         self._closed = True
+        self._end()
+
+    def _end(self) -> None:
+        self._ended = True
         for scope in self._asking:
             scope.cancel(reason="the mirror was left")
         self._follower.moved.unpark_all()
@@ -215,7 +228,7 @@ class Changes:
         try:
             await trio.lowlevel.checkpoint()
             while True:
-                self._mirror._live()
+                self._mirror._check_kept()
                 if update := self._consumer.take():
                     return update
                 await self._mirror._follower.moved.park()
@@ -236,8 +249,8 @@ async def open_mirror(follower: Follower) -> AsyncGenerator[Mirror]:
         try:
             await follower.follow(ended)
         finally:
-            # Nobody keeps it right any more. A block may still wait for it, shielded.
-            mirror._close()
+            # A block may still wait for it, shielded.
+            mirror._end()
 
     await trio.lowlevel.checkpoint()
     async with trio.open_nursery() as nursery:
@@ -252,6 +265,7 @@ async def open_mirror(follower: Follower) -> AsyncGenerator[Mirror]:
         finally:
             # A failure of later does not matter any more.
             failure = follower.failure
+            mirror._close()
             # A Cancelled of the tasks' own, from around the block, would hide the body's.
             nursery.cancel_scope.shield = True
             nursery.cancel_scope.cancel(reason="the mirror was left")

@@ -69,8 +69,8 @@ class Reads:
             try:
                 result = await self._try(request, accept)
             except StreamLost as loss:
-                # Closing the watcher is what loses a read then, and no outage.
-                self._check_open()
+                # Closing the watcher may be what lost it, and is no outage.
+                await self._checkpoint()
                 wait = next(waits)
                 self._outage.failed(trio.current_time(), str(loss), wait)
                 await trio.sleep(wait)
@@ -79,8 +79,13 @@ class Reads:
                 self._outage.ended(trio.current_time())
                 return result
 
-    async def _try(self, request: bytes, accept: Callable[[Reply], T]) -> T:
+    async def _checkpoint(self) -> None:
+        """See that the watcher is open; who is cancelled with it learns of that alone."""
+        await trio.lowlevel.checkpoint()
         self._check_open()
+
+    async def _try(self, request: bytes, accept: Callable[[Reply], T]) -> T:
+        await self._checkpoint()
         connection, metadata = await self._connector.connect()
         with self._leaving(connection):
             reply = await _call(connection, request, (*metadata, *self._metadata))

@@ -333,6 +333,7 @@ class Watcher:
         if self._closed:
             raise trio.ClosedResourceError("this watcher is closed")
 
+    @trio.lowlevel.enable_ki_protection
     async def _close_with_tasks(self) -> None:
         """Close when the tasks are cancelled, from outside or by a bug.
 

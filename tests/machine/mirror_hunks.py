@@ -25,12 +25,8 @@ a predicate can be called
 -        if not callable(predicate):
 +        if False:
 
-wait_for is a checkpoint
--        await trio.lowlevel.checkpoint()
-+        pass
-
 wait_for raises once it was left
--            self._live()
+-            self._check_kept()
 +            pass
 
 a predicate is asked
@@ -48,7 +44,7 @@ a predicate is asked after each response
 +            await self._follower.moved.park()
 
 what is asked once it was left raises
--        self._live()
+-        self._check_kept()
 +        pass
 
 who asks is known
@@ -92,7 +88,7 @@ taking changes is a checkpoint
 +            pass
 
 changes raise once it was left
--                self._mirror._live()
+-                self._mirror._check_kept()
 +                pass
 
 it follows
