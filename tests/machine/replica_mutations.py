@@ -137,9 +137,9 @@ MUTATIONS = (
     Mutation(
         "chain: of a deletion",
         "_replica",
-        8,
-        "return kind is EventType.DELETE",
-        "return True",
+        4,
+        "return kind is EventType.PUT and created",
+        "return kind is EventType.DELETE or created",
     ),
     Mutation(
         "chain: of a creation",
