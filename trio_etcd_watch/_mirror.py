@@ -5,10 +5,10 @@ It shows what a `Follower` keeps; both live in one block.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import final
+from typing import TypeVar, final
 
 import trio
 
@@ -17,6 +17,8 @@ from ._follower import Follower
 from ._mapping import KeyMapping, Snapshot
 from ._replica import Consumer, PrefixView, Replica
 from ._responses import KeyValue
+
+T = TypeVar("T")
 
 _LEFT = "this mirror was left"
 
@@ -128,7 +130,7 @@ class Mirror(KeyMapping):
             raise TypeError(f"predicate must be callable, got {predicate!r}")
         await trio.lowlevel.checkpoint()
         while True:
-            self._check_kept()
+            await self._check_kept()
             if predicate(self):
                 return
             await self._follower.moved.park()
@@ -150,9 +152,7 @@ class Mirror(KeyMapping):
             PermissionDeniedError, AuthenticationError, RpcError: the read is refused,
                 though the watch may live on.
         """
-        await trio.lowlevel.checkpoint()
-        with self._ask():
-            await self._follower.sync()
+        await self._ask(self._follower.sync)
 
     async def verify(self) -> bool:
         """Prove the mirror right at one revision, or mend it.
@@ -170,24 +170,23 @@ class Mirror(KeyMapping):
         Raises:
             trio.ClosedResourceError: the mirror was left.
         """
-        await trio.lowlevel.checkpoint()
-        with self._ask():
-            return await self._follower.verify()
+        return await self._ask(self._follower.verify)
 
-    @contextmanager
-    def _ask(self) -> Iterator[None]:
-        self._check_kept()
+    async def _ask(self, question: Callable[[], Awaitable[T]]) -> T:
+        await trio.lowlevel.checkpoint()
+        await self._check_kept()
         with trio.CancelScope() as scope:
             self._asking.add(scope)
             try:
-                yield
+                return await question()
             finally:
                 self._asking.remove(scope)
-        if scope.cancelled_caught:
-            raise trio.ClosedResourceError(_LEFT)
+        raise trio.ClosedResourceError(_LEFT)
 
-    def _check_kept(self) -> None:
+    async def _check_kept(self) -> None:
         if self._ended:
+            # Who is cancelled with it learns of that instead.
+            await trio.lowlevel.checkpoint()
             raise trio.ClosedResourceError(_LEFT)
 
     def _close(self) -> None:
@@ -228,7 +227,7 @@ class Changes:
         try:
             await trio.lowlevel.checkpoint()
             while True:
-                self._mirror._check_kept()
+                await self._mirror._check_kept()
                 if update := self._consumer.take():
                     return update
                 await self._mirror._follower.moved.park()

@@ -26,7 +26,7 @@ a predicate can be called
 +        if False:
 
 wait_for raises once it was left
--            self._check_kept()
+-            await self._check_kept()
 +            pass
 
 a predicate is asked
@@ -44,7 +44,7 @@ a predicate is asked after each response
 +            await self._follower.moved.park()
 
 what is asked once it was left raises
--        self._check_kept()
+-        await self._check_kept()
 +        pass
 
 who asks is known
@@ -56,8 +56,8 @@ who asked is forgotten
 +                pass
 
 who asks is told that it was left
--        if scope.cancelled_caught:
-+        if False:
+-        raise trio.ClosedResourceError(_LEFT)
++        return await question()
 
 outside its block it raises
 -        self._closed = True
@@ -83,12 +83,8 @@ who is cancelled is in nobody's way
 -            self._taking = False
 +            pass
 
-taking changes is a checkpoint
--            await trio.lowlevel.checkpoint()
-+            pass
-
 changes raise once it was left
--                self._mirror._check_kept()
+-                await self._mirror._check_kept()
 +                pass
 
 it follows
