@@ -173,7 +173,6 @@ class Mirror(KeyMapping):
         return await self._ask(self._follower.verify)
 
     async def _ask(self, question: Callable[[], Awaitable[T]]) -> T:
-        await trio.lowlevel.checkpoint()
         await self._check_kept()
         with trio.CancelScope() as scope:
             self._asking.add(scope)
@@ -186,7 +185,7 @@ class Mirror(KeyMapping):
     async def _check_kept(self) -> None:
         if self._ended:
             # Who is cancelled with it learns of that instead.
-            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint_if_cancelled()
             raise trio.ClosedResourceError(_LEFT)
 
     def _close(self) -> None:

@@ -71,7 +71,7 @@ async def test_bad_revisions_of_a_snapshot(
 ) -> None:
     async with open_watcher(nobody) as watcher:
         with trio.fail_after(LIMIT), pytest.raises(kind) as caught:
-            await watcher.snapshot("a", revision=revision)  # type: ignore[arg-type]
+            await watcher.snapshot("a", revision=revision)  # type: ignore[arg-type]  # bad
     assert "revision must be" in str(caught.value)
     assert f"got {revision!r}" in str(caught.value)
 
@@ -122,13 +122,13 @@ async def test_every_use_after_its_block_is_told(etcd: Etcd) -> None:
         for mapping in (mirror, view):
             uses += [
                 lambda m=mapping: m["a"],  # type: ignore[misc]  # bound early
-                lambda m=mapping: m.get("a"),  # type: ignore[misc]
-                lambda m=mapping: "a" in m,  # type: ignore[misc]
-                lambda m=mapping: list(m),  # type: ignore[misc]
-                lambda m=mapping: len(m),  # type: ignore[misc]
-                lambda m=mapping: list(m.items()),  # type: ignore[misc]
-                lambda m=mapping: dict(m),  # type: ignore[misc]
-                lambda m=mapping: m == {},  # type: ignore[misc]
+                lambda m=mapping: m.get("a"),  # type: ignore[misc]  # likewise
+                lambda m=mapping: "a" in m,  # type: ignore[misc]  # likewise
+                lambda m=mapping: list(m),  # type: ignore[misc]  # likewise
+                lambda m=mapping: len(m),  # type: ignore[misc]  # likewise
+                lambda m=mapping: list(m.items()),  # type: ignore[misc]  # likewise
+                lambda m=mapping: dict(m),  # type: ignore[misc]  # likewise
+                lambda m=mapping: m == {},  # type: ignore[misc]  # likewise
             ]
         for number, use in enumerate(uses):
             with pytest.raises(trio.ClosedResourceError, match="was left"):

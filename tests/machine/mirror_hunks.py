@@ -25,6 +25,10 @@ a predicate can be called
 -        if not callable(predicate):
 +        if False:
 
+wait_for is a checkpoint
+-        await trio.lowlevel.checkpoint()
++        pass
+
 wait_for raises once it was left
 -            await self._check_kept()
 +            pass
@@ -81,6 +85,14 @@ one task at a time takes changes
 
 who is cancelled is in nobody's way
 -            self._taking = False
++            pass
+
+taking changes is a checkpoint
+-            await trio.lowlevel.checkpoint()
++            pass
+
+who is cancelled with it is told that alone
+-            await trio.lowlevel.checkpoint_if_cancelled()
 +            pass
 
 changes raise once it was left

@@ -136,6 +136,24 @@ async def one_task_at_a_time_takes_changes(core: Core, cluster: Cluster) -> None
         assert (await anext(changes)).revision == (await anext(late)).revision == 4
 
 
+async def who_is_woken_and_cancelled_at_once_is_told_that_alone(
+    core: Core, cluster: Cluster
+) -> None:
+    async def end(mirror: Mirror, scope: trio.CancelScope) -> None:
+        await settled()
+        mirror._follower.moved.unpark_all()
+        scope.cancel()
+
+    # Trio draws whether the mirror or its user notices first.
+    for _ in range(20):
+        async with trio.open_nursery() as nursery:
+            with trio.CancelScope() as scope:
+                async with cluster.mirror(core) as mirror:
+                    nursery.start_soon(end, mirror, scope)
+                    await anext(mirror.changes(initial=False))
+        assert scope.cancelled_caught
+
+
 # How its block ends
 
 
@@ -218,6 +236,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     a_predicate_is_asked_after_each_response,
     closing_wakes_every_waiter,
     one_task_at_a_time_takes_changes,
+    who_is_woken_and_cancelled_at_once_is_told_that_alone,
     what_cannot_be_mended_comes_out_bare,
     the_bodys_own_comes_out_bare,
     cancelled_around_it_the_bodys_own_comes_out,
