@@ -153,9 +153,11 @@ async def test_two_tasks_on_one_iterator(etcd: Etcd) -> None:
                 changes, other = mirror.changes(), mirror.changes()
                 await anext(changes)
                 told: list[bytes] = []
+                iterated = trio.Event()
 
                 async def iterate() -> None:
                     told.extend(each.key for each in (await anext(changes)).changes)
+                    iterated.set()
 
                 nursery.start_soon(iterate)
                 await trio.testing.wait_all_tasks_blocked()
@@ -164,7 +166,7 @@ async def test_two_tasks_on_one_iterator(etcd: Etcd) -> None:
                 # Another iterator is another's.
                 await anext(other)
                 await etcd.put("a", "1")
-                await mirror.wait_for(lambda _: told)
+                await iterated.wait()
                 assert told == [b"a"]
                 # Once the first is done, anybody may.
                 await etcd.put("a", "2")

@@ -105,11 +105,23 @@ class ReplicaMachine(RuleBasedStateMachine):
     def create_and_delete(self, key: bytes, value: bytes, check: bool) -> None:
         """It leaves no trace, so a check may overtake its events."""
         if key not in self.store.range(self.store.revision):
+            if check:
+                self.catch_up()
             self.store.commit({key: value})
             self.store.commit({key: None})
             if check:
-                self.start_check(counted=False)
-                self.settle()
+                self.start_check(counted=False, settle=True)
+                self.receive_up_to(self.store.revision - 1)
+                self.receive_all()
+
+    @rule(key=keys, value=st.none() | values)
+    def check_at_once(self, key: bytes, value: bytes | None) -> None:
+        """Before the event, and where none will come: the key is of another range."""
+        self.catch_up()
+        self.store.commit({key: value})
+        self.start_check(counted=False, settle=True)
+        self.receive_all()
+        self.start_check(counted=False, settle=True)
 
     @rule(changes=transactions)
     def transaction(self, changes: dict[bytes, bytes | None]) -> None:
@@ -141,13 +153,22 @@ class ReplicaMachine(RuleBasedStateMachine):
             self.relist()
             return
         assert continues
+        assert replica.revision >= before[1]
         self.next_revision = last + 1
         assert changed == (before[0] != dict(replica.mapping))
         self.note_move(before[0])
 
+    def receive_up_to(self, last: int) -> None:
+        self.receive(self.store.events(self.next_revision, last), last)
+
     def receive_all(self) -> None:
-        newest = self.store.revision
-        self.receive(self.store.events(self.next_revision, newest), newest)
+        self.receive_up_to(self.store.revision)
+
+    def catch_up(self) -> None:
+        if self.next_revision < self.store.compacted:
+            self.relist()
+        else:
+            self.receive_all()
 
     def continue_their_keys(self, raw: list[pb.Event]) -> bool:
         """Whether each event that is new finds its key as it was in the store."""
@@ -176,7 +197,34 @@ class ReplicaMachine(RuleBasedStateMachine):
         if self.next_revision < self.store.compacted:
             self.relist()
         else:
-            self.receive(self.store.events(self.next_revision, last), last)
+            self.receive_up_to(last)
+
+    @rule(
+        key=st.sampled_from(INSIDE),
+        told=st.lists(st.none() | values, max_size=2),
+        lost=st.lists(st.none() | values, min_size=1, max_size=3),
+        after=st.lists(st.none() | values, max_size=2),
+    )
+    def lose_some_of_a_key(
+        self,
+        key: bytes,
+        told: list[bytes | None],
+        lost: list[bytes | None],
+        after: list[bytes | None],
+    ) -> None:
+        """The middle of its story or, if nothing comes after, the end of it."""
+        self.catch_up()
+        ends = []
+        for values in (told, lost, after):
+            for value in values:
+                self.store.commit({key: value})
+            ends.append(self.store.revision)
+        first, last, newest = ends
+        if last > first:
+            self.dropped = last
+        raw = self.store.events(self.next_revision, first)
+        self.receive(raw + self.store.events(last + 1, newest), newest)
+        self.prove_now()
 
     @precondition(lambda self: self.behind > 0)
     @rule(data=st.data())
@@ -195,11 +243,14 @@ class ReplicaMachine(RuleBasedStateMachine):
             self.dropped = max(self.dropped, lost[-1].kv.mod_revision)
         self.receive(raw, self.store.revision)
         if data.draw(st.booleans()):
-            self.replica.progressed(self.store.revision)
-            if self.proofs:
-                # Of before, so it does not see what was lost; the next one must.
-                self.finish(*self.proofs.pop())
-            self.finish(self.replica.proof(), self.relists)
+            self.prove_now()
+
+    def prove_now(self) -> None:
+        self.replica.progressed(self.store.revision)
+        if self.proofs:
+            # Of before, so it does not see what was lost; the next one must.
+            self.finish(*self.proofs.pop())
+        self.finish(self.replica.proof(), self.relists)
 
     @precondition(lambda self: self.behind == 0)
     @rule()
@@ -238,8 +289,8 @@ class ReplicaMachine(RuleBasedStateMachine):
                 look.may_resync = look.must_resync = True
         self.note_move(before)
 
-    @rule(key=st.sampled_from(INSIDE), value=values)
-    def come_by_relist_and_go(self, key: bytes, value: bytes) -> None:
+    @rule(key=st.sampled_from(INSIDE), value=values, other=keys)
+    def come_by_relist_and_go(self, key: bytes, value: bytes, other: bytes) -> None:
         """A consumer that sleeps is not told, and not that anything was read anew."""
         if key not in self.store.range(self.store.revision):
             self.relist()
@@ -248,6 +299,9 @@ class ReplicaMachine(RuleBasedStateMachine):
             self.relist()
             self.store.commit({key: None})
             self.receive_all()
+            self.store.commit({other: value})
+            self.receive_all()
+            self.look(self.looks[-1])
 
     @rule(data=st.data())
     def lose_and_repeat_history(self, data: st.DataObject) -> None:
@@ -290,6 +344,14 @@ class ReplicaMachine(RuleBasedStateMachine):
     def finish_proof(self, data: st.DataObject) -> None:
         self.finish(*self.proofs.pop(data.draw(indices(self.proofs))))
 
+    @rule(key=st.sampled_from(INSIDE), value=st.none() | values)
+    def prove_across_a_change(self, key: bytes, value: bytes | None) -> None:
+        self.catch_up()
+        proof = self.replica.proof()
+        self.store.commit({key: value})
+        self.receive_all()
+        self.finish(proof, self.relists)
+
     def finish(self, proof: Proof, relists: int) -> None:
         """Compare with the store, where the read at that revision is possible."""
         if not self.store.compacted <= proof.revision <= self.store.revision:
@@ -312,8 +374,8 @@ class ReplicaMachine(RuleBasedStateMachine):
                 # Whatever was dropped has left no trace.
                 self.dropped = 0
 
-    @rule(counted=st.booleans())
-    def start_check(self, counted: bool) -> None:
+    @rule(counted=st.booleans(), settle=st.booleans())
+    def start_check(self, counted: bool, settle: bool) -> None:
         """Read linearizably: from a member that knows of everything."""
         newest: int | None = None
         if not counted:
@@ -327,6 +389,8 @@ class ReplicaMachine(RuleBasedStateMachine):
                 newest=newest,
             )
         )
+        if settle:
+            self.settle()
 
     @rule()
     def settle(self) -> None:
@@ -350,7 +414,9 @@ class ReplicaMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.looks)
     @rule(data=st.data())
     def take(self, data: st.DataObject) -> None:
-        look = self.looks[data.draw(indices(self.looks))]
+        self.look(self.looks[data.draw(indices(self.looks))])
+
+    def look(self, look: Look) -> None:
         now = dict(self.replica.mapping)
         update = look.consumer.take()
         if update is None:
