@@ -19,11 +19,12 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import cast, final
+from typing import final
 from weakref import WeakSet
 
 from sortedcontainers import SortedDict
 
+from ._chain import begins_or_ends, put_again_fast
 from ._changes import Change, MirrorUpdate, Olds, Position
 from ._mapping import KeyMapping, Snapshot
 from ._requests import key_range
@@ -34,9 +35,6 @@ MAX_SHOWN = 100
 
 NO_END = b"\0"
 """As the end of a range: there is none (etcd's rpc.proto, RangeRequest)."""
-
-
-_set = cast("Callable[[object, bytes, KeyValue], None]", dict.__setitem__)
 
 
 class Diverged(Exception):
@@ -131,37 +129,26 @@ class Replica:
         Raises:
             Diverged: one does not continue its key, so another must have been lost.
         """
-        mapping, known = self.mapping, self.revision
-        revision = known
-        get, put = mapping.get, EventType.PUT
+        mapping, known, revision = self.mapping, self.revision, self.revision
         olds: dict[bytes, KeyValue | None] = {}
         gone = False
-        # What an event costs, so no call is made that can be done without.
-        for event in events:
+        rest = iter(events)
+        while True:
+            event, last = put_again_fast(mapping, rest, known, olds, EventType.PUT)
+            revision = last or revision
+            if event is None:
+                break
             kv = event.kv
-            at = kv.mod_revision
-            if at <= known:
-                continue
-            key, kind = kv.key, event.type
-            old = get(key)
-            if kind is put and old is not None:
-                if (
-                    kv.version != old.version + 1
-                    or kv.create_revision != old.create_revision
-                ):
-                    raise self._diverged(kind, kv, old, olds)
-                # Its place in the order stays: a third of the price of another key's.
-                _set(mapping, key, kv)
-            elif not _begins_or_ends(kind, kv, old):
-                raise self._diverged(kind, kv, old, olds)
-            elif old is None:
-                mapping[key] = kv
+            old = mapping.get(kv.key)
+            if not begins_or_ends(event, old):
+                raise self._diverged(event, old, olds)
+            if old is None:
+                mapping[kv.key] = kv
             else:
-                del mapping[key]
+                del mapping[kv.key]
                 gone = True
-            if key not in olds:
-                olds[key] = old
-            revision = at
+            olds.setdefault(kv.key, old)
+            revision = kv.mod_revision
         self.revision = revision
         if gone:
             # What came and went is no change, but has moved what lies about it.
@@ -171,9 +158,7 @@ class Replica:
                 del olds[key]
         return self._note(olds, resynced=False)
 
-    def _diverged(
-        self, kind: EventType, kv: KeyValue, old: KeyValue | None, olds: Olds
-    ) -> Diverged:
+    def _diverged(self, event: Event, old: KeyValue | None, olds: Olds) -> Diverged:
         """Go back to before the response, and say why."""
         self.moves += 1
         for key, before in olds.items():
@@ -181,7 +166,7 @@ class Replica:
                 self.mapping[key] = before
             else:
                 self.mapping.pop(key, None)
-        return Diverged(_broken_chain(kind, kv, old))
+        return Diverged(_broken_chain(event, old))
 
     def progressed(self, revision: int) -> None:
         """Note that every event up to this revision has been applied."""
@@ -385,19 +370,11 @@ class PrefixView(KeyMapping):
         return self._replica().count(self._first, self._end)
 
 
-def _begins_or_ends(kind: EventType, kv: KeyValue, old: KeyValue | None) -> bool:
-    """Whether this can be the event that creates a key, or deletes one that was `old`."""
-    if old is not None:
-        return kind is EventType.DELETE
-    created = kv.version == 1 and kv.create_revision == kv.mod_revision
-    return kind is EventType.PUT and created
-
-
-def _broken_chain(kind: EventType, kv: KeyValue, old: KeyValue | None) -> str:
-    after = _version(old and row_of(old))
+def _broken_chain(event: Event, old: KeyValue | None) -> str:
+    kv, after = event.kv, _version(old and row_of(old))
     return (
         f"an event of {shown(kv.key)} before revision {kv.mod_revision} was lost: "
-        f"{kind.name} of version {kv.version} follows {after}"
+        f"{event.type.name} of version {kv.version} follows {after}"
     )
 
 

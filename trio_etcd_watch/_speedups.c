@@ -1,5 +1,6 @@
-/* From bytes to values: the twin of _pure.py, with the same names; and of that function of
- * _grpc/frames.py which takes messages from frames.
+/* From bytes to values: the twin of _pure.py, with the same names; of that function of
+ * _grpc/frames.py which takes messages from frames; and of that of _chain.py which puts
+ * events into a mapping.
  *
  * Messages are read straight into the objects that users get. For any bytes the outcome
  * is that of protobuf's own parser (upb): the same values, or an error from both. What
@@ -743,6 +744,65 @@ make_event(PyObject *module, PyObject *args)
     return (PyObject *)event;
 }
 
+/* --- The chain of a key --- */
+
+/* Whether this put finds the version before its own, of the same creation. */
+static bool
+continues(const KeyValue *kv, const KeyValue *old)
+{
+    return old->version < LLONG_MAX && kv->version == old->version + 1 &&
+           kv->create_revision == old->create_revision;
+}
+
+/* Put it in place of what is there, if it continues that: 1 if so, 0 if not, -1 with an
+ * exception. No reference is borrowed where a dict may run code of its keys. */
+static int
+put_one(PyObject *mapping, const KeyValue *kv, PyObject *olds, PyTypeObject *type)
+{
+    PyObject *old = PyDict_GetItemWithError(mapping, kv->key);
+    if (old == NULL)
+        return PyErr_Occurred() ? -1 : 0;
+    if (!check_class((PyObject *)Py_TYPE(old), type))
+        return -1;
+    if (!continues(kv, (KeyValue *)old))
+        return 0;
+    Py_INCREF(old);
+    int known = PyDict_Contains(olds, kv->key);
+    int failed = known < 0 || (!known && PyDict_SetItem(olds, kv->key, old) < 0) ||
+                 PyDict_SetItem(mapping, kv->key, (PyObject *)kv) < 0;
+    Py_DECREF(old);
+    return failed ? -1 : 1;
+}
+
+static PyObject *
+put_again(PyObject *module, PyObject *args)
+{
+    PyObject *mapping, *events, *olds, *put, *object;
+    long long known, revision = 0;
+    const State *state = PyModule_GetState(module);
+    if (!PyArg_ParseTuple(args, "O!OLO!O:put_again", &PyDict_Type, &mapping, &events,
+                          &known, &PyDict_Type, &olds, &put))
+        return NULL;
+    if (!PyIter_Check(events))
+        return PyErr_Format(PyExc_TypeError, "expected an iterator, got %R", events);
+    while ((object = PyIter_Next(events)) != NULL) {
+        const Event *event = (Event *)object;
+        int done = check_class((PyObject *)Py_TYPE(object), state->event) ? 1 : -1;
+        const KeyValue *kv = done < 0 ? NULL : (KeyValue *)event->kv;
+        if (done > 0 && kv->mod_revision > known) {
+            done = event->type == put ? put_one(mapping, kv, olds, state->kv) : 0;
+            if (done > 0)
+                revision = kv->mod_revision;
+        }
+        if (done == 0)
+            return Py_BuildValue("NL", object, revision);
+        Py_DECREF(object);
+        if (done < 0)
+            return NULL;
+    }
+    return PyErr_Occurred() ? NULL : Py_BuildValue("OL", Py_None, revision);
+}
+
 /* --- Frames: https://www.rfc-editor.org/rfc/rfc9113#section-4.1 --- */
 
 /* A frame's length and type, flags and stream; a gRPC message's compressed flag and
@@ -807,6 +867,7 @@ static PyMethodDef methods[] = {
     {"join", join, METH_O, "Return the events of several responses as one sequence."},
     {"make_event", make_event, METH_VARARGS, "Make an event of its fields."},
     {"make_key_value", make_key_value, METH_VARARGS, "Make a key of its fields."},
+    {"put_again", put_again, METH_VARARGS, "Put what continues its key into a mapping."},
     {"take_messages", take_messages, METH_VARARGS, "Take frames of one message each."},
     {NULL, NULL, 0, NULL},
 };
@@ -826,7 +887,7 @@ module_exec(PyObject *module)
     if (add_class(module, &kv_spec, &state->kv) < 0 ||
         add_class(module, &event_spec, &state->event) < 0 ||
         /* The same number stands in _twins.py, which refuses any other. */
-        PyModule_AddIntConstant(module, "ABI", 2) < 0)
+        PyModule_AddIntConstant(module, "ABI", 3) < 0)
         return -1;
     return add_class(module, &response_spec, &state->response);
 }

@@ -347,10 +347,10 @@ class ReplicaMachine(RuleBasedStateMachine):
     @rule(key=st.sampled_from(INSIDE), value=st.none() | values)
     def prove_across_a_change(self, key: bytes, value: bytes | None) -> None:
         self.catch_up()
-        proof = self.replica.proof()
+        proof, relists = self.replica.proof(), self.relists
         self.store.commit({key: value})
         self.receive_all()
-        self.finish(proof, self.relists)
+        self.finish(proof, relists)
 
     def finish(self, proof: Proof, relists: int) -> None:
         """Compare with the store, where the read at that revision is possible."""

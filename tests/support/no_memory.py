@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from tests.unit.test_speedups import message, range_reply
 from trio_etcd_watch import Event, EventType, KeyValue, _responses
+from trio_etcd_watch._chain import put_again_fast
 from trio_etcd_watch._grpc.frames import _take
 
 
@@ -38,12 +39,17 @@ def main() -> None:
     parts = [(1, 2), (3,)]
     frames = (7 << 8).to_bytes(4) + bytes(6) + (2).to_bytes(4) + b"hi"
     kv = twin.make_key_value(KeyValue, b"k", b"v", 1, 2, 3, 4)
+    next_kv = twin.make_key_value(KeyValue, b"k", b"v", 1, 3, 4, 4)
+    event = twin.make_event(Event, EventType.PUT, next_kv, None)
     work: dict[str, Callable[[], object]] = {
         "decode": lambda: twin.decode((data, data), classes),
         "decode_range": lambda: twin.decode_range(page, KeyValue),
         "take_messages": lambda: _take(frames, 0, frames[4:10], 99),
         "join": lambda: twin.join(parts),
         "make_key_value": lambda: twin.make_key_value(KeyValue, b"k", b"v", 1, 2, 3, 4),
+        "put_again": lambda: put_again_fast(
+            {b"k": kv}, iter([event]), 0, {}, EventType.PUT
+        ),
         "make_event": lambda: twin.make_event(Event, EventType.PUT, kv, None),
     }
     for name, function in work.items():

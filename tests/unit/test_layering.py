@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 # their arguments alone, so that tests can replay it.
 SANS_IO = [
     "_backoff",
+    "_chain",
     "_changes",
     "_creations",
     "_cursor",

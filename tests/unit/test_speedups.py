@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sortedcontainers import SortedDict
 
 import trio_etcd_watch
 from trio_etcd_watch import (
@@ -24,6 +25,7 @@ from trio_etcd_watch import (
     _responses,
     _twins,
 )
+from trio_etcd_watch._chain import put_again, put_again_fast
 from trio_etcd_watch._grpc.frames import take_messages
 from trio_etcd_watch._grpc.status import StreamLost
 from trio_etcd_watch._pb import watch_pb2 as pb
@@ -57,6 +59,9 @@ def range_reply() -> bytes:
     head.CopyFrom(raw)
     del head.kvs[:]
     return head.SerializeToString() + kvs.SerializeToString()
+
+
+EVENTS = decode(message()).events
 
 
 def twin() -> Any:  # noqa: ANN401  # a module
@@ -179,6 +184,13 @@ def test_they_cannot_be_derived_from() -> None:
         ("take_messages", (bytearray(20), 0, bytes(6), 9)),
         ("take_messages", (bytes(20), 0, None, 9)),
         ("take_messages", (bytes(20), 0.5, bytes(6), 9)),
+        ("put_again", ()),
+        ("put_again", ([], iter(()), 0, {}, None)),
+        ("put_again", ({}, (), 0, {}, None)),
+        ("put_again", ({}, iter(()), 0.5, {}, None)),
+        ("put_again", ({}, iter(()), 0, [], None)),
+        ("put_again", ({}, iter([None]), 0, {}, None)),
+        ("put_again", ({b"key": 1}, iter(EVENTS), 0, {}, EventType.PUT)),
         ("join", (None,)),
         ("join", ([None],)),
     ],
@@ -197,6 +209,46 @@ def test_take_outside_of_the_buffer(start: int) -> None:
         twin().take_messages(bytes(20), 0, bytes(5), 9)
     with pytest.raises(OverflowError):
         twin().take_messages(bytes(20), 2**63, bytes(6), 9)
+
+
+def version_of(number: int) -> KeyValue:
+    return KeyValue._make(b"key", b"", 1, number, number, 0)
+
+
+def put_of(kv: KeyValue, kind: EventType = EventType.PUT) -> Event:
+    return Event._make(kind, kv, None)
+
+
+numbers = st.integers(0, 4) | st.sampled_from([2**63 - 1, -(2**63)])
+key_values = st.builds(
+    KeyValue._make,
+    st.sampled_from([b"a", b"b"]),
+    st.just(b""),
+    st.integers(0, 1),
+    numbers,
+    numbers,
+    st.just(0),
+)
+
+
+@in_c
+@given(
+    st.lists(key_values, max_size=2),
+    st.lists(st.builds(put_of, key_values, st.sampled_from(EventType)), max_size=6),
+    st.integers(-1, 3),
+    st.booleans(),
+)
+def test_events_are_put_as_in_python(
+    present: list[KeyValue], events: list[Event], known: int, told: bool
+) -> None:
+    outcomes = []
+    for function in (put_again, put_again_fast):
+        mapping: Any = SortedDict({kv.key: kv for kv in present})
+        olds: dict[bytes, KeyValue | None] = {b"a": None} if told else {}
+        rest = iter(events)
+        outcome = function(mapping, rest, known, olds, EventType.PUT)
+        outcomes.append((outcome, list(mapping.items()), olds, list(rest)))
+    assert outcomes[0] == outcomes[1]
 
 
 WHOSE = b"\0\0\0\0\1\0"
@@ -258,6 +310,36 @@ def test_what_join_iterates_over_may_fail() -> None:
         twin().join(parts())
 
 
+@in_c
+def test_what_events_come_from_may_fail() -> None:
+    def events() -> Any:  # noqa: ANN401  # an iterator
+        yield put_of(version_of(2))
+        raise ZeroDivisionError
+
+    mapping = {b"key": version_of(1)}
+    with pytest.raises(ZeroDivisionError):
+        put_again_fast(mapping, events(), 0, {}, EventType.PUT)
+    # As in Python: it is the caller's to go back.
+    assert mapping == {b"key": version_of(2)}
+
+
+@in_c
+@pytest.mark.parametrize("place", ["mapping", "olds"])
+def test_a_key_that_cannot_be_compared(place: str) -> None:
+    class Key:
+        def __hash__(self) -> int:
+            return hash(b"key")
+
+        def __eq__(self, other: object) -> bool:
+            raise ZeroDivisionError
+
+    odd: Any = {Key(): version_of(1)}
+    mapping, olds = (odd, {}) if place == "mapping" else ({b"key": version_of(1)}, odd)
+    events = iter([put_of(version_of(2))])
+    with pytest.raises(ZeroDivisionError):
+        put_again_fast(mapping, events, 0, olds, EventType.PUT)
+
+
 def test_no_references_leak() -> None:
     good = message()
     bad = good + b"\x5a\x02\x0a\x00\x5a\x7f"
@@ -270,6 +352,9 @@ def test_no_references_leak() -> None:
             repr(raw.events[0])
             twin().join([raw.events, raw.events])
             decode_range(page)
+            mapping = {b"key": version_of(1)}
+            following = [put_of(version_of(2)), put_of(version_of(4))]
+            put_again_fast(mapping, iter(following), 0, {}, EventType.PUT)
             with pytest.raises(StreamLost):
                 decode_range(page[:-1])
             for data in (bad, no_text):
@@ -310,5 +395,6 @@ def test_memory_that_runs_out() -> None:
     assert int(failures["decode_range"]) > 10
     assert int(failures["join"]) > 2
     assert int(failures["take_messages"]) > 2
+    assert int(failures["put_again"]) > 1
     assert int(failures["make_key_value"]) > 0
     assert int(failures["make_event"]) > 0
