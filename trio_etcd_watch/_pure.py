@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
-from operator import lt
+from operator import attrgetter, lt
 from typing import Any, NamedTuple, TypeVar, cast, overload
 
 from google.protobuf.message import DecodeError
@@ -115,17 +115,25 @@ class Classes(NamedTuple):
 class Events(Sequence[EventFields]):
     """The events of some messages, each made when it is looked at."""
 
-    __slots__ = ("_classes", "_parts")
+    __slots__ = ("_classes", "_kvs", "_parts")
 
-    def __init__(self, parts: list[Sequence[pb.Event]], classes: Classes) -> None:
+    def __init__(
+        self,
+        parts: list[Sequence[pb.Event]],
+        classes: Classes,
+        kvs: list[pb.KeyValue] | None = None,
+    ) -> None:
         self._parts = parts
         self._classes = classes
+        # Those of all parts, once somebody has read them: they are read again soon.
+        self._kvs = kvs
 
     def __iter__(self) -> Iterator[EventFields]:
         # This is what a response costs: no call is made that can be done without.
         _, event_class, kv_class, put, delete, unknown = self._classes
-        for raw in chain.from_iterable(self._parts):
-            raw_kv = raw.kv
+        raws = chain.from_iterable(self._parts)
+        kvs = self._kvs or map(_kv_of, chain.from_iterable(self._parts))
+        for raw, raw_kv in zip(raws, kvs, strict=False):
             kv = KeyValueFields()
             kv.key = raw_kv.key
             kv.value = raw_kv.value
@@ -155,7 +163,8 @@ class Events(Sequence[EventFields]):
         if len(self._parts) != 1:
             self._parts = [list(chain.from_iterable(self._parts))]
         if isinstance(index, slice):
-            return Events([self._parts[0][index]], self._classes)
+            kvs = self._kvs and self._kvs[index]
+            return Events([self._parts[0][index]], self._classes, kvs)
         return next(iter(Events([[self._parts[0][index]]], self._classes)))
 
     def __eq__(self, other: object) -> bool:
@@ -171,15 +180,21 @@ class Events(Sequence[EventFields]):
 
     def rising(self) -> bool:
         """Whether each has a higher revision than the one before."""
-        raws = chain.from_iterable(self._parts)
-        revisions = [raw.kv.mod_revision for raw in raws]
+        self._parts = [list(chain.from_iterable(self._parts))]
+        self._kvs = [raw.kv for raw in self._parts[0]]
+        revisions = [kv.mod_revision for kv in self._kvs]
         return all(map(lt, revisions, revisions[1:]))
+
+
+_kv_of = attrgetter("kv")
 
 
 def join(parts: Sequence[Any]) -> Sequence[Any]:
     """Return the events of several responses as one sequence."""
     raws = list(chain.from_iterable([part._parts for part in parts]))
-    return Events(raws, parts[0]._classes)
+    read = [part._kvs for part in parts]
+    kvs = list(chain.from_iterable(read)) if all(read) else None
+    return Events(raws, parts[0]._classes, kvs)
 
 
 def decode(messages: Sequence[bytes], classes: Classes) -> object:

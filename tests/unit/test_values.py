@@ -22,7 +22,7 @@ from trio_etcd_watch import (
     WatchResponse,
 )
 from trio_etcd_watch._pb import watch_pb2 as pb
-from trio_etcd_watch._responses import key_value_of
+from trio_etcd_watch._responses import decode, join, key_value_of
 
 PUT = pb.Event(
     kv=pb.KeyValue(
@@ -82,6 +82,23 @@ def test_every_field() -> None:
     assert (put.prev_kv.mod_revision, put.prev_kv.lease) == (1, 0)
     assert delete.prev_kv is None
     assert (unknown.kv.key, unknown.kv.mod_revision) == (b"", 0)
+
+
+def test_who_looks_at_revisions_changes_nothing() -> None:
+    raw = pb.WatchResponse()
+    for number in range(4):
+        raw.events.add(type=number % 2).kv.key = b"%d" % number
+    data = raw.SerializeToString()
+    untouched, looked_at = decode(data).events, decode(data)
+    assert not looked_at.rising
+    read = looked_at.events
+    expected = list(untouched)
+    for parts in ([read], [read, read], [read, untouched], [untouched, read]):
+        assert list(join(parts)) == expected * len(parts)
+        assert list(join(parts)[1:3]) == expected[1:3]
+    for part in (slice(1, 3), slice(2), slice(None, None, -1), slice(0, 0)):
+        assert list(read[part]) == expected[part]
+    assert [read[index] for index in (0, -1)] == [expected[0], expected[-1]]
 
 
 def test_reprs_name_every_field() -> None:
