@@ -34,16 +34,16 @@ from ._reads import Reads
 from ._replica import Check, Diverged, Replica, shown
 from ._responses import ResponseHeader, WatchResponse
 from ._snapshot import (
-    KEYS_PAGE,
+    MAX_KEYS,
     PagedRead,
     Range,
     check_of,
     count_request,
     newest_request,
-    proof_items,
+    proof_values,
     read_pages,
-    snapshot_items,
     snapshot_of,
+    snapshot_values,
 )
 from ._watch import Watch
 
@@ -160,7 +160,7 @@ class Follower:
 
     async def _read(self) -> None:
         """Take over the range as it is now, in one step."""
-        read = PagedRead(self._keys, snapshot_items)
+        read = PagedRead(self._keys, snapshot_values)
         await read_pages(self._reads.ask, read)
         self._take_over(snapshot_of(read))
 
@@ -299,11 +299,11 @@ class Follower:
         proof = self.replica.proof()
         read = PagedRead(
             self._keys,
-            proof_items,
+            proof_values,
             revision=proof.revision,
             keys_only=True,
             above=proof.since,
-            first_page=KEYS_PAGE,
+            first_page=MAX_KEYS,
         )
         try:
             await read_pages(self._reads.ask, read)

@@ -348,7 +348,7 @@ verify: of what is not proved yet
 +            above=0,
 
 verify: in one page
--            first_page=KEYS_PAGE,
+-            first_page=MAX_KEYS,
 +            first_page=1000,
 
 verify: a proof of before a relist tells nothing

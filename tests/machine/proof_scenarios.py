@@ -24,7 +24,7 @@ from tests.machine.follower_scenarios import ANEW, Scenario, texts
 from trio_etcd_watch import PermissionDeniedError, StatusCode
 from trio_etcd_watch._follower import HURRY, MAX_PROOFS, PATIENCE
 from trio_etcd_watch._grpc.status import Status
-from trio_etcd_watch._snapshot import KEYS_PAGE
+from trio_etcd_watch._snapshot import MAX_KEYS
 
 # Proofs after a creation
 
@@ -44,7 +44,7 @@ async def a_creation_with_history_is_proved(core: Core, cluster: Cluster) -> Non
             await settled()
             assert cluster.kinds == ["count", "proof"]
             request = cluster.reads[1][2]
-            assert (request.keys_only, request.limit) == (True, KEYS_PAGE)
+            assert (request.keys_only, request.limit) == (True, MAX_KEYS)
             assert request.revision == mirror.revision == 3 + count
             assert request.min_mod_revision == mirror.revision
         assert mirror.statistics().resyncs == 0

@@ -17,16 +17,16 @@ from trio_etcd_watch._grpc.status import StatusCode, StreamLost
 from trio_etcd_watch._mapping import Snapshot
 from trio_etcd_watch._snapshot import (
     FIRST_PAGE,
-    KEYS_PAGE,
+    MAX_KEYS,
     RANGE,
     PagedRead,
     Range,
     Reply,
     T,
-    proof_items,
+    proof_values,
     read_pages,
-    snapshot_items,
     snapshot_of,
+    snapshot_values,
 )
 
 
@@ -66,7 +66,7 @@ class Reader:
         self, keys: Range, *, revision: int = 0, first_page: int = FIRST_PAGE
     ) -> Snapshot:
         read: PagedRead[KeyValue] = PagedRead(
-            keys, snapshot_items, revision=revision, first_page=first_page
+            keys, snapshot_values, revision=revision, first_page=first_page
         )
         return snapshot_of(await self.read(read))
 
@@ -77,11 +77,11 @@ class Reader:
         read = await self.read(
             PagedRead(
                 keys,
-                proof_items,
+                proof_values,
                 revision=revision,
                 keys_only=True,
                 above=since,
-                first_page=KEYS_PAGE,
+                first_page=MAX_KEYS,
             )
         )
         return read.data, read.count

@@ -14,6 +14,7 @@ from trio_etcd_watch import (
     PermissionDeniedError,
     RpcError,
     WatchError,
+    _snapshot,
 )
 from trio_etcd_watch._grpc.frames import Oversized
 from trio_etcd_watch._grpc.status import Status, StatusCode, StreamLost
@@ -31,10 +32,10 @@ from trio_etcd_watch._snapshot import (
     check_of,
     count_request,
     newest_request,
-    proof_items,
+    proof_values,
     read_pages,
-    snapshot_items,
     snapshot_of,
+    snapshot_values,
 )
 
 ALL = Range(b"\0", b"\0")
@@ -89,7 +90,7 @@ class Server:
 
 
 def snapshot_read(revision: int = 0, first_page: int = 10) -> PagedRead[KeyValue]:
-    return PagedRead(ALL, snapshot_items, revision=revision, first_page=first_page)
+    return PagedRead(ALL, snapshot_values, revision=revision, first_page=first_page)
 
 
 def read_all(
@@ -127,9 +128,20 @@ def test_pages_grow_to_what_a_message_should_have() -> None:
     read = snapshot_read(first_page=1)
     read_all(read, server)
     limits = [asked.limit for asked in server.asked]
-    assert limits[:4] == [1, MAX_GROWTH, MAX_GROWTH**2, 199]
-    assert set(limits[4:]) == {199}
+    assert limits[:3] == [1, MAX_GROWTH, 199]
+    assert set(limits[3:]) == {199}
     assert len(read.data) == 2_000
+
+
+def test_pages_of_small_values_have_a_bound_in_keys(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_snapshot, "MAX_KEYS", 50)
+    server = Server(200, size=1)
+    read = snapshot_read(first_page=10)
+    read_all(read, server)
+    assert [asked.limit for asked in server.asked] == [10, 50, 50, 50, 50]
+    assert len(read.data) == 200
 
 
 def limited(server: Server, size: int) -> Callable[[bytes], Reply]:
@@ -279,7 +291,7 @@ def test_a_page_that_leads_nowhere_is_a_loss(reply: bytes) -> None:
 def test_what_was_put_before_can_be_left_out() -> None:
     server = Server(25)
     read = PagedRead(
-        ALL, proof_items, revision=26, keys_only=True, above=20, first_page=4
+        ALL, proof_values, revision=26, keys_only=True, above=20, first_page=4
     )
     while not read.done:
         read.receive(server(read.request()))
