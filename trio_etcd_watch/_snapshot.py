@@ -52,7 +52,7 @@ left (10 ms per 100,000), so small ones cost more than they bring: 100,000 keys 
 bytes took 1.5 s in pages of 1,000 keys, and 0.4 s in pages of 10,000 or in one. Larger
 ones would keep the loop from other tasks for longer than some 50 ms."""
 
-MAX_GROWTH = 32
+MAX_GROWTH = 100
 """How many times as many keys as the last the next page may have: they may be larger."""
 
 MAX_STARTS = 5
