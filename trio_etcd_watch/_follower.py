@@ -205,15 +205,10 @@ class Follower:
         if not header.cluster_id:
             # Made up by etcd's grpc-proxy, for a watch that joins another.
             header = known
-        if header.raft_term < known.raft_term:
-            raise Diverged(
-                f"the raft term fell from {known.raft_term} to {header.raft_term}, so "
-                f"history was lost"
-            )
-        if response is watch.created and header.revision < self.replica.revision:
-            raise Diverged(f"the member of its watch is at {header.revision} only")
-        if response.created and header.revision > self.replica.revision:
-            # It has history to send, which is where servers lose events.
+        _check_term(known, header)
+        if response.created and header.revision != self.replica.revision:
+            # It has history to send, which is where servers lose events; or it lags, or
+            # its history was lost, which the read before the proof tells apart.
             self._proof_wanted.set()
         self.replica.apply(response.events)
         # What the watch has handed over, by events or by progress.
@@ -251,31 +246,56 @@ class Follower:
         if self.resyncs == resyncs:
             request = newest_request(self._keys, self.replica.revision)
             check = await self._check(request, counted=False)
+        revision, silent_since = self.replica.revision, trio.current_time()
         while self.resyncs == resyncs:
             if self._settle(check):
                 return True
-            with trio.move_on_after(PATIENCE) as scope:
+            if self.replica.revision > revision:
+                revision, silent_since = self.replica.revision, trio.current_time()
+            with trio.move_on_at(silent_since + PATIENCE) as scope:
                 await self.moved.park()
-            if scope.cancelled_caught and self._is_living():
-                self._distrust("the watch does not bring what a read shows")
+            if scope.cancelled_caught:
+                silent_since = trio.current_time()
+                if self._is_living():
+                    self._distrust("the watch does not bring what a read shows")
         return False
 
-    async def _check(self, request: bytes, *, counted: bool) -> Check:
+    async def _check(self, request: bytes, *, counted: bool) -> Check | None:
+        """Return what a read tells; None if it is of no continuation of what is here."""
+        known = self.header
         accept = functools.partial(
             check_of, since=self.replica.revision, counted=counted
         )
-        return await self._reads.ask(request, accept)
+        check = await self._reads.ask(request, accept)
+        return check if self._continues(known, check.header) else None
+
+    def _continues(self, known: ResponseHeader, header: ResponseHeader) -> bool:
+        """Whether a read made when that much was known is of the same history."""
+        try:
+            _check_cluster(known, header)
+            _check_term(known, header)
+        except (ClusterChangedError, Diverged) as exc:
+            # If it stays so, the read anew says it to the user.
+            self._distrust(str(exc))
+            return False
+        return True
 
     def _is_living(self) -> bool:
         """Whether events can come; one that is just created brings none either."""
         return self._watch is not None and self._watch.statistics().state == "live"
 
-    def _settle(self, check: Check) -> bool:
+    def _settle(self, check: Check | None) -> bool:
+        if check is None:
+            return False
+        behind = self.replica.revision < check.revision
         try:
-            return self.replica.settle(check)
+            settled = self.replica.settle(check)
         except Diverged as exc:
             self._distrust(str(exc))
             return False
+        if settled and behind:
+            self._header = check.header
+        return settled
 
     async def verify(self) -> bool:
         """Prove the replica right, or have it read anew; return whether it was right."""
@@ -296,7 +316,7 @@ class Follower:
 
     async def _prove(self) -> bool | None:
         """Return whether the replica is right; None if that can no longer be told."""
-        proof = self.replica.proof()
+        known, proof = self.header, self.replica.proof()
         read = PagedRead(
             self._keys,
             proof_values,
@@ -307,12 +327,22 @@ class Follower:
         )
         try:
             await read_pages(self._reads.ask, read)
+            if not self._continues(known, read.answered):
+                return False
             return self.replica.prove(proof, read.data, read.count) or None
         except CompactedError:
             return None
-        except (Diverged, FutureRevisionError) as exc:
+        except (ClusterChangedError, Diverged, FutureRevisionError) as exc:
             self._distrust(str(exc))
             return False
+
+
+def _check_term(known: ResponseHeader, now: ResponseHeader) -> None:
+    if now.raft_term < known.raft_term:
+        raise Diverged(
+            f"the raft term fell from {known.raft_term} to {now.raft_term}: the member "
+            f"lags, or history was lost"
+        )
 
 
 def _check_cluster(known: ResponseHeader, now: ResponseHeader) -> None:

@@ -119,8 +119,9 @@ class Mirror(KeyMapping):
     async def wait_for(self, predicate: Callable[[Mirror], object]) -> None:
         """Return once `predicate(mirror)` is true; on return it holds.
 
-        It is asked at once, and after each response that was applied; what it raises
-        comes out. A checkpoint; cancellation leaves nothing behind.
+        It is asked at once, and after responses were applied: a state that lasts for one
+        response may be passed over. What it raises comes out. A checkpoint; cancellation
+        leaves nothing behind.
 
         Raises:
             TypeError: it cannot be asked.
@@ -169,6 +170,8 @@ class Mirror(KeyMapping):
 
         Raises:
             trio.ClosedResourceError: the mirror was left.
+            PermissionDeniedError, AuthenticationError, RpcError: the read is refused,
+                though the watch may live on.
         """
         return await self._ask(self._follower.verify)
 
@@ -211,6 +214,8 @@ class Changes:
     def __aiter__(self) -> Changes:
         return self
 
+    # A KeyboardInterrupt between taking and returning would lose the update.
+    @trio.lowlevel.enable_ki_protection
     async def __anext__(self) -> MirrorUpdate:
         """Return what has changed since the last update, or wait for a change.
 

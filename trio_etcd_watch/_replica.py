@@ -70,13 +70,18 @@ class Check:
 
     since: int
     """The revision of the mapping when the read was sent."""
-    revision: int
-    """Of the store: the header's."""
     count: int
     """Of all keys in the range."""
+    header: ResponseHeader
+    """Of the answer."""
     newest: int | None = None
     """The greatest mod_revision above `since`, 0 if there is none (the read has
     min_mod_revision = since + 1 and is sorted); None if the read asked for a count."""
+
+    @property
+    def revision(self) -> int:
+        """Of the store."""
+        return self.header.revision
 
 
 def is_settled(check: Check, *, applied: int, count: int) -> bool:

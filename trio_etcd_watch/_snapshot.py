@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Generic, Protocol, TypeAlias, TypeVar, final
 
+from ._cursor import MAX_REVISION
 from ._errors import (
     ClusterChangedError,
     CompactedError,
@@ -124,6 +125,12 @@ class PagedRead(Generic[T]):
         # Where the next page begins.
         self._next = keys.key
 
+    @property
+    def answered(self) -> ResponseHeader:
+        """The header of the first page, once it has come."""
+        assert self.header is not None, "no page has come"
+        return self.header
+
     def request(self) -> bytes:
         """Return the request for the next page; the same until a page has come."""
         return pb.RangeRequest(
@@ -160,7 +167,7 @@ class PagedRead(Generic[T]):
                 raise _error_of(reply)
 
     def _take(self, reply: bytes) -> None:
-        page = decode_range(reply)
+        page = _page_of(reply)
         self._check(page)
         if self.header is None:
             self.header = page.header
@@ -173,7 +180,10 @@ class PagedRead(Generic[T]):
         if page.more:
             self._next = page.kvs[-1].key + b"\0"
             fitting = self._page_bytes * len(page.kvs) // len(reply)
-            self._limit = max(1, min(fitting, self._limit * MAX_GROWTH, MAX_KEYS))
+            # Not more than are left, so that one page too large tells how large they are.
+            left = max(len(page.kvs), self.count - len(self.data))
+            growing = min(self._limit * MAX_GROWTH, MAX_KEYS, left)
+            self._limit = max(1, min(fitting, growing))
 
     def _check(self, page: RangePage) -> None:
         """See that the page belongs to those before it."""
@@ -243,8 +253,7 @@ async def read_pages(ask: Ask, read: PagedRead[T]) -> None:
 
 def snapshot_of(read: PagedRead[KeyValue]) -> Snapshot:
     """Return what has been read, once it is done."""
-    assert read.header is not None, "it is done"
-    return Snapshot(read.header, read.revision, read.data)
+    return Snapshot(read.answered, read.revision, read.data)
 
 
 def snapshot_values(kvs: list[KeyValue]) -> Iterable[KeyValue]:
@@ -296,14 +305,22 @@ def check_of(reply: Reply, since: int, *, counted: bool) -> Check:
         raise _error_of(reply)
     if isinstance(reply, Oversized):
         raise StreamLost(f"{reply.size} bytes are no answer to a check")
-    page = decode_range(reply)
+    page = _page_of(reply)
     newest = page.kvs[0].mod_revision if page.kvs else 0
     return Check(
         since=since,
-        revision=page.revision,
+        header=page.header,
         count=page.count,
         newest=None if counted else newest,
     )
+
+
+def _page_of(reply: bytes) -> RangePage:
+    page = decode_range(reply)
+    if not 0 <= page.revision < MAX_REVISION:
+        # There would be no revision for the next event.
+        raise StreamLost(f"a read is answered at revision {page.revision}")
+    return page
 
 
 def _error_of(status: Status) -> Exception:

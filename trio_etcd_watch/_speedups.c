@@ -754,10 +754,19 @@ continues(const KeyValue *kv, const KeyValue *old)
            kv->create_revision == old->create_revision;
 }
 
+static bool
+same_bytes(PyObject *one, PyObject *other)
+{
+    Py_ssize_t size = PyBytes_Size(one);
+    return size == PyBytes_Size(other) &&
+           memcmp(PyBytes_AsString(one), PyBytes_AsString(other), size) == 0;
+}
+
 /* Put it in place of what is there, if it continues that: 1 if so, 0 if not, -1 with an
- * exception. No reference is borrowed where a dict may run code of its keys. */
+ * exception. No reference is borrowed where a dict may run code of its keys. The dict
+ * keeps the key that it has, so the new one gets that too: it is equal, and held once. */
 static int
-put_one(PyObject *mapping, const KeyValue *kv, PyObject *olds, PyTypeObject *type)
+put_one(PyObject *mapping, KeyValue *kv, PyObject *olds, PyTypeObject *type)
 {
     PyObject *old = PyDict_GetItemWithError(mapping, kv->key);
     if (old == NULL)
@@ -770,6 +779,11 @@ put_one(PyObject *mapping, const KeyValue *kv, PyObject *olds, PyTypeObject *typ
     int known = PyDict_Contains(olds, kv->key);
     int failed = known < 0 || (!known && PyDict_SetItem(olds, kv->key, old) < 0) ||
                  PyDict_SetItem(mapping, kv->key, (PyObject *)kv) < 0;
+    if (!failed && same_bytes(kv->key, ((KeyValue *)old)->key)) {
+        PyObject *key = kv->key;
+        Py_INCREF(kv->key = ((KeyValue *)old)->key);
+        Py_DECREF(key);
+    }
     Py_DECREF(old);
     return failed ? -1 : 1;
 }
@@ -788,7 +802,7 @@ put_again(PyObject *module, PyObject *args)
     while ((object = PyIter_Next(events)) != NULL) {
         const Event *event = (Event *)object;
         int done = check_class((PyObject *)Py_TYPE(object), state->event) ? 1 : -1;
-        const KeyValue *kv = done < 0 ? NULL : (KeyValue *)event->kv;
+        KeyValue *kv = done < 0 ? NULL : (KeyValue *)event->kv;
         if (done > 0 && kv->mod_revision > known) {
             done = event->type == put ? put_one(mapping, kv, olds, state->kv) : 0;
             if (done > 0)

@@ -126,9 +126,10 @@ TABLE = (
     Row(
         Call.READ,
         StatusCode.RESOURCE_EXHAUSTED,
-        "^(?!etcdserver:)",
+        "(?i)^(?!etcdserver:).*(larger than|too large|exceeds max)",
         Verdict.TOO_LARGE,
-        f"{_GRPC}: a message over the limit of a server or proxy, in its own words",
+        f"{_GRPC}: a message over the limit of a server or proxy; words of grpc-go and "
+        f"-core, of tonic, and of grpc-java. All else that is exhausted passes",
     ),
     Row(
         Call.READ,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import random
 import shutil
 import subprocess
+import urllib.request
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -117,6 +120,46 @@ async def test_an_older_snapshot(
             # This one had been told of nothing that is lost.
             await etcd.put("idle", "1")
             assert len(await take(idle, 1)) == 1
+
+
+async def hot_backup(etcd: Etcd, path: Path) -> None:
+    """As `etcdctl snapshot save` makes one: the server goes on, in the same term."""
+    request = urllib.request.Request(
+        f"http://{etcd.endpoint}/v3/maintenance/snapshot", b"{}"
+    )
+
+    def read() -> list[bytes]:
+        with urllib.request.urlopen(request, timeout=LIMIT) as response:
+            return [
+                base64.b64decode(json.loads(line)["result"]["blob"])
+                for line in response
+            ]
+
+    await trio.Path(path).write_bytes(b"".join(await trio.to_thread.run_sync(read)))
+
+
+async def test_an_older_snapshot_behind_a_mirror(
+    etcd_binary: str, utility: Path, tmp_path: Path
+) -> None:
+    """Its watch has been told of nothing that is lost, but the mirror has, by a read."""
+    async with open_etcd(binary=etcd_binary) as etcd:
+        await etcd.put("b", "old")
+        async with (
+            open_watcher(etcd.endpoint) as watcher,
+            watcher.mirror("b") as mirror,
+        ):
+            with trio.fail_after(LIMIT):
+                kept = await etcd.put("a", "kept")
+                await hot_backup(etcd, tmp_path / "db")
+                for _ in range(10):
+                    lost = await etcd.put("a", "lost")
+                await mirror.sync()
+                assert mirror.revision == lost
+                await restore(etcd, utility, tmp_path / "db")
+                await mirror.wait_for(lambda m: m.statistics().resyncs)
+                assert mirror.revision == kept
+                assert await etcd.put("b", "new") < lost
+                await mirror.wait_for(lambda m: m["b"].value == b"new")
 
 
 @pytest.fixture

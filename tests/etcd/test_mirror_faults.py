@@ -12,7 +12,13 @@ from tests.support.auth import READER, open_guarded
 from tests.support.helpers import LIMIT, eventually, split
 from tests.support.proxy import open_proxy
 from tests.support.ranges import open_reader
-from trio_etcd_watch import Channel, Mirror, PermissionDeniedError, open_watcher
+from trio_etcd_watch import (
+    Channel,
+    ClusterChangedError,
+    Mirror,
+    PermissionDeniedError,
+    open_watcher,
+)
 from trio_etcd_watch._requests import key_range
 from trio_etcd_watch._snapshot import Range
 from trio_etcd_watch.testing import Etcd, Put, open_cluster, open_etcd
@@ -269,6 +275,31 @@ async def wipe(etcd: Etcd) -> None:
     await etcd.stop()
     shutil.rmtree(etcd.data_dir)
     await etcd.start()
+
+
+async def test_reads_that_reach_another_cluster(
+    etcd: Etcd, etcd_binary: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are of its revisions, which say nothing of the mirror's."""
+    monkeypatch.setattr(random, "sample", lambda members, count: members)
+    async with (
+        open_etcd(binary=etcd_binary) as other,
+        open_watcher([etcd.endpoint, other.endpoint]) as watcher,
+    ):
+        with trio.fail_after(LIMIT):
+            while await other.put("a", "1") <= await etcd.revision():
+                pass
+            with pytest.raises(ClusterChangedError):
+                async with watcher.mirror("b", prefix=True) as mirror:
+                    before = mirror.revision
+                    connector = watcher._connector
+                    # As a member does that answers one read by "leader changed".
+                    assert connector._connection is not None
+                    connector.leave(connector._connection)
+                    with pytest.raises(trio.ClosedResourceError):
+                        await mirror.sync()
+                    assert mirror.revision == before
+                    await trio.sleep_forever()
 
 
 async def test_a_permission_that_is_revoked(etcd_binary: str) -> None:

@@ -117,6 +117,7 @@ class Member:
         pytest.param(
             status(StatusCode.RESOURCE_EXHAUSTED, "etcdserver: too many requests")
         ),
+        pytest.param(status(StatusCode.RESOURCE_EXHAUSTED, "rate limit exceeded")),
         pytest.param(
             status(
                 StatusCode.FAILED_PRECONDITION,

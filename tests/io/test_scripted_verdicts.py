@@ -69,7 +69,12 @@ WORDS = {
     "received message larger than max": [
         "grpc: received message larger than max (3145800 vs. 2097152)"
     ],
-    "^(?!etcdserver:)": ["grpc: trying to send message larger than max (9 vs. 5)", ""],
+    "(?i)^(?!etcdserver:).*(larger than|too large|exceeds max)": [
+        "grpc: trying to send message larger than max (9 vs. 5)",
+        "CLIENT: Received message larger than max (9 vs. 5)",
+        "Error, decoded message length too large: found 9 bytes, the limit is: 5 bytes",
+        "gRPC message exceeds maximum size 5: 9",
+    ],
     "^etcdserver: (request is too large|duplicate key given)": [
         "etcdserver: request is too large",
         "etcdserver: duplicate key given in txn request",

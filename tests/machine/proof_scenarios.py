@@ -21,10 +21,11 @@ from tests.machine.follower_cluster import (
     compacted,
 )
 from tests.machine.follower_scenarios import ANEW, Scenario, texts
-from trio_etcd_watch import PermissionDeniedError, StatusCode
+from trio_etcd_watch import ClusterChangedError, PermissionDeniedError, StatusCode
 from trio_etcd_watch._follower import HURRY, MAX_PROOFS, PATIENCE
 from trio_etcd_watch._grpc.status import Status
-from trio_etcd_watch._snapshot import MAX_KEYS
+from trio_etcd_watch._pb import watch_pb2 as pb
+from trio_etcd_watch._snapshot import MAX_KEYS, Reply
 
 # Proofs after a creation
 
@@ -166,6 +167,7 @@ async def a_second_read_settles(core: Core, cluster: Cluster) -> None:
         assert cluster.reads[2][0] == pytest.approx(HURRY)
         assert cluster.reads[2][2].min_mod_revision == 3
         assert (mirror.revision, mirror.statistics().resyncs) == (3, 0)
+        assert mirror.copy().header.revision == 3
         assert trio.current_time() == pytest.approx(HURRY)
 
 
@@ -195,6 +197,43 @@ async def a_watch_that_brings_something_has_time(core: Core, cluster: Cluster) -
         await settled()
         assert not nursery.child_tasks
         assert mirror.statistics().resyncs == 0
+
+
+async def a_stream_that_flaps_is_given_up(core: Core, cluster: Cluster) -> None:
+    """It is resumed again and again, and never brings what was lost."""
+    cluster.commit(b1="1")
+    async with cluster.mirror(core) as mirror, trio.open_nursery() as nursery:
+        cluster.commit(b2="1")
+        flapping, returned = cluster.watch, trio.Event()
+
+        async def sync() -> None:
+            await mirror.sync()
+            returned.set()
+
+        nursery.start_soon(sync)
+        for _ in range(4):
+            await trio.sleep(0.9 * PATIENCE)
+            flapping.resume(cluster.store.revision)
+        await settled()
+        assert returned.is_set()
+        assert texts(mirror) == {"b1": "1", "b2": "1"}
+        assert mirror.statistics().resyncs == 1
+
+
+async def an_answer_that_is_overtaken_is_not_the_newest(
+    core: Core, cluster: Cluster
+) -> None:
+    async with cluster.mirror(core) as mirror, trio.open_nursery() as nursery:
+        cluster.answers["count"] = hold = Hold()
+        nursery.start_soon(mirror.sync)
+        await hold.held.wait()
+        cluster.commit(b="1")
+        cluster.watch.bring()
+        await settled()
+        hold.release.set()
+        await settled()
+        assert not nursery.child_tasks
+        assert mirror.copy().header.revision == mirror.revision == 2
 
 
 async def a_dead_watch_is_not_given_up(core: Core, cluster: Cluster) -> None:
@@ -242,6 +281,77 @@ async def a_read_finds_a_lost_history(core: Core, cluster: Cluster) -> None:
         assert (mirror.revision, mirror.statistics().resyncs) == (2, 1)
         assert trio.current_time() < PATIENCE
         assert "the store is at revision 2, and was at 3" in cluster.lines[0]
+
+
+def of_another(cluster: Cluster, kind: str) -> None:
+    """Have the next read of a kind answered by a cluster that is far ahead."""
+
+    async def answer(reply: Reply) -> Reply:
+        await trio.lowlevel.checkpoint()
+        del cluster.answers[kind]
+        assert isinstance(reply, bytes)
+        page = pb.RangeResponse.FromString(reply)
+        page.header.cluster_id, page.header.revision = 2, 100
+        return page.SerializeToString()
+
+    cluster.answers[kind] = answer
+
+
+async def another_cluster_tells_nothing(core: Core, cluster: Cluster) -> None:
+    """Reads may go to another endpoint than the watch; of the proof's rows, too."""
+    async with cluster.mirror(core) as mirror:
+        for resyncs, kind in enumerate(["count", "newest", "proof"], start=1):
+            cluster.commit(a="outside")
+            of_another(cluster, kind)
+            await mirror.sync()
+            await mirror.verify()
+            assert kind not in cluster.answers
+            assert mirror.revision == cluster.store.revision
+            await settled()
+            await trio.sleep(1)
+            assert mirror.statistics().resyncs == resyncs
+            assert mirror.statistics().connected
+            assert "cluster 2 answers now" in cluster.lines[-1]
+        cluster.commit(b="1")
+        cluster.watch.bring()
+        await settled()
+        assert texts(mirror) == {"b": "1"}
+
+
+async def another_cluster_of_all_reads_ends_it(core: Core, cluster: Cluster) -> None:
+    with pytest.raises(ClusterChangedError):
+        async with cluster.mirror(core) as mirror:
+            cluster.cluster_id = 2
+            await mirror.sync()
+
+
+async def a_read_of_a_lower_term_is_a_lost_history(
+    core: Core, cluster: Cluster
+) -> None:
+    cluster.raft_term = 3
+    async with cluster.mirror(core) as mirror:
+        for ask in (mirror.sync, mirror.verify):
+            resyncs = mirror.statistics().resyncs
+            cluster.raft_term -= 1
+            await ask()
+            assert mirror.statistics().resyncs == resyncs + 1
+            assert "the raft term fell" in cluster.lines[-1]
+            await mirror.wait_for(lambda m: m.statistics().connected)
+
+
+async def a_term_that_rises_meanwhile_is_none(core: Core, cluster: Cluster) -> None:
+    async with cluster.mirror(core) as mirror, trio.open_nursery() as nursery:
+        for kind, ask in (("count", mirror.sync), ("proof", mirror.verify)):
+            cluster.answers[kind] = hold = Hold()
+            nursery.start_soon(ask)
+            await hold.held.wait()
+            cluster.raft_term += 1
+            cluster.watch.progress()
+            await settled()
+            hold.release.set()
+            await settled()
+            assert not nursery.child_tasks
+            assert mirror.statistics().resyncs == 0
 
 
 async def denial_of_a_read_is_its_askers(core: Core, cluster: Cluster) -> None:
@@ -361,9 +471,15 @@ SCENARIOS: tuple[Scenario, ...] = (
     a_second_read_settles,
     a_silent_living_watch_is_given_up,
     a_watch_that_brings_something_has_time,
+    a_stream_that_flaps_is_given_up,
+    an_answer_that_is_overtaken_is_not_the_newest,
     a_dead_watch_is_not_given_up,
     a_read_that_began_before_is_not_enough,
     a_read_finds_a_lost_history,
+    another_cluster_tells_nothing,
+    another_cluster_of_all_reads_ends_it,
+    a_read_of_a_lower_term_is_a_lost_history,
+    a_term_that_rises_meanwhile_is_none,
     denial_of_a_read_is_its_askers,
     what_is_right_is_proved,
     what_is_wrong_is_mended,

@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 )
 
 from tests.machine.replica_mutations import REAL, Core
-from tests.machine.store import Store, as_events
+from tests.machine.store import Store, as_events, header_at
 from trio_etcd_watch import KeyValue
 from trio_etcd_watch._mapping import Snapshot
 from trio_etcd_watch._pb import watch_pb2 as pb
@@ -323,7 +323,7 @@ class ReplicaMachine(RuleBasedStateMachine):
         newer = self.store.rows(self.store.revision, since)
         newest = max((mod for mod, _ in newer.values()), default=0)
         count = len(self.store.range(self.store.revision))
-        check = self.core.check(since, self.store.revision, count, newest)
+        check = self.core.check(since, count, header_at(self.store.revision), newest)
         if self.store.revision < since:
             try:
                 self.replica.settle(check)
@@ -384,7 +384,7 @@ class ReplicaMachine(RuleBasedStateMachine):
         self.checks.append(
             self.core.check(
                 since=self.replica.revision,
-                revision=self.store.revision,
+                header=header_at(self.store.revision),
                 count=len(self.store.range(self.store.revision)),
                 newest=newest,
             )

@@ -91,8 +91,7 @@ class Store:
     def snapshot(self, revision: int = 0) -> Snapshot:
         """The range at a revision, or at the newest, as it is read."""
         revision = revision or self.revision
-        header = ResponseHeader(1, 1, self.revision, 1)
-        return Snapshot(header, revision, self.range(revision))
+        return Snapshot(header_at(self.revision), revision, self.range(revision))
 
     def rows(self, revision: int, since: int) -> dict[bytes, tuple[int, int]]:
         """What a keys-only read gives that leaves out what was put at `since`."""
@@ -110,6 +109,11 @@ class Store:
             for event in events
             if event.kv.key.startswith(self._prefix)
         ]
+
+
+def header_at(revision: int) -> ResponseHeader:
+    """Of an answer of the member that there is."""
+    return ResponseHeader(cluster_id=1, member_id=1, revision=revision, raft_term=1)
 
 
 def as_events(raw: Sequence[pb.Event]) -> Sequence[Event]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.machine.store import Store, as_events, follow, store_of
+from tests.machine.store import Store, as_events, follow, header_at, store_of
 from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._replica import Check, Consumer, Diverged, PrefixView, Replica
 
@@ -120,7 +120,7 @@ def test_lost_history_sets_it_back() -> None:
     replica = Replica(store.snapshot())
     store.forget(2)
     with pytest.raises(Diverged, match="is at revision 2, and was at 4"):
-        replica.settle(Check(since=replica.revision, revision=2, count=1, newest=0))
+        replica.settle(Check(replica.revision, 1, header_at(2), newest=0))
     replica.replace(store.snapshot())
     assert (replica.revision, replica.proved) == (2, 2)
     assert dict(replica.mapping) == store.range(2)
@@ -186,7 +186,7 @@ def test_a_check_settles_what_no_event_will() -> None:
     store.commit({b"b": b"1"})
     store.commit({b"b": None})
     # Nothing is there that is newer, and the count is ours.
-    assert replica.settle(Check(since=2, revision=4, count=1, newest=0))
+    assert replica.settle(Check(2, 1, header_at(4), newest=0))
     assert replica.revision == 4
     # The events come all the same, and mean nothing any more.
     assert not replica.apply(as_events(store.events(3, 4)))
@@ -198,7 +198,7 @@ def test_a_check_waits_for_a_put_and_for_a_deletion() -> None:
     replica = Replica(store.snapshot())
     store.commit({b"a": b"2"})
     store.commit({b"b": None})
-    check = Check(since=2, revision=6, count=1, newest=3)
+    check = Check(2, 1, header_at(6), newest=3)
     assert not replica.settle(check)
     replica.apply(as_events(store.events(3, 3)))
     # One key too many: its deletion is on its way.
@@ -210,7 +210,7 @@ def test_a_check_waits_for_a_put_and_for_a_deletion() -> None:
 
 def test_a_count_settles_by_revision_alone() -> None:
     replica = Replica(store_of(a="1").snapshot())
-    check = Check(since=2, revision=3, count=1)
+    check = Check(2, 1, header_at(3))
     assert not replica.settle(check)
     replica.progressed(3)
     assert replica.settle(check)

@@ -20,7 +20,7 @@ from trio_etcd_watch._grpc.frames import Oversized
 from trio_etcd_watch._grpc.status import Status, StatusCode, StreamLost
 from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._replica import Check
-from trio_etcd_watch._responses import key_value_of
+from trio_etcd_watch._responses import decode_range, key_value_of
 from trio_etcd_watch._snapshot import (
     MAX_GROWTH,
     MAX_STARTS,
@@ -142,6 +142,26 @@ def test_pages_of_small_values_have_a_bound_in_keys(
     read_all(read, server)
     assert [asked.limit for asked in server.asked] == [10, 50, 50, 50, 50]
     assert len(read.data) == 200
+
+
+def test_not_more_is_asked_for_than_is_left() -> None:
+    server = Server(50, size=1)
+    read_all(snapshot_read(first_page=10), server)
+    assert [asked.limit for asked in server.asked] == [10, 40]
+
+
+def test_what_is_exhausted_is_not_always_a_message() -> None:
+    words = Status(StatusCode.RESOURCE_EXHAUSTED, "rate limit exceeded")
+    with pytest.raises(StreamLost, match="rate limit"):
+        snapshot_read().receive(words)
+
+
+@pytest.mark.parametrize("revision", [2**63 - 1, -1])
+def test_a_revision_that_is_none(revision: int) -> None:
+    reply = pb.RangeResponse()
+    reply.header.revision = revision
+    with pytest.raises(StreamLost, match=f"at revision {revision}"):
+        snapshot_read().receive(reply.SerializeToString())
 
 
 def limited(server: Server, size: int) -> Callable[[bytes], Reply]:
@@ -305,12 +325,14 @@ def test_checks() -> None:
     asked = pb.RangeRequest.FromString(newest_request(ALL, 3))
     assert (asked.limit, asked.min_mod_revision, asked.keys_only) == (1, 4, True)
     reply = server(asked.SerializeToString())
-    assert check_of(reply, 3, counted=False) == Check(3, 4, 3, newest=4)
+    header = decode_range(reply).header
+    assert header.revision == 4
+    assert check_of(reply, 3, counted=False) == Check(3, 3, header, newest=4)
     reply = server(newest_request(ALL, 4))
-    assert check_of(reply, 4, counted=False) == Check(4, 4, 3, newest=0)
+    assert check_of(reply, 4, counted=False) == Check(4, 3, header, newest=0)
     assert pb.RangeRequest.FromString(count_request(ALL)).count_only
     reply = server(count_request(ALL))
-    assert check_of(reply, 4, counted=True) == Check(4, 4, 3, newest=None)
+    assert check_of(reply, 4, counted=True) == Check(4, 3, header, newest=None)
     for nonsense in (b"\xff", Oversized(1, b"")):
         with pytest.raises(StreamLost):
             check_of(nonsense, 4, counted=True)

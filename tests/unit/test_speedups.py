@@ -251,6 +251,16 @@ def test_events_are_put_as_in_python(
     assert outcomes[0] == outcomes[1]
 
 
+@in_c
+@pytest.mark.parametrize("same", [True, False])
+def test_a_key_that_is_put_again_is_held_once(same: bool) -> None:
+    old = KeyValue._make(b"key" if same else b"KEY", b"", 1, 1, 1, 0)
+    new = version_of(2)
+    put_again_fast({b"key": old}, iter([put_of(new)]), 0, {}, EventType.PUT)
+    assert new.key == b"key"
+    assert (new.key is old.key) == same
+
+
 WHOSE = b"\0\0\0\0\1\0"
 
 

@@ -107,6 +107,7 @@ CASES = [
         "etcdserver: too many requests",
         Verdict.ELSEWHERE,
     ),
+    (Call.READ, StatusCode.RESOURCE_EXHAUSTED, "rate limit", Verdict.ELSEWHERE),
     (Call.READ, StatusCode.PERMISSION_DENIED, "", Verdict.FINAL),
     (Call.READ, StatusCode.INVALID_ARGUMENT, "", Verdict.FINAL),
     (Call.READ, StatusCode.UNAUTHENTICATED, OLD_TOKEN, Verdict.NEW_TOKEN),
