@@ -76,7 +76,8 @@ class Job:
 
     async def _get(self, watcher: Watcher, limit: trio.CancelScope) -> None:
         options = self.options
-        with Progress(sys.stderr if sys.stderr.isatty() else None) as progress:
+        has_terminal = sys.stderr is not None and sys.stderr.isatty()
+        with Progress(sys.stderr if has_terminal else None) as progress:
             token = page_read.set(progress)
             try:
                 snapshot = await watcher.snapshot(

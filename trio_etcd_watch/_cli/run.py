@@ -24,7 +24,7 @@ from .arguments import Options, parse
 from .bookmark import Bookmark, BookmarkError, load
 from .commands import Job
 from .connecting import SetupError, channel_of
-from .failures import WRONG, Failure
+from .failures import FAILED, WRONG, Failure
 from .output import Output
 from .printing import Human, Json, Printer
 
@@ -35,9 +35,10 @@ _SIGPIPE = getattr(signal, "SIGPIPE", 13)
 
 def run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     """Run the program; return its exit code, or minus the signal that ends it."""
-    options = parse(arguments, environ, __version__)
-    _log_to_stderr(options.verbosity)
     try:
+        options = parse(arguments, environ, __version__)
+        _log_to_stderr(options.verbosity)
+        _check_stdout()
         job = Job(
             options=options,
             bookmark=_load_bookmark(options),
@@ -128,6 +129,12 @@ def _load_bookmark(options: Options) -> Bookmark | None:
     return load(Path(options.bookmark), *options.range)
 
 
+def _check_stdout() -> None:
+    # Its number would be given to the next file that is opened.
+    if sys.stdout is None:
+        raise Failure(FAILED, "stdout is closed")
+
+
 def _printer(options: Options, environ: Mapping[str, str]) -> Printer:
     if options.json:
         return Json()
@@ -147,5 +154,6 @@ def _log_to_stderr(verbosity: int) -> None:
 
 
 def _complain(failure: Failure) -> int:
-    sys.stderr.write(f"trio-etcd-watch: {printable(failure)}\n")
+    if sys.stderr is not None:
+        sys.stderr.write(f"trio-etcd-watch: {printable(failure)}\n")
     return failure.code
