@@ -182,7 +182,10 @@ def snapshot(keys: Iterable[KeyValue], *, revision: int | None = None) -> Snapsh
     Raises:
         ValueError: a key is there twice, or newer than the snapshot.
     """
-    data = {kv.key: kv for kv in sorted(keys, key=lambda kv: kv.key)}
+    ordered = sorted(keys, key=lambda kv: kv.key)
+    data = {kv.key: kv for kv in ordered}
+    if len(data) < len(ordered):
+        raise ValueError("keys must not have one twice")
     newest = max((kv.mod_revision for kv in data.values()), default=1)
     revision = newest if revision is None else revision
     if newest > revision:

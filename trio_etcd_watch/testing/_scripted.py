@@ -54,10 +54,7 @@ class ScriptedEtcd:
         keys: to begin with, each by a revision of its own, from 2 on.
     """
 
-    def __init__(
-        self,
-        keys: Mapping[str, str | bytes] | Mapping[bytes, str | bytes] | None = None,
-    ) -> None:
+    def __init__(self, keys: Mapping[str, str | bytes] | None = None) -> None:
         self._store = Store(_FIRST_CLUSTER)
         self._links: list[Link] = []
         self._down = False
