@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+from pathlib import Path
+
 import pytest
 
-from trio_etcd_watch._cli.arguments import Connection, Options, parse
+from trio_etcd_watch._cli.arguments import EXIT_CODES, Connection, Options, parse
 
 SECRET = "not to be seen"
 
@@ -188,3 +192,26 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
         parse(["--version"], {}, "1.2.3")
     assert info.value.code == 0
     assert capsys.readouterr().out == "1.2.3\n"
+
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+COMMANDS = re.findall(r"^    trio-etcd-watch (.+)$", README, re.MULTILINE)
+
+
+def test_the_readme_shows_each_command() -> None:
+    assert {line.split()[0] for line in COMMANDS} == {"get", "watch", "mirror"}
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_what_the_readme_shows_is_right(line: str) -> None:
+    assert parse(shlex.split(line), {}).prefix
+
+
+def test_the_readme_has_the_exit_codes() -> None:
+    table = README.partition("| exit code | meaning |")[2].partition("\n\n")[0]
+    in_readme = re.findall(r"^\| (\d) \| (.+) \|$", table, re.MULTILINE)
+    in_help = re.findall(r"^  (\d)    (.+(?:\n {7}.+)*)$", EXIT_CODES, re.MULTILINE)
+    assert len(in_help) == 6
+    for (code, meaning), (shown, text) in zip(in_readme, in_help, strict=True):
+        plain = " ".join(text.split())
+        assert (code, meaning.replace("`", "").split(" (for")[0]) == (shown, plain)

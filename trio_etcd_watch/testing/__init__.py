@@ -22,7 +22,10 @@ keep on counting. Whatever a test kills or pauses is mended before the next one;
 lasts (users, members, compactions) belongs into a server of its own.
 
 POSIX only: pausing is a signal. Real time only: with a mock clock, such as that of
-`autojump_clock`, every limit here is over at once.
+`autojump_clock`, every limit of a real etcd is over at once.
+
+Tests that need no real one have `ScriptedEtcd`, which is in memory, and factories of values:
+`put_event()`, `delete_event()`, `watch_response()`, ...
 """
 
 from __future__ import annotations
