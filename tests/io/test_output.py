@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import trio
@@ -122,6 +123,22 @@ async def test_a_bookmark_that_cannot_be_written(pipe: Pipe) -> None:
 
     with pytest.raises(OutputError, match=r"mark\.new: Permission denied"):
         await Output(pipe.write_end).write([b"a"], note)
+
+
+async def test_a_file_has_it_before_it_is_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a loss of power would leave: a bookmark never ahead of the output."""
+    steps: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda _: steps.append("fsync"))
+    with (tmp_path / "output").open("wb") as file:
+        output = Output(file.fileno())
+        await output.write([b"a"], lambda: steps.append("noted"))
+        assert steps == ["fsync", "noted"]
+        # Without a bookmark nobody counts on it.
+        await output.write([b"b"])
+    assert steps == ["fsync", "noted"]
+    assert (tmp_path / "output").read_bytes() == b"ab"
 
 
 def test_pieces() -> None:
