@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import fcntl
+import os
 import signal
 import subprocess
 import termios
@@ -169,6 +170,21 @@ async def test_misuse(arguments: list[str], message: str) -> None:
     done = await run_cli(*arguments)
     assert (done.returncode, done.stdout) == (2, b"")
     assert message in done.stderr.decode()
+
+
+def test_help_that_nobody_reads() -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    done = subprocess.run(
+        [*PROGRAM, "--help"],
+        env=environment(),
+        stdout=write_end,
+        stderr=subprocess.PIPE,
+        timeout=LIMIT,
+        check=False,
+    )
+    os.close(write_end)
+    assert done.stderr == b""
 
 
 async def test_help() -> None:

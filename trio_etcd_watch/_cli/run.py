@@ -36,7 +36,7 @@ _SIGPIPE = getattr(signal, "SIGPIPE", 13)
 def run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     """Run the program; return its exit code, or minus the signal that ends it."""
     try:
-        options = parse(arguments, environ, __version__)
+        options = _parse(arguments, environ)
         _log_to_stderr(options.verbosity)
         _check_stdout()
         job = Job(
@@ -53,6 +53,19 @@ def run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         return _complain(Failure(WRONG, str(exc)))
     except Failure as exc:
         return _complain(exc)
+
+
+def _parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Options:
+    try:
+        return parse(arguments, environ, __version__)
+    except SystemExit:
+        # Python would complain at its end if nobody reads the help.
+        if sys.stdout is not None:
+            with contextlib.suppress(BrokenPipeError):
+                sys.stdout.flush()
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise
 
 
 def leave(end: int) -> NoReturn:

@@ -1,0 +1,43 @@
+"""The command line and TLS: flags, and etcdctl's variables, on a server that asks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.etcd.test_tls import Certificates, open_secure
+from tests.support.cli import run_cli
+
+
+async def test_certificates(etcd_binary: str, tmp_path: Path) -> None:
+    certificates = Certificates(tmp_path)
+    chain, key, both = (tmp_path / name for name in ("chain", "client-key", "both"))
+    certificates.client.cert_chain_pems[0].write_to_path(chain)
+    certificates.client.private_key_pem.write_to_path(key)
+    certificates.client.private_key_and_cert_chain_pem.write_to_path(both)
+    async with open_secure(certificates, etcd_binary) as etcd:
+        await etcd.put("a", "1")
+        where = ["get", "a", "--endpoints", f"https://{etcd.endpoint}"]
+        ca, client = f"--cacert={tmp_path / 'ca.pem'}", f"--cert={both}"
+        for flags in (
+            [ca, f"--cert={chain}", f"--key={key}"],
+            [ca, client],
+            ["--insecure-skip-tls-verify", client],
+        ):
+            done = await run_cli(*where, *flags)
+            assert (done.returncode, done.stdout, done.stderr) == (0, b"a\n1\n", b"")
+        done = await run_cli(
+            "get",
+            "a",
+            ETCDCTL_ENDPOINTS=etcd.endpoint,
+            ETCDCTL_CACERT=str(tmp_path / "ca.pem"),
+            ETCDCTL_CERT=str(chain),
+            ETCDCTL_KEY=str(key),
+        )
+        assert (done.returncode, done.stdout) == (0, b"a\n1\n")
+        limit = "--command-timeout=1s"
+        untrusted = await run_cli(*where, client, limit)
+        assert untrusted.returncode == 5
+        assert b"certificate verify failed" in untrusted.stderr
+        nameless = await run_cli(*where, ca, limit)
+        assert nameless.returncode == 5
+        assert b"WARNING" in nameless.stderr
