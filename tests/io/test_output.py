@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,14 @@ class Pipe:
             os.close(descriptor)
             self._open.remove(descriptor)
 
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Close its end for reading behind the block: no writer waits any longer."""
+        try:
+            yield
+        finally:
+            self.close(self.read_end)
+
     def read(self, count: int) -> bytes:
         data = b""
         while len(data) < count:
@@ -47,12 +56,13 @@ async def test_it_is_noted_once_it_is_written(pipe: Pipe) -> None:
     with trio.fail_after(LIMIT):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(output.write, [b"a", MUCH], lambda: noted.append(1))
-            assert (
-                await trio.to_thread.run_sync(pipe.read, 100_001)
-                == b"a" + MUCH[:100_000]
-            )
-            assert noted == []
-            await trio.to_thread.run_sync(pipe.read, 100_000)
+            with pipe.reading():
+                assert (
+                    await trio.to_thread.run_sync(pipe.read, 100_001)
+                    == b"a" + MUCH[:100_000]
+                )
+                assert noted == []
+                await trio.to_thread.run_sync(pipe.read, 100_000)
         assert noted == [1]
 
 
@@ -65,7 +75,9 @@ async def test_a_reader_in_time_gets_all_of_it(pipe: Pipe) -> None:
             await trio.testing.wait_all_tasks_blocked()
             scope.cancel()
             # Shielded, as whoever reads must be here.
-            with trio.CancelScope(shield=True):
+            with trio.CancelScope(shield=True), pipe.reading():
+                await trio.testing.wait_all_tasks_blocked()
+                assert nursery.child_tasks
                 data = await trio.to_thread.run_sync(pipe.read, len(MUCH))
     assert (data, noted) == (MUCH, [1])
     assert scope.cancelled_caught

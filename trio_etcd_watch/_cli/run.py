@@ -59,11 +59,11 @@ def _parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Options:
     try:
         return parse(arguments, environ, __version__)
     except SystemExit:
-        # Python would complain at its end if nobody reads the help.
-        if sys.stdout is not None:
-            with contextlib.suppress(BrokenPipeError):
+        try:
+            if sys.stdout is not None:
                 sys.stdout.flush()
-                raise
+        except BrokenPipeError:
+            # Nobody reads the help; Python would complain of that at its end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         raise
 

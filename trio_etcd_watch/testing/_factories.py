@@ -5,7 +5,7 @@ Sans-IO. They fill in what the test does not care for, and refuse what no server
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from trio_etcd_watch._errors import CompactedError, PermissionDeniedError
 from trio_etcd_watch._mapping import Snapshot
@@ -44,16 +44,7 @@ def key_value(
     """
     created = mod_revision if create_revision is None else create_revision
     puts = (1 if created == mod_revision else 2) if version is None else version
-    if not 0 < created <= mod_revision:
-        raise ValueError(
-            f"create_revision must be from 1 to mod_revision, got {created!r} for "
-            f"{mod_revision!r}"
-        )
-    if puts < 1 or (puts == 1) != (created == mod_revision):
-        raise ValueError(
-            f"version must be 1 in the put that creates a key, and only there; got "
-            f"{puts!r} for revisions {created} to {mod_revision}"
-        )
+    _check_numbers(created, mod_revision, puts)
     return KeyValue._make(
         as_bytes("key", key),
         as_bytes("value", value),
@@ -134,11 +125,11 @@ def watch_response(
 
     Args:
         events: by revision.
-        revision: of the header; by default that of the last event, or 1, and 0 where
-            the watch ends because of compaction.
-        cluster_id: of the header.
-        member_id: of the header.
-        raft_term: of the header.
+        revision: of the header, as are the three that follow; by default that of the
+            last event, or 1, and 0 where the watch ends because of compaction.
+        cluster_id: which cluster.
+        member_id: which member.
+        raft_term: which term.
         created: it confirms the creation of the watch.
         canceled: it ends the watch.
         cancel_reason: in the server's words.
@@ -147,23 +138,11 @@ def watch_response(
     Raises:
         ValueError: the events are not in order, or past the header.
     """
-    revisions = [event.kv.mod_revision for event in events]
-    if revisions != sorted(revisions):
-        raise ValueError(f"events must be ordered by revision, got {revisions}")
-    if revision is None:
-        revision = revisions[-1] if events else int(not compact_revision)
-    if events and revisions[-1] > revision:
-        raise ValueError(
-            f"revision must not be below that of an event, got {revision} for "
-            f"{revisions[-1]}"
-        )
+    if revision is None and compact_revision:
+        revision = 0
+    newest = _revision_past(events, revision)
     return WatchResponse._make(
-        ResponseHeader(
-            cluster_id=cluster_id,
-            member_id=member_id,
-            revision=revision,
-            raft_term=raft_term,
-        ),
+        ResponseHeader(cluster_id, member_id, newest, raft_term),
         events=events,
         compact_revision=compact_revision,
         created=created,
@@ -210,6 +189,33 @@ def permission_denied_error() -> PermissionDeniedError:
 
 DENIED = "rpc error: code = PermissionDenied desc = etcdserver: permission denied"
 """The reason of etcd."""
+
+
+def _check_numbers(created: int, mod_revision: int, puts: int) -> None:
+    if not 0 < created <= mod_revision:
+        raise ValueError(
+            f"create_revision must be from 1 to mod_revision, got {created!r} for "
+            f"{mod_revision!r}"
+        )
+    if puts < 1 or (puts == 1) != (created == mod_revision):
+        raise ValueError(
+            f"version must be 1 in the put that creates a key, and only there; got "
+            f"{puts!r} for revisions {created} to {mod_revision}"
+        )
+
+
+def _revision_past(events: Sequence[Event], revision: int | None) -> int:
+    revisions = [event.kv.mod_revision for event in events]
+    if revisions != sorted(revisions):
+        raise ValueError(f"events must be ordered by revision, got {revisions}")
+    newest = revisions[-1] if revisions else 0
+    if revision is None:
+        return newest or 1
+    if revision < newest:
+        raise ValueError(
+            f"revision must not be below that of an event, got {revision} for {newest}"
+        )
+    return revision
 
 
 def _check_before(prev_kv: KeyValue, key: str | bytes, mod_revision: int) -> None:
