@@ -190,7 +190,7 @@ async def a_mirror(stage: Stage) -> None:
         stage.keys(mirror.prefix("l").values())
         stage.note(await mirror.verify())
         await stage.etcd.put("k/c", "9")
-        await mirror.wait_for(lambda mirror: "k/c" in mirror)
+        await mirror.wait_for(lambda mirror: mirror.get("k/c"))
         stage.update(await anext(changes))
         stage.note(stage.ago(mirror.revision), mirror.statistics().resyncs)
 
