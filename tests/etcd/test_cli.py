@@ -217,8 +217,8 @@ async def test_every_field_is_the_librarys(any_etcd: Etcd) -> None:
     assert lines[-1]["kv"]["lease"] == int(lease["ID"])
 
 
-async def test_users(etcd_binary: str, tmp_path: Path) -> None:
-    async with open_guarded(etcd_binary) as guarded:
+async def test_users(etcd_binaries: list[str], tmp_path: Path) -> None:
+    async with open_guarded(etcd_binaries[0]) as guarded:
         await guarded.put("r", "1")
         where = ["--endpoints", guarded.etcd.endpoint]
         secret = tmp_path / "secret"

@@ -8,13 +8,13 @@ from tests.etcd.test_tls import Certificates, open_secure
 from tests.support.cli import run_cli
 
 
-async def test_certificates(etcd_binary: str, tmp_path: Path) -> None:
+async def test_certificates(etcd_binaries: list[str], tmp_path: Path) -> None:
     certificates = Certificates(tmp_path)
     chain, key, both = (tmp_path / name for name in ("chain", "client-key", "both"))
     certificates.client.cert_chain_pems[0].write_to_path(chain)
     certificates.client.private_key_pem.write_to_path(key)
     certificates.client.private_key_and_cert_chain_pem.write_to_path(both)
-    async with open_secure(certificates, etcd_binary) as etcd:
+    async with open_secure(certificates, etcd_binaries[0]) as etcd:
         await etcd.put("a", "1")
         where = ["get", "a", "--endpoints", f"https://{etcd.endpoint}"]
         ca, client = f"--cacert={tmp_path / 'ca.pem'}", f"--cert={both}"
