@@ -67,6 +67,16 @@ class Cli:
         """The same, of JSON."""
         return [json.loads(line) for line in await self.lines(count)]
 
+    async def until_error(self, text: bytes) -> None:
+        """Wait until it has said this on stderr."""
+        assert self.process.stderr is not None
+        said = b""
+        with trio.fail_after(LIMIT):
+            while text not in said:
+                some = await self.process.stderr.receive_some()
+                assert some, f"it has ended: {said!r}"
+                said += some
+
     async def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send it a signal, and return how it ended; what it still said is read."""
         self.process.send_signal(number)
