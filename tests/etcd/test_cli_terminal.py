@@ -7,6 +7,7 @@ import pty
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import final
 
 import pytest
@@ -57,6 +58,15 @@ class Terminal:
             start_new_session=True,
         )
 
+    @contextmanager
+    def running(self, *arguments: str, **env: str) -> Iterator[None]:
+        """Run the program while the block lasts."""
+        with self.start(*arguments, **env) as process:
+            try:
+                yield
+            finally:
+                process.terminate()
+
     async def until(self, text: bytes) -> bytes:
         """Read up to this."""
         with trio.fail_after(LIMIT):
@@ -90,10 +100,9 @@ async def test_colours(any_etcd: Etcd, terminal: Terminal) -> None:
     await any_etcd.put("a", "1")
     await any_etcd.delete("a")
     where = ["--endpoints", any_etcd.endpoint]
-    with terminal.start("watch", "a", "--rev=1", *where) as process:
+    with terminal.running("watch", "a", "--rev=1", *where):
         # A terminal makes CRLF of LF.
         seen = await terminal.until(b"DELETE\x1b[0m\r\n")
-        process.terminate()
     assert b"\x1b[32mPUT\x1b[0m\r\n\x1b[1ma\x1b[0m\r\n1\r\n\x1b[31mDELETE" in seen
 
 
@@ -104,11 +113,8 @@ async def test_no_colours_where_they_are_not_wanted(
     await any_etcd.put("a", b"\xff")
     where = ["--endpoints", any_etcd.endpoint]
     for env in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):
-        with terminal.start(
-            "watch", "a", f"--rev={revision}", *where, **env
-        ) as process:
+        with terminal.running("watch", "a", f"--rev={revision}", *where, **env):
             seen = await terminal.until(b"\\xff\r\n")
-            process.terminate()
         terminal.seen = b""
         # Nor is a value a command to the terminal.
         assert seen == "PUT\r\na\r\n\\x1b[2J \xff\r\nPUT\r\na\r\n\\xff\r\n".encode()
