@@ -15,10 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+from hatchling.metadata.plugin.interface import MetadataHookInterface
 from packaging.tags import sys_tags
 from setuptools import Distribution, Extension
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CCompilerError, ExecError, PlatformError
+
+HOME = os.environ.get("TRIO_ETCD_WATCH_HOME", "").rstrip("/")
+"""Where the project lives, as https://host/owner/name: every URL is below it. What is
+built without it names none."""
 
 SPEEDUPS = Extension(
     "trio_etcd_watch._speedups",
@@ -26,6 +31,20 @@ SPEEDUPS = Extension(
     define_macros=[("Py_LIMITED_API", "0x030B0000")],
     py_limited_api=True,
 )
+
+
+class CustomMetadataHook(MetadataHookInterface):
+    """Found by hatchling by its file."""
+
+    def update(self, metadata: dict[str, Any]) -> None:
+        """Add what depends on where the project lives."""
+        below = {
+            "Homepage": "",
+            "Source": "",
+            "Issues": "/issues",
+            "Changelog": "/blob/main/CHANGELOG.md",
+        }
+        metadata["urls"] = {name: HOME + rest for name, rest in below.items() if HOME}
 
 
 class CustomBuildHook(BuildHookInterface):

@@ -33,6 +33,9 @@ from ._watch import Watch as Watch
 from ._watch import WatchStatistics as WatchStatistics
 from ._watcher import Watcher as Watcher
 
+__version__ = "0.1.0"
+"""Of this package; what is built has it from here."""
+
 __speedups__ = SPEEDUPS
 """Whether messages are decoded in C; in Python it is the same, but slower."""
 

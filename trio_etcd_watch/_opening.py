@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import final
@@ -32,21 +32,25 @@ def open_watcher(
         TypeError, ValueError: at the call, naming the argument.
         RuntimeError: a bug of this package; please report it.
     """
-    return _WatcherManager(as_channel(channel))
+    checked = as_channel(channel)
+    return WatcherManager(lambda nursery: Connector(checked, nursery))
 
 
 @final
-class _WatcherManager(AbstractAsyncContextManager[Watcher]):
+class WatcherManager(AbstractAsyncContextManager[Watcher]):
     """What `open_watcher()` returns.
 
     What the user sees: the body's exception as itself, or one Cancelled, whatever else
     happens. A background task raises nothing but Cancelled, unless it has a bug: then
     the body is cancelled, and the bug comes out, with an exception of the body's.
     KeyboardInterrupt goes to the user's tasks: ours are protected from it.
+
+    Args:
+        connector_in: makes the way to the cluster, whose tasks run in this nursery.
     """
 
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
+    def __init__(self, connector_in: Callable[[trio.Nursery], Connector]) -> None:
+        self._connector_in = connector_in
         self._watcher: Watcher | None = None
         self._tasks = trio.open_nursery(strict_exception_groups=True)
 
@@ -56,7 +60,7 @@ class _WatcherManager(AbstractAsyncContextManager[Watcher]):
         if self._watcher is not None:
             raise RuntimeError("entered twice: call open_watcher() for each watcher")
         nursery = await self._tasks.__aenter__()
-        self._watcher = Watcher(Connector(self._channel, nursery), nursery)
+        self._watcher = Watcher(self._connector_in(nursery), nursery)
         nursery.start_soon(self._watcher._close_with_tasks)
         return self._watcher
 

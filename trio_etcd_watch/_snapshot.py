@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Generic, Protocol, TypeAlias, TypeVar, final
@@ -58,6 +59,12 @@ MAX_GROWTH = 100
 
 MAX_STARTS = 5
 """How often one read begins, if each time what it reads is compacted meanwhile."""
+
+page_read: ContextVar[Callable[[int, int], None] | None] = ContextVar(
+    "page_read", default=None
+)
+"""Told after each page how many keys have come, and how many there are in all: by the
+reads of this context. For the command line, which shows it."""
 
 Reply: TypeAlias = bytes | Status | Oversized
 """What the server says to a read."""
@@ -247,8 +254,11 @@ async def read_pages(ask: Ask, read: PagedRead[T]) -> None:
     Raises:
         WatchError: the server refuses it, or what `ask` raises.
     """
+    told = page_read.get()
     while not read.done:
         await ask(read.request(), read.receive)
+        if told is not None:
+            told(len(read.data), read.count)
 
 
 def snapshot_of(read: PagedRead[KeyValue]) -> Snapshot:

@@ -2,8 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+import trio
+
+from trio_etcd_watch import testing
+from trio_etcd_watch.testing import Etcd
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     item.add_marker("etcd")
+
+
+@pytest.fixture(scope="session")
+def any_server(etcd_binaries: list[str]) -> Iterator[Etcd]:
+    """One server, for what is the same on all."""
+    (server,) = trio.run(testing._start_members, 1, etcd_binaries[0], (), {}, None)
+    yield server
+    trio.run(server.aclose)
+
+
+@pytest.fixture
+def any_etcd(any_server: Etcd) -> Etcd:
+    """The same, running and without keys."""
+    trio.run(any_server.reset)
+    return any_server

@@ -5,7 +5,8 @@
 With a compiler there must be one wheel for every CPython from 3.11 on (abi3), and
 without one a wheel for any machine. Each is installed into an empty environment of each
 PYTHON, by default the one that runs this, and must be importable and know whether it has
-its speedups. It needs the package index.
+its speedups; the command line starts, and a test without a server runs. It needs the package
+index.
 """
 
 from __future__ import annotations
@@ -29,6 +30,16 @@ raw = pb.WatchResponse(watch_id=7)
 raw.events.add().kv.key = b"key"
 (event,) = decode(raw.SerializeToString()).events
 assert event.kv.key == b"key"
+
+import trio
+from trio_etcd_watch.testing import ScriptedEtcd, put_event
+
+async def main():
+    etcd = ScriptedEtcd({"a": "1"})
+    async with etcd.open_watcher() as watcher:
+        assert put_event("a", "1", mod_revision=2).kv == (await watcher.snapshot("a"))["a"]
+
+trio.run(main)
 print(trio_etcd_watch.__speedups__, trio_etcd_watch.__file__)
 """
 
@@ -62,6 +73,8 @@ def has_speedups(wheel: Path, python: str, folder: Path) -> bool:
     subprocess.run([python, "-m", "venv", folder], check=True)
     inside = str(folder / "bin" / "python")
     subprocess.run([inside, *PIP, "install", wheel], check=True)
+    program = str(folder / "bin" / "trio-etcd-watch")
+    subprocess.run([program, "--version"], check=True, stdout=subprocess.DEVNULL)
     done = subprocess.run(
         [inside, "-c", CHECK],
         cwd=folder,

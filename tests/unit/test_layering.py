@@ -18,6 +18,11 @@ SANS_IO = [
     "_backoff",
     "_chain",
     "_changes",
+    "_cli.arguments",
+    "_cli.bookmark",
+    "_cli.failures",
+    "_cli.printing",
+    "_cli.progress",
     "_creations",
     "_cursor",
     "_errors",
@@ -37,6 +42,8 @@ SANS_IO = [
     "_responses",
     "_session",
     "_snapshot",
+    "testing._factories",
+    "testing._store",
     "_statistics",
     "_subscription",
     "_twins",
@@ -47,6 +54,10 @@ HTTP2 = {"h2", "hpack", "hyperframe"}
 
 TESTED_ELSEWHERE = {
     "": "imports only: its names are looked at here",
+    ".__main__": "one call: test_cli.py runs it",
+    "._cli.commands": "on real servers: test_cli.py, test_cli_bookmark.py",
+    "._cli.run": "as processes: test_cli_ends.py, test_cli_terminal.py",
+    ".testing._memory": "between a watcher and a scripted etcd: test_scripted.py",
     "._grpc": "a docstring only",
     "._pb.watch_pb2": "generated: test_pb.py",
     "._fragments": "what `_session` makes of fragments: test_session_bounds.py",
@@ -167,6 +178,18 @@ def test_only_http2_imports_h2() -> None:
         if HTTP2 & {name.partition(".")[0] for name in imports(module)}
     }
     assert importers == {f"{PACKAGE}._grpc.http2"}
+
+
+def test_only_the_program_imports_the_command_line() -> None:
+    program = f"{PACKAGE}.__main__"
+    assert f"{PACKAGE}._cli.run" in imports(program)
+    importers = {
+        module
+        for module in modules()
+        if any(name.startswith(f"{PACKAGE}._cli") for name in imports(module))
+    }
+    assert {each for each in importers if f"{PACKAGE}._cli" not in each} == {program}
+    assert not any(program in imports(module) for module in modules())
 
 
 def test_public_names() -> None:

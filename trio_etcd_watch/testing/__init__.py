@@ -22,7 +22,10 @@ keep on counting. Whatever a test kills or pauses is mended before the next one;
 lasts (users, members, compactions) belongs into a server of its own.
 
 POSIX only: pausing is a signal. Real time only: with a mock clock, such as that of
-`autojump_clock`, every limit here is over at once.
+`autojump_clock`, every limit of a real etcd is over at once.
+
+Tests that need no real one have `ScriptedEtcd`, which is in memory, and factories of values:
+`put_event()`, `delete_event()`, `watch_response()`, ...
 """
 
 from __future__ import annotations
@@ -48,10 +51,18 @@ import trio
 from ._etcd import DATA
 from ._etcd import Etcd as Etcd
 from ._etcd import EtcdStartError as EtcdStartError
+from ._factories import compacted_error as compacted_error
+from ._factories import delete_event as delete_event
+from ._factories import key_value as key_value
+from ._factories import permission_denied_error as permission_denied_error
+from ._factories import put_event as put_event
+from ._factories import snapshot as snapshot
+from ._factories import watch_response as watch_response
 from ._gateway import Delete as Delete
 from ._gateway import EtcdRequestError as EtcdRequestError
 from ._gateway import Put as Put
 from ._program import Program, find_program, inspect_program
+from ._scripted import ScriptedEtcd as ScriptedEtcd
 
 _PORT_ATTEMPTS: Final = 5
 """How often to try other ports while another process takes ours."""

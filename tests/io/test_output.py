@@ -1,0 +1,163 @@
+"""The way to stdout: whole, and then noted; with an end, though nobody reads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from tests.support.helpers import LIMIT
+from trio_etcd_watch._cli.output import PIECE, Output, OutputError, gathered
+
+MUCH = b"x" * 200_000
+"""More than a pipe holds."""
+
+
+class Pipe:
+    def __init__(self) -> None:
+        self.read_end, self.write_end = os.pipe()
+        self._open = {self.read_end, self.write_end}
+
+    def close(self, *descriptors: int) -> None:
+        for descriptor in descriptors or list(self._open):
+            os.close(descriptor)
+            self._open.remove(descriptor)
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Close its end for reading behind the block: no writer waits any longer."""
+        try:
+            yield
+        finally:
+            self.close(self.read_end)
+
+    def read(self, count: int) -> bytes:
+        data = b""
+        while len(data) < count:
+            data += os.read(self.read_end, count - len(data))
+        return data
+
+
+@pytest.fixture
+def pipe() -> Iterator[Pipe]:
+    pipe = Pipe()
+    yield pipe
+    pipe.close()
+
+
+async def test_it_is_noted_once_it_is_written(pipe: Pipe) -> None:
+    noted: list[int] = []
+    output = Output(pipe.write_end)
+    with trio.fail_after(LIMIT):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(output.write, [b"a", MUCH], lambda: noted.append(1))
+            with pipe.reading():
+                assert (
+                    await trio.to_thread.run_sync(pipe.read, 100_001)
+                    == b"a" + MUCH[:100_000]
+                )
+                assert noted == []
+                await trio.to_thread.run_sync(pipe.read, 100_000)
+        assert noted == [1]
+
+
+async def test_a_reader_in_time_gets_all_of_it(pipe: Pipe) -> None:
+    noted: list[int] = []
+    output = Output(pipe.write_end)
+    with trio.fail_after(LIMIT), trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(output.write, [MUCH], lambda: noted.append(1))
+            await trio.testing.wait_all_tasks_blocked()
+            scope.cancel()
+            # Shielded, as whoever reads must be here.
+            with trio.CancelScope(shield=True), pipe.reading():
+                await trio.testing.wait_all_tasks_blocked()
+                assert nursery.child_tasks
+                data = await trio.to_thread.run_sync(pipe.read, len(MUCH))
+    assert (data, noted) == (MUCH, [1])
+    assert scope.cancelled_caught
+
+
+@pytest.mark.parametrize("whole", [True, False])
+async def test_a_reader_that_stalls_is_left(pipe: Pipe, whole: bool) -> None:
+    noted: list[int] = []
+    output = Output(pipe.write_end)
+    with trio.fail_after(LIMIT), trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+
+            async def write() -> None:
+                await output.write([MUCH], lambda: noted.append(1), whole=whole)
+
+            nursery.start_soon(write)
+            await trio.testing.wait_all_tasks_blocked()
+            if whole:
+                output.hurry()
+            scope.cancel()
+    assert scope.cancelled_caught
+    assert noted == []
+    # The writer ends with an error that nobody hears.
+    pipe.close(pipe.read_end)
+
+
+async def test_nobody_reads_any_more(pipe: Pipe) -> None:
+    output = Output(pipe.write_end)
+    with trio.fail_after(LIMIT):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(output.wait_closed)
+            await trio.testing.wait_all_tasks_blocked()
+            # What is written and read wakes nobody.
+            await output.write([b"a"])
+            pipe.read(1)
+            await trio.testing.wait_all_tasks_blocked()
+            assert nursery.child_tasks
+            pipe.close(pipe.read_end)
+        with pytest.raises(BrokenPipeError):
+            await output.write([b"a"])
+
+
+async def test_a_disk_that_is_full() -> None:
+    descriptor = os.open("/dev/full", os.O_WRONLY)
+    try:
+        with pytest.raises(OutputError, match="No space left on device"):
+            await Output(descriptor).write([b"a"])
+    finally:
+        os.close(descriptor)
+
+
+async def test_a_bookmark_that_cannot_be_written(pipe: Pipe) -> None:
+    def note() -> None:
+        raise PermissionError(13, "Permission denied", "mark.new")
+
+    with pytest.raises(OutputError, match=r"mark\.new: Permission denied"):
+        await Output(pipe.write_end).write([b"a"], note)
+
+
+async def test_a_file_has_it_before_it_is_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a loss of power would leave: a bookmark never ahead of the output."""
+    steps: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda _: steps.append("fsync"))
+    with (tmp_path / "output").open("wb") as file:
+        output = Output(file.fileno())
+        await output.write([b"a"], lambda: steps.append("noted"))
+        assert steps == ["fsync", "noted"]
+        # Without a bookmark nobody counts on it.
+        await output.write([b"b"])
+    assert steps == ["fsync", "noted"]
+    assert (tmp_path / "output").read_bytes() == b"ab"
+
+
+def test_pieces() -> None:
+    parts = [b"a" * 1_000] * 200 + [b"b" * 300_000, b"c"]
+    pieces = list(gathered(parts))
+    assert b"".join(pieces) == b"".join(parts)
+    assert [len(piece) for piece in pieces[:2]] == [66_000, 66_000]
+    assert all(len(piece) <= PIECE + 300_000 for piece in pieces)
+    assert len(pieces) == 5
+    assert list(gathered([])) == [b""]

@@ -1,0 +1,217 @@
+"""The command line and etcdctl's variables: what they mean, and that no password shows."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from trio_etcd_watch._cli.arguments import EXIT_CODES, Connection, Options, parse
+
+SECRET = "not to be seen"
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str, **environ: str) -> str:
+    """What argparse says."""
+    with pytest.raises(SystemExit) as info:
+        parse(arguments, environ)
+    assert info.value.code == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert SECRET not in said.err
+    return said.err
+
+
+def test_the_least() -> None:
+    assert parse(["get", "a"], {}) == Options(
+        command="get", key=b"a", connection=Connection()
+    )
+
+
+def test_all_of_a_watch() -> None:
+    options = parse(
+        [
+            "watch",
+            "a",
+            "--range-end",
+            "b",
+            "--rev",
+            "7",
+            "--prev-kv",
+            "--progress",
+            "--bookmark",
+            "f",
+            "--json",
+            "-vv",
+        ],
+        {},
+    )
+    assert options == Options(
+        command="watch",
+        key=b"a",
+        range_end=b"b",
+        revision=7,
+        prev_kv=True,
+        progress=True,
+        bookmark="f",
+        json=True,
+        verbosity=2,
+        connection=Connection(),
+    )
+    assert options.range == (b"a", b"b")
+    assert parse(["watch", "a", "--progress-notify"], {}).progress
+
+
+def test_ranges() -> None:
+    assert parse(["mirror", "a", "--prefix"], {}).range == (b"a", b"b")
+    assert parse(["get", "", "--prefix"], {}).range == (b"\0", b"\0")
+    assert parse(["get", "a", "--from-key"], {}).range == (b"a", b"\0")
+    assert parse(["get", "--", "--prefix"], {}).key == b"--prefix"
+
+
+def test_a_key_of_bytes_comes_as_python_hands_it_over() -> None:
+    assert parse(["get", "\udcff"], {}).key == b"\xff"
+    assert parse(["get", "a", "--range-end", "\udcff"], {}).range_end == b"\xff"
+
+
+CONNECTION = {
+    "endpoints": "h:1,h:2",
+    "cacert": "ca",
+    "cert": "c",
+    "key": "k",
+    "dial_timeout": "1m30.5s",
+    "keepalive_time": "200ms",
+    "keepalive_timeout": "3",
+}
+EXPECTED = Connection(
+    endpoints=("h:1", "h:2"),
+    cacert="ca",
+    cert="c",
+    key="k",
+    insecure_skip_tls_verify=True,
+    dial_timeout=90.5,
+    keepalive_time=0.2,
+    keepalive_timeout=3.0,
+)
+
+
+def test_a_connection_by_flags() -> None:
+    flags = [
+        f"--{name.replace('_', '-')}={value}" for name, value in CONNECTION.items()
+    ]
+    others = {f"ETCDCTL_{name.upper()}": "7:7" for name in CONNECTION}
+    others["ETCDCTL_INSECURE_SKIP_TLS_VERIFY"] = "false"
+    options = parse(["get", "a", *flags, "--insecure-skip-tls-verify"], others)
+    assert options.connection == EXPECTED
+
+
+def test_a_connection_by_variables() -> None:
+    environ = {f"ETCDCTL_{name.upper()}": value for name, value in CONNECTION.items()}
+    environ |= {
+        "ETCDCTL_INSECURE_SKIP_TLS_VERIFY": "T",
+        "ETCDCTL_COMMAND_TIMEOUT": "5s",
+    }
+    options = parse(["get", "a"], environ)
+    assert options.connection == EXPECTED
+    assert options.command_timeout == 5.0
+    empty = parse(["get", "a"], dict.fromkeys(environ, ""))
+    assert empty.connection == Connection()
+    assert empty.command_timeout is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ", "user", "password"),
+    [
+        ([], {"USER": f"u:{SECRET}"}, "u", SECRET),
+        ([], {"USER": "u:p:q"}, "u", "p:q"),
+        ([], {"USER": "u:"}, "u", ""),
+        ([], {"USER": "u"}, "u", None),
+        ([], {"USER": "u", "PASSWORD": SECRET}, "u", SECRET),
+        # As etcdctl reads it: the name may hold a colon then.
+        ([], {"USER": "u:v", "PASSWORD": SECRET}, "u:v", SECRET),
+        ([], {"PASSWORD": SECRET}, None, None),
+        (["--user=u"], {"USER": f"v:{SECRET}"}, "u", None),
+        (["--user=u"], {"PASSWORD": SECRET}, "u", SECRET),
+        (["--user=u", "--password-file=f"], {"PASSWORD": SECRET}, "u", None),
+    ],
+)
+def test_users(
+    flags: list[str], environ: dict[str, str], user: str | None, password: str | None
+) -> None:
+    named = {f"ETCDCTL_{name}": value for name, value in environ.items()}
+    connection = parse(["get", "a", *flags], named).connection
+    assert (connection.user, connection.password) == (user, password)
+    assert (connection.password_file is None) == ("--password-file=f" not in flags)
+    assert SECRET not in repr(connection)
+
+
+def test_a_password_is_no_argument(capsys: pytest.CaptureFixture[str]) -> None:
+    for flags in (
+        [f"--user=u:{SECRET}"],
+        ["--password", SECRET],
+        [f"--password={SECRET}"],
+    ):
+        said = refused(capsys, "watch", "a", *flags)
+        assert "others can read the command line" in said
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ", "message"),
+    [
+        (["--rev=-1"], {}, "--rev must be between 0 and"),
+        (["--rev=x"], {}, "argument --rev: invalid int value"),
+        (["--range-end=A"], {}, "range_end must be above key"),
+        (["--key=k"], {}, "--key is of no use without --cert"),
+        (["--password-file=f"], {}, "--password-file is of no use without a user"),
+        (["--dial-timeout=soon"], {}, "--dial-timeout: 'soon' is no duration"),
+        (["--dial-timeout=0s"], {}, "--dial-timeout: '0s' is not above 0"),
+        (["--dial-timeout=inf"], {}, "--dial-timeout: 'inf' is not above 0"),
+        ([], {"ETCDCTL_KEEPALIVE_TIME": "1s!"}, "ETCDCTL_KEEPALIVE_TIME: '1s!' is no"),
+        (
+            [],
+            {"ETCDCTL_INSECURE_SKIP_TLS_VERIFY": "yes"},
+            "'yes' is neither true nor false",
+        ),
+        # No flag by its beginning: a later version may have two of them.
+        (["--pre"], {}, "unrecognized arguments: --pre"),
+    ],
+)
+def test_what_is_wrong(
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    environ: dict[str, str],
+    message: str,
+) -> None:
+    assert message in refused(capsys, "get", "a", *flags, **environ)
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as info:
+        parse(["--version"], {}, "1.2.3")
+    assert info.value.code == 0
+    assert capsys.readouterr().out == "1.2.3\n"
+
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+COMMANDS = re.findall(r"^    trio-etcd-watch (.+)$", README, re.MULTILINE)
+
+
+def test_the_readme_shows_each_command() -> None:
+    assert {line.split()[0] for line in COMMANDS} == {"get", "watch", "mirror"}
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_what_the_readme_shows_is_right(line: str) -> None:
+    assert parse(shlex.split(line), {}).prefix
+
+
+def test_the_readme_has_the_exit_codes() -> None:
+    table = README.partition("| exit code | meaning |")[2].partition("\n\n")[0]
+    in_readme = re.findall(r"^\| (\d) \| (.+) \|$", table, re.MULTILINE)
+    in_help = re.findall(r"^  (\d)    (.+(?:\n {7}.+)*)$", EXIT_CODES, re.MULTILINE)
+    assert len(in_help) == 6
+    for (code, meaning), (shown, text) in zip(in_readme, in_help, strict=True):
+        plain = " ".join(text.split())
+        assert (code, meaning.replace("`", "").split(" (for")[0]) == (shown, plain)

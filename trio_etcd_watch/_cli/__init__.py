@@ -1,0 +1,1 @@
+"""The command line, `trio-etcd-watch`. Nothing of the library imports it."""

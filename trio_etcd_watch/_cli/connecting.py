@@ -1,0 +1,101 @@
+"""From options to a `Channel`: certificates are read, and the password is asked for."""
+
+from __future__ import annotations
+
+import getpass
+import ssl
+import warnings
+from pathlib import Path
+
+from trio_etcd_watch._channel import Channel, Credentials
+
+from .arguments import Connection
+
+
+class SetupError(Exception):
+    """The options do not lead to a cluster; the text never has a password."""
+
+
+def channel_of(options: Connection) -> Channel:
+    """Return how to reach the cluster.
+
+    Raises:
+        SetupError: naming the file or the option.
+        KeyboardInterrupt: at the prompt.
+    """
+    context = _context(options)
+    credentials = _credentials(options)
+    try:
+        return Channel(
+            *options.endpoints,
+            ssl_context=context,
+            credentials=credentials,
+            connect_timeout=options.dial_timeout,
+            keepalive_time=options.keepalive_time,
+            keepalive_timeout=options.keepalive_timeout,
+        )
+    except ValueError as exc:
+        raise SetupError(str(exc)) from exc
+
+
+def _context(options: Connection) -> ssl.SSLContext | None:
+    skips = options.insecure_skip_tls_verify
+    if not (options.cacert or options.cert or skips):
+        # https:// has the library's own.
+        return None
+    try:
+        context = ssl.create_default_context(cafile=options.cacert)
+    except OSError as exc:
+        raise _not_read("--cacert", options.cacert, exc) from exc
+    if skips:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if options.cert:
+        try:
+            context.load_cert_chain(options.cert, options.key)
+        except OSError as exc:
+            name = f"{options.cert}, {options.key}" if options.key else options.cert
+            raise _not_read("--cert, --key", name, exc) from exc
+    return context
+
+
+def _credentials(options: Connection) -> Credentials | None:
+    if options.user is None:
+        return None
+    password = options.password
+    if options.password_file is not None:
+        password = _password_in(options.password_file)
+    elif password is None:
+        password = _ask_password(options.user)
+    try:
+        return Credentials(options.user, password)
+    except ValueError as exc:
+        raise SetupError(str(exc)) from exc
+
+
+def _password_in(name: str) -> str:
+    try:
+        # Editors end a file by a line end, which is no part of it.
+        return Path(name).read_text("utf-8").removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError:
+        raise SetupError(f"--password-file: {name} is not UTF-8") from None
+    except OSError as exc:
+        raise _not_read("--password-file", name, exc) from exc
+
+
+def _ask_password(user: str) -> str:
+    """Ask on the terminal, which does not show what is typed."""
+    with warnings.catch_warnings():
+        # Rather not at all than where it can be seen.
+        warnings.simplefilter("error", getpass.GetPassWarning)
+        try:
+            return getpass.getpass(f"Password of {user}: ")
+        except (getpass.GetPassWarning, EOFError):
+            raise SetupError(
+                f"no password for {user!r}: there is no terminal to ask on; use "
+                f"--password-file or ETCDCTL_PASSWORD"
+            ) from None
+
+
+def _not_read(option: str, name: str | None, error: OSError) -> SetupError:
+    return SetupError(f"{option}: {name} cannot be used: {error.strerror or error}")

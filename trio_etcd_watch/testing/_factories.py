@@ -1,0 +1,228 @@
+"""Factories of values: what a server would send, for unit tests of what handles it.
+
+Sans-IO. They fill in what the test does not care for, and refuse what no server sends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from trio_etcd_watch._errors import CompactedError, PermissionDeniedError
+from trio_etcd_watch._mapping import Snapshot
+from trio_etcd_watch._requests import as_bytes
+from trio_etcd_watch._responses import (
+    Event,
+    EventType,
+    KeyValue,
+    ResponseHeader,
+    WatchResponse,
+)
+from trio_etcd_watch._verdicts import error_of_cancel
+
+
+def key_value(
+    key: str | bytes,
+    value: str | bytes = b"",
+    *,
+    mod_revision: int,
+    create_revision: int | None = None,
+    version: int | None = None,
+    lease: int = 0,
+) -> KeyValue:
+    """Make a key with its value; by default one that was just created.
+
+    Args:
+        key: str is UTF-8.
+        value: likewise.
+        mod_revision: of its last put.
+        create_revision: of its first; by default the same.
+        version: how many puts since; by default 1, or 2 if the two differ.
+        lease: its id; 0 is none.
+
+    Raises:
+        TypeError, ValueError: there can be no such key.
+    """
+    created = mod_revision if create_revision is None else create_revision
+    puts = (1 if created == mod_revision else 2) if version is None else version
+    _check_numbers(created, mod_revision, puts)
+    return KeyValue._make(
+        as_bytes("key", key),
+        as_bytes("value", value),
+        created,
+        mod_revision,
+        puts,
+        lease,
+    )
+
+
+def put_event(
+    key: str | bytes,
+    value: str | bytes = b"",
+    *,
+    mod_revision: int,
+    create_revision: int | None = None,
+    version: int | None = None,
+    lease: int = 0,
+    prev_kv: KeyValue | None = None,
+) -> Event:
+    """Make the event of a put.
+
+    Args:
+        key: str is UTF-8.
+        value: likewise.
+        mod_revision: of the put.
+        create_revision: by default that of `prev_kv`, or else this put creates the key.
+        version: by default that of `prev_kv` and one more.
+        lease: its id; 0 is none.
+        prev_kv: the key before.
+
+    Raises:
+        TypeError, ValueError: there can be no such event.
+    """
+    if prev_kv is not None:
+        _check_before(prev_kv, key, mod_revision)
+        if create_revision is None:
+            create_revision = prev_kv.create_revision
+        if version is None and create_revision == prev_kv.create_revision:
+            version = prev_kv.version + 1
+    kv = key_value(
+        key,
+        value,
+        mod_revision=mod_revision,
+        create_revision=create_revision,
+        version=version,
+        lease=lease,
+    )
+    return Event._make(EventType.PUT, kv, prev_kv)
+
+
+def delete_event(
+    key: str | bytes, *, mod_revision: int, prev_kv: KeyValue | None = None
+) -> Event:
+    """Make the event of a deletion; of its `kv` only key and mod_revision are set.
+
+    Raises:
+        TypeError, ValueError: there can be no such event.
+    """
+    if prev_kv is not None:
+        _check_before(prev_kv, key, mod_revision)
+    kv = KeyValue._make(as_bytes("key", key), b"", 0, mod_revision, 0, 0)
+    return Event._make(EventType.DELETE, kv, prev_kv)
+
+
+def watch_response(
+    *events: Event,
+    revision: int | None = None,
+    cluster_id: int = 1,
+    member_id: int = 1,
+    raft_term: int = 1,
+    created: bool = False,
+    canceled: bool = False,
+    cancel_reason: str = "",
+    compact_revision: int = 0,
+) -> WatchResponse:
+    """Make a response: events, or without them a progress notification at `revision`.
+
+    Args:
+        events: by revision.
+        revision: of the header, as are the three that follow; by default that of the
+            last event, or 1, and 0 where the watch ends because of compaction.
+        cluster_id: which cluster.
+        member_id: which member.
+        raft_term: which term.
+        created: it confirms the creation of the watch.
+        canceled: it ends the watch.
+        cancel_reason: in the server's words.
+        compact_revision: it ends the watch, because history begins there now.
+
+    Raises:
+        ValueError: the events are not in order, or past the header.
+    """
+    if revision is None and compact_revision:
+        revision = 0
+    newest = _revision_past(events, revision)
+    return WatchResponse._make(
+        ResponseHeader(cluster_id, member_id, newest, raft_term),
+        events=events,
+        compact_revision=compact_revision,
+        created=created,
+        canceled=canceled or bool(compact_revision),
+        cancel_reason=cancel_reason,
+    )
+
+
+def snapshot(keys: Iterable[KeyValue], *, revision: int | None = None) -> Snapshot:
+    """Make a snapshot of these keys.
+
+    Args:
+        keys: in any order, each once.
+        revision: by default the newest of theirs, or 1.
+
+    Raises:
+        ValueError: a key is there twice, or newer than the snapshot.
+    """
+    ordered = sorted(keys, key=lambda kv: kv.key)
+    data = {kv.key: kv for kv in ordered}
+    if len(data) < len(ordered):
+        raise ValueError("keys must not have one twice")
+    newest = max((kv.mod_revision for kv in data.values()), default=1)
+    revision = newest if revision is None else revision
+    if newest > revision:
+        raise ValueError(f"revision must not be below {newest}, got {revision}")
+    header = ResponseHeader(cluster_id=1, member_id=1, revision=revision, raft_term=1)
+    return Snapshot(header, revision, data)
+
+
+def compacted_error(compact_revision: int) -> CompactedError:
+    """Make what a watch raises whose next revision is compacted."""
+    error = error_of_cancel(watch_response(compact_revision=compact_revision))
+    assert isinstance(error, CompactedError)
+    return error
+
+
+def permission_denied_error() -> PermissionDeniedError:
+    """Make what a watch raises whose user may not read its range."""
+    error = error_of_cancel(watch_response(canceled=True, cancel_reason=DENIED))
+    assert isinstance(error, PermissionDeniedError)
+    return error
+
+
+DENIED = "rpc error: code = PermissionDenied desc = etcdserver: permission denied"
+"""The reason of etcd."""
+
+
+def _check_numbers(created: int, mod_revision: int, puts: int) -> None:
+    if not 0 < created <= mod_revision:
+        raise ValueError(
+            f"create_revision must be from 1 to mod_revision, got {created!r} for "
+            f"{mod_revision!r}"
+        )
+    if puts < 1 or (puts == 1) != (created == mod_revision):
+        raise ValueError(
+            f"version must be 1 in the put that creates a key, and only there; got "
+            f"{puts!r} for revisions {created} to {mod_revision}"
+        )
+
+
+def _revision_past(events: Sequence[Event], revision: int | None) -> int:
+    revisions = [event.kv.mod_revision for event in events]
+    if revisions != sorted(revisions):
+        raise ValueError(f"events must be ordered by revision, got {revisions}")
+    newest = revisions[-1] if revisions else 0
+    if revision is None:
+        return newest or 1
+    if revision < newest:
+        raise ValueError(
+            f"revision must not be below that of an event, got {revision} for {newest}"
+        )
+    return revision
+
+
+def _check_before(prev_kv: KeyValue, key: str | bytes, mod_revision: int) -> None:
+    if prev_kv.key != as_bytes("key", key):
+        raise ValueError(f"prev_kv must be of the same key, got {prev_kv.key!r}")
+    if prev_kv.mod_revision >= mod_revision:
+        raise ValueError(
+            f"mod_revision must be above that of prev_kv, got {mod_revision} for "
+            f"{prev_kv.mod_revision}"
+        )
