@@ -58,7 +58,7 @@ class Position:
 
     def __init__(self) -> None:
         self.unseen: dict[bytes, KeyValue | None] = {}
-        self.resynced = False
+        self.resynced: bool = False
 
     def note(
         self, olds: Olds, mapping: Mapping[bytes, KeyValue], *, resynced: bool

@@ -58,7 +58,7 @@ class Connector:
 
     def __init__(self, channel: Channel, nursery: trio.Nursery) -> None:
         self.channel = channel
-        self.connections_made = 0
+        self.connections_made: int = 0
         self._nursery = nursery
         # Shuffled, so that clients spread over the members.
         self._endpoints = itertools.cycle(

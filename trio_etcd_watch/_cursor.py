@@ -34,8 +34,8 @@ class Cursor:
     __slots__ = ("next_revision", "told")
 
     def __init__(self, start_revision: int) -> None:
-        self.next_revision = start_revision
-        self.told = 0
+        self.next_revision: int = start_revision
+        self.told: int = 0
 
     def created(self, header_revision: int, *, made_up: bool = False) -> None:
         """Note that the server has confirmed the watch (rules 1 and 2).

@@ -84,9 +84,9 @@ class Follower:
     def __init__(
         self, keys: Range, reads: Reads, open_watch: OpenWatch, lines: LineBudget
     ) -> None:
-        self.ready = trio.Event()
-        self.moved = trio.lowlevel.ParkingLot()
-        self.resyncs = 0
+        self.ready: trio.Event = trio.Event()
+        self.moved: trio.lowlevel.ParkingLot = trio.lowlevel.ParkingLot()
+        self.resyncs: int = 0
         self.failure: Exception | None = None
         self._keys = keys
         self._reads = reads

@@ -23,8 +23,8 @@ class Fragments:
     __slots__ = ("_held", "count", "size")
 
     def __init__(self) -> None:
-        self.count = 0
-        self.size = 0
+        self.count: int = 0
+        self.size: int = 0
         self._held: list[Sequence[Event]] = []
 
     def clear(self) -> None:

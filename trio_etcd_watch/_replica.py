@@ -110,8 +110,9 @@ class Replica:
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.mapping: SortedDict[bytes, KeyValue] = SortedDict(snapshot._data)
-        self.revision = self.proved = snapshot.revision
-        self.moves = 0
+        self.revision: int = snapshot.revision
+        self.proved: int = snapshot.revision
+        self.moves: int = 0
         self._relists = 0
         self._positions: WeakSet[Position] = WeakSet()
         # The one at the present state, for as long as it lasts.

@@ -80,23 +80,23 @@ class Subscription:
     )
 
     def __init__(self, spec: WatchSpec) -> None:
-        self.spec = spec
-        self.cursor = Cursor(spec.start_revision)
-        self.state = State.RESUMING
-        self.watch_id = BROADCAST_ID
-        self.unread = 0
-        self.unread_bytes = 0
-        self.confirmed = False
-        self.created_revision = 0
-        self.cluster_id = 0
-        self.refused_tokens = 0
-        self.expulsions = 0
-        self.splits = False
-        self.oversized = 0
-        self.prev_kv_tries = 0
+        self.spec: WatchSpec = spec
+        self.cursor: Cursor = Cursor(spec.start_revision)
+        self.state: State = State.RESUMING
+        self.watch_id: int = BROADCAST_ID
+        self.unread: int = 0
+        self.unread_bytes: int = 0
+        self.confirmed: bool = False
+        self.created_revision: int = 0
+        self.cluster_id: int = 0
+        self.refused_tokens: int = 0
+        self.expulsions: int = 0
+        self.splits: bool = False
+        self.oversized: int = 0
+        self.prev_kv_tries: int = 0
         self.last_loss: str | None = None
         self.lost_at: float | None = None
-        self.fragments = Fragments()
+        self.fragments: Fragments = Fragments()
         self.expect_prev_kv()
 
     @property

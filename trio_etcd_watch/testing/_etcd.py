@@ -93,8 +93,8 @@ class Etcd(Gateway, trio.abc.AsyncResource):
         """Describe it; `start()` runs it."""
         super().__init__(endpoint, ssl_context)
         self.version = version
-        self.data_dir = directory / DATA
-        self.log_path = directory / "etcd.log"
+        self.data_dir: Path = directory / DATA
+        self.log_path: Path = directory / "etcd.log"
         self._command = command
         self._env = env
         self._resources = resources

@@ -45,7 +45,7 @@ class EtcdRequestError(RuntimeError):
 class Put:
     """An operation of `Etcd.txn()`: set a key."""
 
-    field: ClassVar = "request_put"
+    field: ClassVar[str] = "request_put"
     key: str | bytes
     value: str | bytes
 
@@ -59,7 +59,7 @@ class Put:
 class Delete:
     """An operation of `Etcd.txn()`: delete a key, or every key that starts with it."""
 
-    field: ClassVar = "request_delete_range"
+    field: ClassVar[str] = "request_delete_range"
     key: str | bytes
     prefix: bool = False
 
