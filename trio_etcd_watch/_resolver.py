@@ -1,0 +1,55 @@
+"""Asks DNS for SRV records: the only module that imports dnspython.
+
+It is imported by whoever gives an endpoint that needs it (the extra `[srv]`).
+"""
+
+from __future__ import annotations
+
+import dns.asyncbackend
+import dns.asyncresolver
+import dns.exception
+import dns.name
+import dns.resolver
+
+from ._grpc.status import StreamLost
+from ._srv import NoRecords, Record
+
+# Said outright: to find out by itself it wants sniffio.
+_BACKEND = dns.asyncbackend.get_backend("trio")
+
+
+def make_resolver() -> dns.asyncresolver.Resolver:
+    """Return a resolver that has read the system's configuration, as it is now."""
+    return dns.asyncresolver.Resolver()
+
+
+async def query_srv(name: str, lifetime: float) -> tuple[list[Record], float]:
+    """Return the records of a full name, and for how many seconds they hold.
+
+    Cancelled, it leaves nothing behind.
+
+    Args:
+        name: with its last dot, so that no domain is appended to it.
+        lifetime: seconds that all tries may take together.
+
+    Raises:
+        NoRecords: there are none.
+        StreamLost: nobody could tell.
+    """
+    try:
+        answer = await make_resolver().resolve(
+            name, "SRV", search=False, lifetime=lifetime, backend=_BACKEND
+        )
+    except (dns.resolver.NXDOMAIN, dns.resolver.NoAnswer) as exc:
+        raise NoRecords(f"DNS has no {name}") from exc
+    except (dns.exception.DNSException, OSError) as exc:
+        raise StreamLost(f"{name} is not resolved: {exc}") from exc
+    records = [
+        Record(rdata.priority, rdata.weight, rdata.port, _text(rdata.target))
+        for rdata in answer
+    ]
+    return records, float(answer.chaining_result.minimum_ttl)
+
+
+def _text(name: dns.name.Name) -> str:
+    return "" if name == dns.name.root else name.to_text(omit_final_dot=True).lower()
