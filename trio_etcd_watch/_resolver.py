@@ -8,6 +8,7 @@ from __future__ import annotations
 import dns.asyncbackend
 import dns.asyncresolver
 import dns.exception
+import dns.flags
 import dns.name
 import dns.resolver
 
@@ -38,15 +39,26 @@ async def query_srv(name: str, lifetime: float) -> tuple[list[Record], float]:
     """
     try:
         answer = await make_resolver().resolve(
-            name, "SRV", search=False, lifetime=lifetime, backend=_BACKEND
+            name,
+            "SRV",
+            search=False,
+            raise_on_no_answer=False,
+            lifetime=lifetime,
+            backend=_BACKEND,
         )
-    except (dns.resolver.NXDOMAIN, dns.resolver.NoAnswer) as exc:
+    except dns.resolver.NXDOMAIN as exc:
         raise NoRecords(f"DNS has no {name}") from exc
     except (dns.exception.DNSException, OSError) as exc:
         raise StreamLost(f"{name} is not resolved: {exc}") from exc
+    if answer.response.flags & dns.flags.TC:
+        # By TCP, or it would have been asked for again: what is missing is not known,
+        # and might be all of it.
+        raise StreamLost(f"{name} is not resolved: the answer is cut")
+    if answer.rrset is None:
+        raise NoRecords(f"DNS has no {name}")
     records = [
         Record(rdata.priority, rdata.weight, rdata.port, _text(rdata.target))
-        for rdata in answer
+        for rdata in answer.rrset
     ]
     return records, float(answer.chaining_result.minimum_ttl)
 

@@ -28,7 +28,8 @@ class NameServer:
 
     port: int = 0
     records: dict[str, list[str]] = field(default_factory=dict)
-    """By name, SRV records as text: priority, weight, port, target. Others have none."""
+    """By name, SRV records as text: priority, weight, port, target. Of no other name is
+    there anything (NXDOMAIN)."""
     ttl: int = 60
     rcodes: dict[str, dns.rcode.Rcode] = field(default_factory=dict)
     """By name: what to answer instead."""
@@ -69,11 +70,10 @@ class NameServer:
                 cname = dns.rrset.from_text(name, self.ttl, "IN", "CNAME", target)
                 response.answer.append(cname)
                 name = target
-            if name in self.records:
-                texts = self.records[name]
+            if texts := self.records.get(name):
                 rrset = dns.rrset.from_text(name, self.ttl, "IN", "SRV", *texts)
                 response.answer.append(rrset)
-            else:
+            elif name not in self.records:
                 response.set_rcode(dns.rcode.NXDOMAIN)
         return response.to_wire()
 
