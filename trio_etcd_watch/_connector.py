@@ -6,26 +6,27 @@ import logging
 import math
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import trio
 from google.protobuf.message import DecodeError
 
 from ._channel import API_VERSION, Channel, Credentials, flaw_of_token
 from ._dialer import Dialer
-from ._discovery import Discovery
 from ._endpoints import Endpoint, SrvName
 from ._errors import AuthenticationError
-from ._following import Following
 from ._grpc.connection import Connection
 from ._grpc.metadata import Metadata
 from ._grpc.status import Status, StatusCode, StreamLost, TooManyPings
 from ._log import printable
 from ._pb import watch_pb2 as pb
 from ._rotation import Rotation
-from ._srv import NoRecords
 from ._statistics import EndpointStatistics
 from ._verdicts import MAX_REFUSED_TOKENS, Call, Verdict, verdict_on
+
+if TYPE_CHECKING:
+    from ._discovery import Discovery
+    from ._following import Following
 
 logger = logging.getLogger("trio_etcd_watch")
 
@@ -50,6 +51,30 @@ MAX_KEEPALIVE_TIME = 600.0
 that gRPC servers ask for, and after it a dead connection is still noticed."""
 
 
+# Who wants neither imports neither.
+
+
+def _discovery_of(channel: Channel) -> Discovery | None:
+    if not channel._srv_names:
+        return None
+    from ._discovery import Discovery
+
+    return Discovery(channel)
+
+
+def _following_of(channel: Channel, connector: Connector) -> Following | None:
+    if not channel.follow_members:
+        return None
+    from ._following import Following
+
+    return Following(
+        connector,
+        channel._endpoints,
+        has_context=channel.ssl_context is not None,
+        timeout=channel.connect_timeout,
+    )
+
+
 @final
 class Connector:
     """Keeps one connection to the cluster, shared by the streams of a watcher.
@@ -68,7 +93,7 @@ class Connector:
         given: Sequence[Endpoint | SrvName] = (*channel._endpoints, *channel._srv_names)
         # Shuffled, so that clients spread over the members.
         self._rotation = Rotation(random.sample(given, len(given)))
-        self._discovery = Discovery(channel)
+        self._discovery = _discovery_of(channel)
         self._dialer = Dialer(channel, self._start)
         self._connection: Connection | None = None
         self._reached: Endpoint | None = None
@@ -80,14 +105,8 @@ class Connector:
         self._closed = False
         self._suspect: Connection | None = None
         self._lock = trio.Lock()
-        self._following: Following | None = None
-        if channel.follow_members:
-            self._following = Following(
-                self,
-                channel._endpoints,
-                has_context=channel.ssl_context is not None,
-                timeout=channel.connect_timeout,
-            )
+        self._following = _following_of(channel, self)
+        if self._following:
             nursery.start_soon(self._following.run)
 
     @property
@@ -193,15 +212,8 @@ class Connector:
     async def _next_endpoint(self) -> Endpoint:
         turn = self._rotation.take()
         if isinstance(turn, SrvName):
-            try:
-                targets = await self._discovery.look_up(turn)
-            except NoRecords:
-                self._rotation.forget(turn)
-                raise
-            except StreamLost:
-                self._rotation.expand_as_before(turn)
-                raise
-            self._rotation.expand(turn, targets)
+            assert self._discovery is not None
+            await self._discovery.expand(turn, self._rotation)
             self._dialer.keep(endpoint for endpoint, _ in self._rotation.known())
             turn = self._rotation.take()
         assert isinstance(turn, Endpoint)

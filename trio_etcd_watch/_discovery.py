@@ -13,6 +13,7 @@ from ._channel import Channel
 from ._endpoints import Endpoint, SrvName, is_secure
 from ._grpc.status import StreamLost
 from ._log import printable
+from ._rotation import Rotation
 from ._srv import NoRecords, Record, in_order, usable_targets
 
 logger = logging.getLogger("trio_etcd_watch")
@@ -52,6 +53,25 @@ class Discovery:
             or channel.token is not None
         )
         self._found: dict[SrvName, _Found] = {}
+
+    async def expand(self, name: SrvName, rotation: Rotation) -> None:
+        """Look a name up, and give the turn that it has to what it stands for.
+
+        If that is not known just now, those have it for whom it stood last, at later
+        tries.
+
+        Raises:
+            StreamLost: as `look_up()`; this was a try.
+        """
+        try:
+            targets = await self.look_up(name)
+        except NoRecords:
+            rotation.forget(name)
+            raise
+        except StreamLost:
+            rotation.expand_as_before(name)
+            raise
+        rotation.expand(name, targets)
 
     async def look_up(self, name: SrvName) -> list[Endpoint]:
         """Return the endpoints that a name stands for, in the order to try them.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -172,6 +174,41 @@ def test_only_http2_imports_h2() -> None:
         if HTTP2 & {name.partition(".")[0] for name in imports(module)}
     }
     assert importers == {f"{PACKAGE}._grpc.http2"}
+
+
+def test_only_the_resolver_imports_dnspython() -> None:
+    importers = {
+        module
+        for module in modules()
+        if "dns" in {name.partition(".")[0] for name in imports(module)}
+    }
+    assert importers == {f"{PACKAGE}._resolver"}
+
+
+LAZY = ("_resolver", "_discovery", "_srv", "_following", "_members")
+"""What only those import who look up names, or follow members."""
+
+
+def test_who_wants_neither_names_nor_members_imports_nothing_for_them() -> None:
+    program = f"""
+import sys
+sys.modules["dns"] = None  # as if it were not there
+import trio
+import {PACKAGE} as package
+async def main():
+    async with package.open_watcher(package.Channel("https://etcd:2379")):
+        pass
+trio.run(main)
+assert not [name for name in {LAZY} if "{PACKAGE}." + name in sys.modules]
+assert [name for name in sys.modules if name.split(".")[0] == "dns"] == ["dns"]
+async def follow():
+    channel = package.Channel("https://etcd:2379", follow_members=True)
+    async with package.open_watcher(channel):
+        pass
+trio.run(follow)
+assert "{PACKAGE}._members" in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 
 def test_public_names() -> None:
