@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -12,10 +13,19 @@ import pytest
 import trio
 import trustme
 
-from tests.support.auth import ROOT
-from tests.support.helpers import LIMIT, brief, eventually
+from tests.support.auth import READER, ROOT, open_guarded
+from tests.support.helpers import LIMIT, brief, eventually, split, take
+from tests.support.proxy import open_proxy
 from tests.support.replacing import Replacing, open_replacing, write_until
-from trio_etcd_watch import Channel, Event, Watch, Watcher, _following, open_watcher
+from trio_etcd_watch import (
+    Channel,
+    Event,
+    Watch,
+    Watcher,
+    WatchError,
+    _following,
+    open_watcher,
+)
 from trio_etcd_watch.testing import Etcd
 
 
@@ -134,3 +144,43 @@ async def test_all_members_are_replaced(
                 assert dict(await reader.snapshot("w/", prefix=True)) == dict(copy)
             assert len(history) > 10
             assert brief(events) == brief(history)
+
+
+async def test_any_user_may_ask(etcd_binary: str) -> None:
+    async with (
+        open_guarded(etcd_binary, "--bcrypt-cost=4") as guarded,
+        open_proxy(*split(guarded.etcd.endpoint)) as proxy,
+    ):
+        channel = Channel(proxy.endpoint, credentials=READER, follow_members=True)
+        with trio.fail_after(LIMIT):
+            async with open_watcher(channel) as watcher, watcher.watch("r") as watch:
+                await eventually(lambda: is_known(watcher, guarded.etcd))
+                await guarded.put("r", "1")
+                assert len(await take(watch, 1)) == 1
+                told = {e.endpoint: e for e in watcher.statistics().endpoints}
+        assert told[proxy.endpoint].source == "given"
+        assert told[proxy.endpoint].in_use
+        assert told[guarded.etcd.endpoint].source == "member"
+        assert not told[guarded.etcd.endpoint].in_use
+
+
+async def test_the_members_of_a_user_without_a_name_are_not_told(
+    etcd_binary: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "trio_etcd_watch")
+    async with (
+        open_guarded(etcd_binary, "--bcrypt-cost=4") as guarded,
+        open_proxy(*split(guarded.etcd.endpoint)) as proxy,
+        open_watcher(Channel(proxy.endpoint, follow_members=True)) as watcher,
+    ):
+        with trio.fail_after(LIMIT), pytest.raises(WatchError):
+            async with watcher.watch("r"):
+                pytest.fail("entered")
+
+        async def is_told() -> bool:
+            lines = [record.getMessage() for record in caplog.records]
+            return any("members" in line for line in lines)
+
+        # Some servers tell everybody; none ends anything for being asked.
+        await eventually(is_told)
+        assert watcher.statistics().connections_made == 1
