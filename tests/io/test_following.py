@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from types import EllipsisType
 from typing import Any
 
 import pytest
@@ -18,10 +19,13 @@ from tests.support.names import Hosts
 from tests.support.peer import serve_tcp
 from trio_etcd_watch import Channel, Credentials, StatusCode
 from trio_etcd_watch._connector import Connector
-from trio_etcd_watch._following import INTERVAL, RETRY
+from trio_etcd_watch._endpoints import Endpoint
+from trio_etcd_watch._following import INTERVAL, RETRY, Following
 from trio_etcd_watch._grpc.connection import Connection
+from trio_etcd_watch._grpc.metadata import Metadata
 from trio_etcd_watch._grpc.status import Status, StreamLost
 from trio_etcd_watch._members import MAX_LIST_SIZE, MAX_URLS
+from trio_etcd_watch._pb import watch_pb2 as pb
 
 SECRET = "s3cret"
 USER = Credentials("root", SECRET)
@@ -299,3 +303,50 @@ async def test_a_list_that_changes_each_time_leaves_nothing_behind() -> None:
         # Each that was tried has failed.
         assert len(made.connector._rotation._failed) <= 20
         assert len(made.connector._dialer._tried) <= 21
+
+
+class Joined:
+    """A connector that was told of members."""
+
+    reached = None
+
+    def __init__(self) -> None:
+        self.members: list[str] = []
+
+    async def connect(self) -> tuple[Connection, Metadata]:
+        raise AssertionError
+
+    def forget_token(self, token: str | bytes | None) -> bool:
+        raise AssertionError
+
+    def join(self, members: Sequence[Endpoint]) -> None:
+        self.members = [str(member) for member in members]
+
+
+@pytest.mark.parametrize(
+    ("given", "has_context", "told_by_tls", "plaintext"),
+    [
+        (None, False, False, True),
+        (False, False, False, True),
+        (True, False, True, False),
+        (None, True, True, False),
+        # Found by SRV: nothing was given.
+        (..., False, True, False),
+        (..., True, True, False),
+        (..., False, False, True),
+        # One of two that were given, the other is plaintext.
+        (True, False, False, False),
+    ],
+)
+def test_no_plaintext_joins_where_there_is_tls(
+    given: bool | EllipsisType | None,
+    has_context: bool,
+    told_by_tls: bool,
+    plaintext: bool,
+) -> None:
+    endpoints = [] if given is ... else [Endpoint("m0", 1, "", given)]
+    joined = Joined()
+    following = Following(joined, endpoints, has_context=has_context, timeout=1.0)
+    answer = pb.MemberListResponse.FromString(members_at("http://m1:1", "https://m2:1"))
+    following._take(answer, Endpoint("m0", 1, "", told_by_tls))
+    assert joined.members == (["m1:1", "m2:1"] if plaintext else ["m2:1"])
