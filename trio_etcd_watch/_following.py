@@ -103,8 +103,7 @@ class Following:
     async def _look(self, connection: Connection, teller: Endpoint) -> float:
         """Ask one member; return for how many seconds its answer will do."""
         try:
-            with trio.fail_after(self._timeout):
-                reply = await self._ask(connection)
+            reply = await self._ask(connection)
         except trio.TooSlowError:
             return self._unknown(teller, f"no answer within {self._timeout:g} s")
         except (StreamLost, RpcError) as exc:
@@ -131,7 +130,10 @@ class Following:
             connection, metadata = await self._connector.connect()
             if connection is not teller:
                 raise StreamLost("there is another connection by now")
-            reply = await connection.unary(_MEMBER_LIST, _REQUEST, metadata)
+            # The limit is for this alone: a token may take longer, and who gives up on
+            # one makes its member suspect.
+            with trio.fail_after(self._timeout):
+                reply = await connection.unary(_MEMBER_LIST, _REQUEST, metadata)
             token = dict(metadata).get("token")
             if (
                 not isinstance(reply, Status)

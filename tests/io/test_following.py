@@ -236,6 +236,22 @@ async def test_a_token_that_is_refused_is_renewed() -> None:
         assert all(token for _, token in member.lists)
 
 
+async def test_a_token_may_take_longer_than_an_answer(clock: MockClock) -> None:
+    member = Member(refusals={MEMBER_LIST: [OLD_TOKEN]}, urls=["http://m2:1"])
+    member.tokens_wait = trio.Event()
+    async with cluster(member, credentials=USER, keepalive_time=INTERVAL) as made:
+        await made.connect()
+        await member.wait_lists(1)
+        await member.wait_authentications(2)
+        clock.jump(10)  # twice connect_timeout
+        await trio.testing.wait_all_tasks_blocked()
+        member.tokens_wait.set()
+        await made.settle(2)
+        assert made.known("member") == ["m2:1"]
+        assert member.authentications == 2
+        assert member.connections == 1
+
+
 async def test_tokens_that_are_refused_have_an_end() -> None:
     member = Member(refusals={MEMBER_LIST: [OLD_TOKEN] * 9}, urls=["http://m2:1"])
     async with cluster(member, credentials=USER) as made:

@@ -36,6 +36,7 @@ class Member:
         lists: the requests for a list of members, each with its token.
         list_reply: the bytes of that list, instead.
         lists_wait: whether such requests get no answer.
+        tokens_wait: what Authenticate waits for, after the first.
     """
 
     def __init__(
@@ -52,7 +53,8 @@ class Member:
         self.lists: list[tuple[pb.MemberListRequest, str | None]] = []
         self.list_reply: bytes | None = None
         self.lists_wait = False
-        self._listed = trio.Event()
+        self.tokens_wait: trio.Event | None = None
+        self._asked = trio.Event()
         self._refusals = {path: list(ends) for path, ends in (refusals or {}).items()}
 
     async def serve(self, stream: trio.abc.Stream) -> None:
@@ -66,7 +68,12 @@ class Member:
     async def wait_lists(self, count: int) -> None:
         """Wait until it was asked so often for a list."""
         while len(self.lists) < count:
-            await self._listed.wait()
+            await self._asked.wait()
+
+    async def wait_authentications(self, count: int) -> None:
+        """Wait until so many tokens were asked for."""
+        while self.authentications < count:
+            await self._asked.wait()
 
     async def _serve_calls(self, peer: Peer, nursery: trio.Nursery) -> None:
         while True:
@@ -76,8 +83,8 @@ class Member:
                 message = await peer.message(stream_id)
                 asked = pb.MemberListRequest.FromString(message)
                 self.lists.append((asked, headers.get("token")))
-                self._listed.set()
-                self._listed = trio.Event()
+                self._asked.set()
+                self._asked = trio.Event()
                 if not self.lists_wait:
                     await self._reply(peer, stream_id, MEMBER_LIST)
                 continue
@@ -93,6 +100,10 @@ class Member:
         await peer.headers(stream_id, GRPC)
         if path == AUTHENTICATE:
             self.authentications += 1
+            self._asked.set()
+            self._asked = trio.Event()
+            if self.tokens_wait is not None and self.authentications > 1:
+                await self.tokens_wait.wait()
         if refusals := self._refusals.get(path):
             refusal = refusals.pop(0)
             await peer.status(stream_id, refusal.code, refusal.message)
