@@ -48,7 +48,8 @@ async def query_srv(name: str, lifetime: float) -> tuple[list[Record], float]:
         )
     except dns.resolver.NXDOMAIN as exc:
         raise NoRecords(f"DNS has no {name}") from exc
-    except (dns.exception.DNSException, OSError) as exc:
+    except (dns.exception.DNSException, OSError, ValueError) as exc:
+        # The latter two of a system's configuration that makes no sense.
         raise StreamLost(f"{name} is not resolved: {exc}") from exc
     if answer.response.flags & dns.flags.TC:
         # By TCP, or it would have been asked for again: what is missing is not known,

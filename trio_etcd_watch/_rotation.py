@@ -69,9 +69,10 @@ class Rotation:
             Whether they are others than before.
         """
         before = set(self._members)
+        members = [member for member in members if member not in self._given]
         if before == set(members):
             return False
-        gone = before - set(members) - set(self._given)
+        gone = before - set(members)
         waiting = [turn for turn in self._waiting if turn not in gone]
         waiting += [member for member in members if member not in before]
         self._waiting = deque(waiting)

@@ -14,13 +14,16 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from tests.support.helpers import limit_in_real_time
 from tests.support.nameserver import PLAIN, TLS, NameServer, open_nameserver
 from trio_etcd_watch import Channel, Credentials
 from trio_etcd_watch._discovery import FAILURE_TTL, MAX_TTL, Discovery
-from trio_etcd_watch._endpoints import Endpoint
+from trio_etcd_watch._endpoints import Endpoint, SrvName
 from trio_etcd_watch._grpc.status import StreamLost
+from trio_etcd_watch._rotation import Rotation
 from trio_etcd_watch._srv import NoRecords
 
+NAME = SrvName("example.com")
 GOOD = ["0 0 2379 m0.example.com."]
 
 
@@ -52,7 +55,7 @@ async def looks(
     name: str = "etcd+srv://example.com",
     **arguments: Any,  # noqa: ANN401  # a channel's
 ) -> AsyncGenerator[Looks]:
-    async with open_nameserver(monkeypatch) as server:
+    async with limit_in_real_time(), open_nameserver(monkeypatch) as server:
         yield Looks(server, Channel(*endpoints, name, **arguments))
 
 
@@ -252,3 +255,25 @@ async def test_the_wait_is_bounded_whatever_the_resolver_does(
     with pytest.raises(StreamLost, match="no answer within 3 s"):
         await Discovery(channel).look_up(channel._srv_names[0])
     assert trio.current_time() == pytest.approx(3)
+
+
+async def test_records_that_are_gone_are_forgotten(
+    clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with looks(monkeypatch) as looked:
+        server, rotation = looked.server, Rotation([NAME])
+        server.records[TLS], server.ttl = GOOD, 0
+        await looked.discovery.expand(NAME, rotation)
+        [(target, source)] = rotation.known()
+        assert (target.host, source) == ("m0.example.com", "srv")
+        # Nobody can tell: it may be there yet.
+        server.rcodes[TLS] = dns.rcode.SERVFAIL
+        with pytest.raises(StreamLost):
+            await looked.discovery.expand(NAME, rotation)
+        assert rotation.take() == target
+        # There is none.
+        clock.jump(FAILURE_TTL)
+        server.rcodes[TLS] = dns.rcode.NXDOMAIN
+        with pytest.raises(NoRecords):
+            await looked.discovery.expand(NAME, rotation)
+        assert list(rotation.known()) == []

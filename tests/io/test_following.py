@@ -14,6 +14,7 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
+from tests.support.helpers import limit_in_real_time
 from tests.support.members import MEMBER_LIST, RANGE, Member, members_at
 from tests.support.names import Hosts
 from tests.support.peer import serve_tcp
@@ -71,7 +72,7 @@ class Cluster:
 async def cluster(*members: Member, **arguments: Any) -> AsyncGenerator[Cluster]:  # noqa: ANN401  # a channel's
     """Given is the first member alone; hosts that members name are not there."""
     Hosts().use()
-    async with AsyncExitStack() as stack:
+    async with limit_in_real_time(), AsyncExitStack() as stack:
         endpoints = [
             await stack.enter_async_context(serve_tcp(member.serve))
             for member in members

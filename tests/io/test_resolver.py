@@ -102,9 +102,14 @@ async def test_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not isinstance(await failure(1.0), NoRecords)
 
 
-async def test_a_system_without_a_name_server(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error", [dns.resolver.NoResolverConfiguration, OSError, ValueError]
+)
+async def test_a_system_without_a_name_server(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
     def fail() -> None:
-        raise dns.resolver.NoResolverConfiguration
+        raise error
 
     monkeypatch.setattr(_resolver, "make_resolver", fail)
     assert not isinstance(await failure(), NoRecords)
