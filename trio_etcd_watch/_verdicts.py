@@ -280,7 +280,7 @@ TABLE = (
         f"{_RPC_TYPES}: ErrGRPCNotSupportedForLearner, ErrGRPCNotCapable",
     ),
     Row(
-        Call.ANY,
+        ~Call.MEMBERS,
         StatusCode.UNIMPLEMENTED,
         "",
         Verdict.ELSEWHERE,
