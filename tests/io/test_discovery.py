@@ -15,8 +15,10 @@ import trio
 from trio.testing import MockClock
 
 from tests.support.helpers import limit_in_real_time
+from tests.support.names import Hosts
 from tests.support.nameserver import PLAIN, TLS, NameServer, open_nameserver
 from trio_etcd_watch import Channel, Credentials
+from trio_etcd_watch._connector import Connector
 from trio_etcd_watch._discovery import FAILURE_TTL, MAX_TTL, Discovery
 from trio_etcd_watch._endpoints import Endpoint, SrvName
 from trio_etcd_watch._grpc.status import StreamLost
@@ -277,3 +279,20 @@ async def test_records_that_are_gone_are_forgotten(
         with pytest.raises(NoRecords):
             await looked.discovery.expand(NAME, rotation)
         assert list(rotation.known()) == []
+
+
+async def test_targets_that_change_each_time_leave_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Hosts(**{"m0.example.com": "127.0.0.1"}).use()
+    channel = Channel(str(NAME))
+    async with looks(monkeypatch) as looked, trio.open_nursery() as nursery:
+        connector = Connector(channel, nursery)
+        looked.server.ttl = 0
+        for port in range(1, 20):
+            # Nobody listens there.
+            looked.server.records[PLAIN] = [f"0 0 {port} m0.example.com."]
+            with pytest.raises(StreamLost, match=f"m0.example.com:{port}: "):
+                await connector.connect()
+        assert len(connector._dialer._tried) == 1
+        assert len(connector.endpoints()) == 1

@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import EllipsisType
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
@@ -367,3 +367,18 @@ def test_no_plaintext_joins_where_there_is_tls(
     answer = pb.MemberListResponse.FromString(members_at("http://m1:1", "https://m2:1"))
     following._take(answer, Endpoint("m0", 1, "", told_by_tls))
     assert joined.members == (["m1:1", "m2:1"] if plaintext else ["m2:1"])
+
+
+class Elsewhere(Joined):
+    """A connector whose connection is another by now."""
+
+    async def connect(self) -> tuple[Connection, Metadata]:
+        # It cannot be asked anything.
+        return cast("Connection", None), ()
+
+
+async def test_who_answers_is_who_was_meant() -> None:
+    # What a list may name depends on where it is from.
+    following = Following(Elsewhere(), (), has_context=False, timeout=1.0)
+    meant = cast("Connection", object())
+    assert await following._look(meant, Endpoint("m0", 1, "", False)) == RETRY
