@@ -382,3 +382,18 @@ async def test_who_answers_is_who_was_meant() -> None:
     following = Following(Elsewhere(), (), has_context=False, timeout=1.0)
     meant = cast("Connection", object())
     assert await following._look(meant, Endpoint("m0", 1, "", False)) == RETRY
+
+
+async def test_a_try_is_noted_for_the_next_rounds() -> None:
+    async with cluster(Member()) as made:
+        rotation = made.connector._rotation
+        [given] = made.connector.channel._endpoints
+        rotation.failed(given)
+        await made.connect()
+        assert rotation._failed == set()
+    async with trio.open_nursery() as nursery:
+        # Nobody listens there.
+        connector = Connector(Channel("127.0.0.1:1"), nursery)
+        with pytest.raises(StreamLost):
+            await connector.connect()
+        assert connector._rotation._failed == set(connector.channel._endpoints)
