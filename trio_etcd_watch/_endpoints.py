@@ -153,9 +153,7 @@ def _parse_srv(endpoint: str, rest: str) -> SrvName:
     service = options.get("service", "").lower()
     server_name = options.get("server_name", "").lower().removesuffix(".")
     if (
-        # Also for what the parser has passed over.
-        len(pairs) != query.count("=")
-        or not known
+        not known
         or len(options) != len(pairs)
         or "" in options.values()
         or (service and not re.fullmatch(r"[a-z0-9-]{1,40}", service))
