@@ -125,7 +125,7 @@ $(VERSIONS:%=test-%): test-%:
 
 # The lower bounds of pyproject.toml.
 test-oldest:
-	@$(MAKE) test VENV=.venv-oldest PINS="trio==0.31.0 h2==3.2.0 protobuf==6.30.0 sortedcontainers==2.4.0"
+	@$(MAKE) test VENV=.venv-oldest PINS="trio==0.31.0 h2==3.2.0 protobuf==6.30.0 sortedcontainers==2.4.0 dnspython==2.7.0"
 
 # The first path maps protos/ to the package's name in protobuf's pool, where
 # `watch.proto` alone might be another package's; tests/test_pb.py runs the same.

@@ -28,6 +28,7 @@ from ._responses import EventType as EventType
 from ._responses import KeyValue as KeyValue
 from ._responses import ResponseHeader as ResponseHeader
 from ._responses import WatchResponse as WatchResponse
+from ._statistics import EndpointStatistics as EndpointStatistics
 from ._statistics import WatcherStatistics as WatcherStatistics
 from ._watch import Watch as Watch
 from ._watch import WatchStatistics as WatchStatistics
@@ -46,6 +47,7 @@ __all__ = (
     "ClusterChangedError",
     "CompactedError",
     "Credentials",
+    "EndpointStatistics",
     "Event",
     "EventType",
     "FutureRevisionError",

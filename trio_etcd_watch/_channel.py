@@ -1,7 +1,8 @@
-"""Where the cluster is: endpoints, TLS and credentials; values that open nothing."""
+"""How to reach a cluster: endpoints, TLS, credentials; values that open nothing."""
 
 from __future__ import annotations
 
+import importlib
 import math
 import re
 import socket
@@ -9,8 +10,8 @@ import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias, final
-from urllib.parse import urlsplit
 
+from ._endpoints import Endpoint, SrvName, check_schemes, parse_endpoint, shown
 from ._grpc.metadata import Metadata, check_metadata
 from ._purerpc import address_of
 from ._requests import check_int
@@ -53,112 +54,6 @@ class Credentials:
             raise ValueError("user must not be empty, got ''")
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """One address of the cluster; `path` is set for a unix socket, else host, port."""
-
-    host: str
-    port: int
-    path: str
-    tls: bool | None
-    """None where the endpoint does not say: a context decides."""
-
-    @property
-    def authority(self) -> str:
-        if self.path:
-            return "localhost"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
-
-    def __str__(self) -> str:
-        return f"unix://{self.path}" if self.path else self.authority
-
-
-def _parse_endpoint(endpoint: object) -> Endpoint:
-    if not isinstance(endpoint, str):
-        raise TypeError(f"endpoint must be str, got {_shown(endpoint)}")
-    scheme, found, rest = endpoint.partition("://")
-    scheme = scheme.lower()
-    if not found:
-        scheme, rest = "", endpoint
-    if scheme == "unix":
-        return _parse_unix(endpoint, rest)
-    if "@" in endpoint:
-        # Not repeated: what stands before it may be a password.
-        raise ValueError(
-            "endpoint must not hold a user or a password (there is an '@' in it); "
-            "give them as credentials=Credentials(user, password)"
-        )
-    if scheme not in _TLS_OF_SCHEME:
-        raise ValueError(
-            f"endpoint must begin with http://, https://, unix:// or a host, "
-            f"got {endpoint!r}"
-        )
-    try:
-        parts = urlsplit(f"//{rest}")
-        host, port = parts.hostname, parts.port
-    except ValueError as exc:
-        raise _not_host_port(endpoint, rest) from exc
-    extra = parts.path.strip("/") or parts.query or parts.fragment
-    odd = " " in rest or not rest.isprintable()
-    if not host or host.startswith(".") or not port or extra or odd:
-        raise _not_host_port(endpoint, rest)
-    return Endpoint(host=host, port=port, path="", tls=_TLS_OF_SCHEME[scheme])
-
-
-_TLS_OF_SCHEME = {"": None, "http": False, "https": True}
-
-
-def _parse_unix(endpoint: str, path: str) -> Endpoint:
-    if not path:
-        raise ValueError(f"endpoint has no path after unix://, got {endpoint!r}")
-    if not hasattr(socket, "AF_UNIX"):
-        raise ValueError(f"endpoint {endpoint!r}: this system has no unix sockets")
-    return Endpoint(host="", port=0, path=path, tls=None)
-
-
-def _not_host_port(endpoint: str, rest: str) -> ValueError:
-    hint = ""
-    if "," in rest:
-        hint = "; give each endpoint as an argument of its own"
-    elif re.fullmatch(r"[\w.-]+|\[[^]]+\]", rest):
-        hint = f"; did you mean {endpoint + ':2379'!r}?"
-    elif rest.count(":") > 1 and "[" not in rest:
-        hint = "; an IPv6 address needs brackets, as in '[::1]:2379'"
-    return ValueError(f"endpoint must be host:port, got {endpoint!r}{hint}")
-
-
-def _shown(value: object) -> str:
-    """The value for an error; its type alone where an endpoint may hold a password."""
-    text = repr(value)
-    return type(value).__name__ if "@" in text else text
-
-
-def _check_schemes(
-    endpoints: Iterable[tuple[Endpoint, str]],
-    *,
-    has_context: bool,
-    has_secret: bool,
-) -> None:
-    """Refuse what would be sent readable, though part of it is meant to be secret."""
-    by_tls = {endpoint.tls: text for endpoint, text in endpoints if not endpoint.path}
-    plain, unsaid = by_tls.get(False), by_tls.get(None)
-    if has_context:
-        if plain is not None:
-            raise ValueError(f"ssl_context contradicts endpoint {plain!r}")
-    elif True in by_tls:
-        if unsaid is not None:
-            raise ValueError(
-                f"endpoint {unsaid!r} has no scheme, which is plaintext, beside "
-                f"{by_tls[True]!r}; say https:// or http://"
-            )
-        if has_secret and plain is not None:
-            raise ValueError(
-                f"endpoint {plain!r} is plaintext beside {by_tls[True]!r}: it would "
-                f"give away the password or token; say https:// for all, or for none"
-            )
-
-
 def metadata_pairs(metadata: MetadataLike) -> Metadata:
     """Return metadata checked, in one order, so that equal metadata compare equal."""
     if metadata is None:
@@ -174,6 +69,21 @@ def metadata_pairs(metadata: MetadataLike) -> Metadata:
         if any(name == given for given, _ in checked):
             raise ValueError(f"metadata name {name!r} is this client's own")
     return tuple(sorted(checked, key=lambda pair: pair[0]))
+
+
+def _check_system(endpoints: Iterable[tuple[Endpoint | SrvName, str]]) -> None:
+    """See that this system, and what is installed here, can reach them."""
+    for endpoint, text in endpoints:
+        if isinstance(endpoint, SrvName):
+            try:
+                importlib.import_module("._resolver", __package__)
+            except ImportError as exc:
+                raise ValueError(
+                    f"endpoint {text!r} needs dnspython: "
+                    f"pip install 'trio-etcd-watch[srv]'"
+                ) from exc
+        elif endpoint.path and not hasattr(socket, "AF_UNIX"):
+            raise ValueError(f"endpoint {text!r}: this system has no unix sockets")
 
 
 def _check_type(name: str, value: object, kind: type) -> None:
@@ -238,7 +148,9 @@ class Channel:
         endpoints: `host:port`, `http://host:port`, `https://host:port`,
             `[::1]:2379` or `unix:///path`. One is picked at random to begin with;
             after each failure the next has its turn, and so has each address of a
-            name with several.
+            name with several. `etcd+srv://example.com` stands for what the SRV
+            records of that domain name; the extra `[srv]` looks them up (README,
+            "Finding the cluster").
         ssl_context: for TLS, with whatever certificates it has loaded. It is left as
             it is, but for the moment (far below a millisecond) in which a connection
             is made: `h2` is its ALPN protocol then, also for another thread that
@@ -255,7 +167,7 @@ class Channel:
             raises, with that as the cause. It may take `connect_timeout`, after
             which it is cancelled and called again later.
         metadata: sent with every stream: a mapping, or pairs of name and value.
-        connect_timeout: seconds that looking up a name may take, and then each
+        connect_timeout: seconds that looking up a name, or SRV records, may take, and then each
             attempt at one of its addresses, until the server has proven to speak
             HTTP/2. (The next address does not wait that long for the one before:
             0.25 s, and the first that works is taken.)
@@ -264,12 +176,16 @@ class Channel:
         keepalive_timeout: seconds that it then has to answer.
         max_message_size: bound in bytes of one response, 1024 or more; a watch that
             needs more fails with `RpcError` (RESOURCE_EXHAUSTED).
+        follow_members: ask the cluster for its members, at each new connection and
+            every five minutes, and use their addresses beside the endpoints, which
+            are never forgotten (README, "Finding the cluster").
 
     Raises:
         TypeError, ValueError: naming the argument, and never a password or token.
     """
 
     _endpoints: tuple[Endpoint, ...]
+    _srv_names: tuple[SrvName, ...]
     ssl_context: ssl.SSLContext | None
     credentials: Credentials | None
     token: TokenSource | None
@@ -278,6 +194,7 @@ class Channel:
     keepalive_time: float
     keepalive_timeout: float
     max_message_size: int
+    follow_members: bool
 
     def __init__(
         self,
@@ -290,14 +207,17 @@ class Channel:
         keepalive_time: float = 10.0,
         keepalive_timeout: float = 5.0,
         max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
+        follow_members: bool = False,
     ) -> None:
         if not endpoints:
             raise ValueError("endpoints must not be empty")
-        parsed = tuple(_parse_endpoint(endpoint) for endpoint in endpoints)
+        parsed = [(parse_endpoint(endpoint), endpoint) for endpoint in endpoints]
+        _check_system(parsed)
         _check_context(ssl_context)
         _check_secrets(credentials, token)
-        _check_schemes(
-            zip(parsed, endpoints, strict=True),
+        _check_type("follow_members", follow_members, bool)
+        check_schemes(
+            parsed,
             has_context=ssl_context is not None,
             has_secret=credentials is not None or token is not None,
         )
@@ -310,12 +230,14 @@ class Channel:
             _check_seconds(name, number)
         check_int("max_message_size", max_message_size, low=1024, high=2**32 - 1)
         fields: dict[str, object] = {
-            "_endpoints": parsed,
+            "_endpoints": tuple(e for e, _ in parsed if isinstance(e, Endpoint)),
+            "_srv_names": tuple(e for e, _ in parsed if isinstance(e, SrvName)),
             "ssl_context": ssl_context,
             "credentials": credentials,
             "token": token,
             "metadata": metadata_pairs(metadata),
             "max_message_size": max_message_size,
+            "follow_members": follow_members,
             **seconds,
         }
         for name, value in fields.items():
@@ -323,7 +245,8 @@ class Channel:
 
     def __repr__(self) -> str:
         # Neither metadata nor token: a secret.
-        endpoints = ", ".join(repr(str(endpoint)) for endpoint in self._endpoints)
+        given = (*self._endpoints, *self._srv_names)
+        endpoints = ", ".join(repr(str(endpoint)) for endpoint in given)
         return f"Channel({endpoints}, credentials={self.credentials!r})"
 
 
@@ -345,5 +268,5 @@ def as_channel(channel: object) -> Channel:
         return Channel(*channel)
     raise TypeError(
         f"channel must be a Channel, an endpoint or a sequence of endpoints, "
-        f"got {_shown(channel)}"
+        f"got {shown(channel)}"
     )

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
 import random
-from collections.abc import Awaitable, Callable
-from typing import final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, final
 
 import trio
 from google.protobuf.message import DecodeError
 
-from ._channel import API_VERSION, Channel, Credentials, Endpoint, flaw_of_token
+from ._channel import API_VERSION, Channel, Credentials, flaw_of_token
 from ._dialer import Dialer
+from ._endpoints import Endpoint, SrvName
 from ._errors import AuthenticationError
 from ._grpc.connection import Connection
 from ._grpc.metadata import Metadata
 from ._grpc.status import Status, StatusCode, StreamLost, TooManyPings
 from ._log import printable
 from ._pb import watch_pb2 as pb
+from ._rotation import Rotation
+from ._statistics import EndpointStatistics
 from ._verdicts import MAX_REFUSED_TOKENS, Call, Verdict, verdict_on
+
+if TYPE_CHECKING:
+    from ._discovery import Discovery
+    from ._following import Following
 
 logger = logging.getLogger("trio_etcd_watch")
 
@@ -45,6 +51,30 @@ MAX_KEEPALIVE_TIME = 600.0
 that gRPC servers ask for, and after it a dead connection is still noticed."""
 
 
+# Who wants neither imports neither.
+
+
+def _discovery_of(channel: Channel) -> Discovery | None:
+    if not channel._srv_names:
+        return None
+    from ._discovery import Discovery
+
+    return Discovery(channel)
+
+
+def _following_of(channel: Channel, connector: Connector) -> Following | None:
+    if not channel.follow_members:
+        return None
+    from ._following import Following
+
+    return Following(
+        connector,
+        channel._endpoints,
+        has_context=channel.ssl_context is not None,
+        timeout=channel.connect_timeout,
+    )
+
+
 @final
 class Connector:
     """Keeps one connection to the cluster, shared by the streams of a watcher.
@@ -60,12 +90,13 @@ class Connector:
         self.channel = channel
         self.connections_made: int = 0
         self._nursery = nursery
+        given: Sequence[Endpoint | SrvName] = (*channel._endpoints, *channel._srv_names)
         # Shuffled, so that clients spread over the members.
-        self._endpoints = itertools.cycle(
-            random.sample(channel._endpoints, len(channel._endpoints))
-        )
+        self._rotation = Rotation(random.sample(given, len(given)))
+        self._discovery = _discovery_of(channel)
         self._dialer = Dialer(channel, self._start)
         self._connection: Connection | None = None
+        self._reached: Endpoint | None = None
         self._token: str | None = None
         # Where and when the token was taken in place of a refused one.
         self._token_origin: tuple[Connection | None, float] = (None, -math.inf)
@@ -74,6 +105,9 @@ class Connector:
         self._closed = False
         self._suspect: Connection | None = None
         self._lock = trio.Lock()
+        self._following = _following_of(channel, self)
+        if self._following:
+            nursery.start_soon(self._following.run)
 
     @property
     def can_authenticate(self) -> bool:
@@ -84,6 +118,7 @@ class Connector:
         """Return a living connection, and the metadata for a new stream on it.
 
         Tries one endpoint, with all its addresses, once; the next call tries the next.
+        If it is the turn of a name, that is looked up first.
 
         Raises:
             StreamLost: it could not be reached, or gave no token that can be sent.
@@ -94,11 +129,35 @@ class Connector:
             self._check_open()
             connection = self._connection
             if connection is None or connection.lost:
-                connection = await self._dial(next(self._endpoints))
+                connection = await self._dial(await self._next_endpoint())
             if self._token is None:
                 await self._take_token(connection)
         token: Metadata = (("token", self._token),) if self._token else ()
         return connection, (*API_VERSION, *self.channel.metadata, *token)
+
+    @property
+    def reached(self) -> tuple[Connection, Endpoint] | None:
+        """The connection that lives just now, and where it leads."""
+        connection, endpoint = self._connection, self._reached
+        if connection is None or endpoint is None or connection.lost:
+            return None
+        return connection, endpoint
+
+    def endpoints(self) -> tuple[EndpointStatistics, ...]:
+        """Return the endpoints that are known."""
+        reached = self.reached
+        in_use = reached[1] if reached else None
+        return tuple(
+            EndpointStatistics(str(endpoint), source, endpoint == in_use)
+            for endpoint, source in self._rotation.known()
+        )
+
+    def join(self, members: Sequence[Endpoint]) -> None:
+        """Take these for the members that are there, beside the given endpoints."""
+        if self._rotation.join(random.sample(members, len(members))):
+            names = printable(", ".join(map(str, members)))
+            logger.debug("members beside the given endpoints: %s", names or "none")
+            self._dialer.keep(endpoint for endpoint, _ in self._rotation.known())
 
     def leave(self, connection: Connection) -> None:
         """Open the next streams elsewhere: this one takes no more of them.
@@ -150,9 +209,27 @@ class Connector:
         if self._closed:
             raise StreamLost("the watcher is closed")
 
+    async def _next_endpoint(self) -> Endpoint:
+        turn = self._rotation.take()
+        if isinstance(turn, SrvName):
+            assert self._discovery is not None
+            await self._discovery.expand(turn, self._rotation)
+            self._dialer.keep(endpoint for endpoint, _ in self._rotation.known())
+            turn = self._rotation.take()
+        assert isinstance(turn, Endpoint)
+        return turn
+
     async def _dial(self, endpoint: Endpoint) -> Connection:
-        connection = self._connection = await self._dialer.dial(endpoint)
+        try:
+            connection = await self._dialer.dial(endpoint)
+        except StreamLost:
+            self._rotation.failed(endpoint)
+            raise
+        self._rotation.worked(endpoint)
+        self._connection, self._reached = connection, endpoint
         self.connections_made += 1
+        if self._following:
+            self._following.connected()
         logger.debug("reached %s", printable(endpoint))
         return connection
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import itertools
 import socket
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias, final
 
 import trio
 
-from ._channel import Channel, Endpoint
+from ._channel import Channel
+from ._endpoints import Endpoint
 from ._grpc.connection import Connection
 from ._grpc.status import StreamLost
 from ._log import printable
@@ -75,6 +76,11 @@ class Dialer:
             return await self._race(endpoint, await self._look_up(endpoint))
         except StreamLost as exc:
             raise StreamLost(printable(f"{endpoint}: {exc}")) from exc
+
+    def keep(self, endpoints: Iterable[Endpoint]) -> None:
+        """Forget all that is known of others than these."""
+        kept = set(endpoints)
+        self._tried = {e: tried for e, tried in self._tried.items() if e in kept}
 
     async def _look_up(self, endpoint: Endpoint) -> list[_Address]:
         """Return the addresses of an endpoint, those first that wait the longest."""
@@ -197,7 +203,9 @@ async def _open_stream(
     tcp = trio.SocketStream(sock)
     if context is None:
         return tcp
-    return await shake_hands(tcp, context, endpoint.host or "localhost")
+    return await shake_hands(
+        tcp, context, endpoint.server_name or endpoint.host or "localhost"
+    )
 
 
 def _reason(exc: BaseException) -> str:

@@ -6,7 +6,21 @@ Sans-IO.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import Literal, final
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class EndpointStatistics:
+    """What `WatcherStatistics.endpoints` tells of one endpoint."""
+
+    endpoint: str
+    """As `host:port`, or `unix:///path`."""
+    source: Literal["given", "srv", "member"]
+    """Whether it was given to the channel, is the target of an SRV record, or the
+    address of a member (`follow_members`)."""
+    in_use: bool
+    """Whether a connection to it is open, and takes new streams."""
 
 
 @final
@@ -24,6 +38,8 @@ class WatcherStatistics:
     """Watches that hold all they may, and wait for their users."""
     resuming: int
     """Watches that wait for a stream."""
+    endpoints: tuple[EndpointStatistics, ...]
+    """That are known just now. Names whose SRV records are not known have none."""
     connections_made: int
     """Since the watcher was opened."""
     reconnects: int

@@ -60,7 +60,9 @@ class Call(enum.Flag):
     AUTHENTICATE = enum.auto()
     READ = enum.auto()
     """The status of a Range."""
-    ANY = STREAM | CREATION | AUTHENTICATE | READ
+    MEMBERS = enum.auto()
+    """The status of a MemberList. Final means here: not before the next connection."""
+    ANY = STREAM | CREATION | AUTHENTICATE | READ | MEMBERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +200,27 @@ TABLE = (
         Verdict.FINAL,
         f"{_RPC_TYPES}: ErrGRPCPermissionDenied",
     ),
+    Row(
+        Call.MEMBERS,
+        StatusCode.PERMISSION_DENIED,
+        "",
+        Verdict.FINAL,
+        f"{_RPC_TYPES}: ErrGRPCPermissionDenied",
+    ),
+    Row(
+        Call.MEMBERS,
+        StatusCode.INVALID_ARGUMENT,
+        "",
+        Verdict.FINAL,
+        f"{_RPC_TYPES}: ErrGRPCUserEmpty: the list is for users (server.go, MemberList)",
+    ),
+    Row(
+        Call.MEMBERS,
+        StatusCode.UNIMPLEMENTED,
+        "",
+        Verdict.FINAL,
+        "a server, or a proxy, without the service Cluster",
+    ),
     # What passes. Go's isHaltErr tries the first two again and gives up on the rest.
     Row(
         Call.ANY,
@@ -258,7 +281,7 @@ TABLE = (
         f"{_RPC_TYPES}: ErrGRPCNotSupportedForLearner, ErrGRPCNotCapable",
     ),
     Row(
-        Call.ANY,
+        ~Call.MEMBERS,
         StatusCode.UNIMPLEMENTED,
         "",
         Verdict.ELSEWHERE,

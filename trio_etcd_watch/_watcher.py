@@ -269,6 +269,7 @@ class Watcher:
             live=states[State.LIVE],
             parked=states[State.PARKED],
             resuming=states[State.RESUMING],
+            endpoints=self._connector.endpoints(),
             connections_made=self._connector.connections_made,
             reconnects=totals.reconnects,
             last_loss=totals.last_loss,

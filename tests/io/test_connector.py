@@ -78,9 +78,9 @@ def test_endpoints_are_shuffled() -> None:
     channel = Channel("a:1", "b:1", "c:1")
     random.seed(7)
     nursery: Any = None
-    firsts = [next(Connector(channel, nursery)._endpoints).host for _ in range(300)]
+    firsts = [str(Connector(channel, nursery)._rotation.take()) for _ in range(300)]
     counts = Counter(firsts)
-    assert all(counts[host] > 60 for host in "abc")
+    assert all(counts[f"{host}:1"] > 60 for host in "abc")
     assert [endpoint.host for endpoint in channel._endpoints] == ["a", "b", "c"]
 
 

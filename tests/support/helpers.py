@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 import trio
 
@@ -33,6 +35,24 @@ async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
     with trio.fail_after(LIMIT):
         while not await condition():  # noqa: ASYNC110  # a server has no event for us
             await trio.sleep(0.02)
+
+
+@asynccontextmanager
+async def limit_in_real_time() -> AsyncGenerator[None]:
+    """Fail after LIMIT, for tests whose clock stands still."""
+    over = threading.Event()
+
+    async def wait() -> None:
+        if not await trio.to_thread.run_sync(over.wait, LIMIT, abandon_on_cancel=True):
+            raise AssertionError(f"stuck for {LIMIT:g} s")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        try:
+            yield
+        finally:
+            over.set()
+            nursery.cancel_scope.cancel(reason="the test is over")
 
 
 def split(endpoint: str) -> tuple[str, int]:

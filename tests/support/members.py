@@ -15,6 +15,7 @@ from trio_etcd_watch._pb import watch_pb2 as pb
 LIMIT = 20.0
 AUTHENTICATE = "/etcdserverpb.Auth/Authenticate"
 RANGE = "/etcdserverpb.KV/Range"
+MEMBER_LIST = "/etcdserverpb.Cluster/MemberList"
 
 NOTHING = pb.RangeResponse(header=pb.ResponseHeader(cluster_id=CLUSTER_ID, revision=4))
 """What is in each range."""
@@ -26,22 +27,34 @@ class Member:
     Args:
         ends: of its first Watch streams.
         refusals: by path, the statuses of the first unary calls; later ones go well.
+        urls: for clients, of the one member that it lists.
 
     Attributes:
         connections: how many were opened.
         authentications: how many tokens were asked for.
         tokens: what each Watch stream brought as its token.
+        lists: the requests for a list of members, each with its token.
+        list_reply: the bytes of that list, instead.
+        lists_wait: whether such requests get no answer.
+        tokens_wait: what Authenticate waits for, after the first.
     """
 
     def __init__(
         self,
         *ends: Callable[[Peer, int], Awaitable[None]],
         refusals: Mapping[str, Sequence[Status]] | None = None,
+        urls: Sequence[str] = (),
     ) -> None:
         self.ends = list(ends)
         self.connections = 0
         self.authentications = 0
         self.tokens: list[str | None] = []
+        self.urls = urls
+        self.lists: list[tuple[pb.MemberListRequest, str | None]] = []
+        self.list_reply: bytes | None = None
+        self.lists_wait = False
+        self.tokens_wait: trio.Event | None = None
+        self._asked = trio.Event()
         self._refusals = {path: list(ends) for path, ends in (refusals or {}).items()}
 
     async def serve(self, stream: trio.abc.Stream) -> None:
@@ -52,30 +65,64 @@ class Member:
             await peer.run()
             nursery.cancel_scope.cancel()
 
+    async def wait_lists(self, count: int) -> None:
+        """Wait until it was asked so often for a list."""
+        while len(self.lists) < count:
+            await self._asked.wait()
+
+    async def wait_authentications(self, count: int) -> None:
+        """Wait until so many tokens were asked for."""
+        while self.authentications < count:
+            await self._asked.wait()
+
     async def _serve_calls(self, peer: Peer, nursery: trio.Nursery) -> None:
         while True:
             request = await peer.next(h2.events.RequestReceived)
             stream_id, headers = request.stream_id, dict(request.headers)
+            if headers[":path"] == MEMBER_LIST:
+                message = await peer.message(stream_id)
+                asked = pb.MemberListRequest.FromString(message)
+                self.lists.append((asked, headers.get("token")))
+                self._asked.set()
+                self._asked = trio.Event()
+                if not self.lists_wait:
+                    await self._reply(peer, stream_id, MEMBER_LIST)
+                continue
             if headers[":path"] in (AUTHENTICATE, RANGE):
-                await self._serve_unary(peer, stream_id, headers[":path"])
+                await peer.message(stream_id)
+                await self._reply(peer, stream_id, headers[":path"])
                 continue
             self.tokens.append(headers.get("token"))
             end = self.ends.pop(0) if self.ends else serve_for_ever
             nursery.start_soon(end, peer, stream_id)
 
-    async def _serve_unary(self, peer: Peer, stream_id: int, path: str) -> None:
-        await peer.message(stream_id)
+    async def _reply(self, peer: Peer, stream_id: int, path: str) -> None:
         await peer.headers(stream_id, GRPC)
         if path == AUTHENTICATE:
             self.authentications += 1
+            self._asked.set()
+            self._asked = trio.Event()
+            if self.tokens_wait is not None and self.authentications > 1:
+                await self.tokens_wait.wait()
         if refusals := self._refusals.get(path):
             refusal = refusals.pop(0)
             await peer.status(stream_id, refusal.code, refusal.message)
             return
-        token = pb.AuthenticateResponse(token=f"token {len(self.tokens)}")
-        reply = token if path == AUTHENTICATE else NOTHING
-        await peer.messages(stream_id, reply.SerializeToString())
+        if path == MEMBER_LIST:
+            reply = self.list_reply or members_at(*self.urls)
+        elif path == AUTHENTICATE:
+            token = f"token {len(self.tokens)}"
+            reply = pb.AuthenticateResponse(token=token).SerializeToString()
+        else:
+            reply = NOTHING.SerializeToString()
+        await peer.messages(stream_id, reply)
         await peer.status(stream_id)
+
+
+def members_at(*urls: str) -> bytes:
+    """A list of one member."""
+    listed = pb.Member(ID=1, name="m1", clientURLs=urls)
+    return pb.MemberListResponse(members=[listed]).SerializeToString()
 
 
 async def create(peer: Peer, stream_id: int, *, revision: int = 4) -> None:

@@ -33,3 +33,32 @@ class Resolver(trio.abc.HostnameResolver):
 
     async def getnameinfo(self, sockaddr: Any, flags: int) -> Any:  # noqa: ANN401  # likewise
         raise AssertionError
+
+
+class Hosts(trio.abc.HostnameResolver):
+    """Knows these names alone, and their addresses of either family.
+
+    Attributes:
+        addresses: by name.
+    """
+
+    def __init__(self, **addresses: str) -> None:
+        self.addresses = {name: [address] for name, address in addresses.items()}
+
+    def use(self) -> None:
+        """Look up names here from now on."""
+        trio.socket.set_custom_hostname_resolver(self)
+
+    async def getaddrinfo(self, host: Any, port: Any, *rest: Any) -> Any:  # noqa: ANN401  # as the socket module has it
+        if host.decode() not in self.addresses:
+            raise socket.gaierror(socket.EAI_NONAME, f"{host!r} is not known")
+        found = []
+        for address in self.addresses[host.decode()]:
+            six = ":" in address
+            family = socket.AF_INET6 if six else socket.AF_INET
+            sockaddr = (address, port, 0, 0) if six else (address, port)
+            found.append((family, socket.SOCK_STREAM, 6, "", sockaddr))
+        return found
+
+    async def getnameinfo(self, sockaddr: Any, flags: int) -> Any:  # noqa: ANN401  # likewise
+        raise AssertionError

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 import socket
 import ssl
+import sys
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -135,6 +137,127 @@ def test_passwords_in_an_endpoint_are_not_repeated(make: Callable[[], object]) -
         assert "credentials=Credentials(" in str(info.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "domain", "service", "server_name"),
+    [
+        ("etcd+srv://example.com", "example.com", "", ""),
+        ("ETCD+SRV://Example.COM./", "example.com", "", ""),
+        ("etcd+srv://example.com?service=one", "example.com", "one", ""),
+        ("etcd+srv://local?service=ONE-2", "local", "one-2", ""),
+        ("etcd+srv://a.b?server_name=Etcd.Net.", "a.b", "", "etcd.net"),
+        ("etcd+srv://a.b/?service=x&server_name=y", "a.b", "x", "y"),
+    ],
+)
+def test_names(text: str, domain: str, service: str, server_name: str) -> None:
+    channel = Channel("https://etcd:2379", text)
+    [name] = channel._srv_names
+    assert (name.domain, name.service, name.server_name) == (
+        domain,
+        service,
+        server_name,
+    )
+    assert [endpoint.host for endpoint in channel._endpoints] == ["etcd"]
+    shown = f"etcd+srv://{domain}" + (f"?service={service}" if service else "")
+    assert repr(shown) in repr(channel)
+    assert Channel(text) == Channel(str(text))
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "",
+        ".",
+        "example.com:2379",
+        "127.0.0.1",
+        "0x7f.0x1",
+        "[::1]",
+        "exa mple.com",
+        "example.com\n",
+        "example..com",
+        "-example.com",
+        "exämple.com",
+        "example.com/path",
+        "example.com#x",
+        f"{'a' * 64}.com",
+        ".".join(["a" * 50] * 4),
+        "example.com?service=",
+        "example.com?service=a.b",
+        "example.com?service=a_b",
+        f"example.com?service={'a' * 41}",
+        "example.com?service=a&service=b",
+        "example.com?services=a",
+        "example.com?server_name=1.2.3.4",
+        "example.com?server_name=a b",
+        "example.com?x",
+        "example.com?service=a&x",
+        "example.com?service=a;server_name=b",
+    ],
+)
+def test_bad_names(rest: str) -> None:
+    text = f"etcd+srv://{rest}"
+    with pytest.raises(ValueError, match="endpoint") as info:
+        Channel(text)
+    assert repr(text) in str(info.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("etcd+srv://example.com:2379", "its records say the ports"),
+        ("etcd+srv://exämple.com", "as DNS has them"),
+    ],
+)
+def test_hints_for_names(text: str, hint: str) -> None:
+    with pytest.raises(ValueError, match=hint):
+        Channel(text)
+
+
+def test_a_password_in_a_name_is_not_repeated() -> None:
+    with pytest.raises(ValueError, match="credentials=") as info:
+        Channel(f"etcd+srv://root:{SECRET}@example.com")
+    assert SECRET not in str(info.value)
+
+
+@pytest.mark.parametrize(
+    ("beside", "arguments", "error"),
+    [
+        ("http://a:1", {}, None),
+        ("https://a:1", {}, None),
+        ("unix:///s", {}, None),
+        ("a:1", {}, "'a:1' has no scheme, which is plaintext"),
+        ("http://a:1", {"token": SECRET}, "'http://a:1' is plaintext beside 'etcd"),
+        ("https://a:1", {"token": SECRET}, None),
+        ("a:1", {"ssl_context": ssl.create_default_context()}, None),
+    ],
+)
+def test_what_stands_beside_a_name(
+    beside: str, arguments: dict[str, Any], error: str | None
+) -> None:
+    def make() -> Channel:
+        return Channel(beside, "etcd+srv://example.com", **arguments)
+
+    if error is None:
+        make()
+        return
+    with pytest.raises(ValueError, match=re.escape(error)) as info:
+        make()
+    assert SECRET not in str(info.value)
+
+
+def test_without_dnspython_the_error_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for module in [name for name in sys.modules if name.split(".")[0] == "dns"]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.delitem(sys.modules, "trio_etcd_watch._resolver", raising=False)
+    # What the import system takes for a module that is not there.
+    monkeypatch.setitem(sys.modules, "dns", None)
+    with pytest.raises(ValueError, match=r"trio-etcd-watch\[srv\]") as info:
+        Channel("etcd+srv://example.com")
+    assert "etcd+srv://example.com" in str(info.value)
+    Channel("https://example.com:2379", follow_members=True)
+
+
 def test_no_unix_sockets_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(socket, "AF_UNIX")
     with pytest.raises(ValueError, match="'unix:///s': this system has no unix"):
@@ -157,6 +280,7 @@ def test_defaults() -> None:
     # etcd punishes more than one ping in 5 s.
     assert channel.keepalive_time == 10.0
     assert channel.keepalive_timeout == 5.0
+    assert channel.follow_members is False
 
 
 @pytest.mark.parametrize(
@@ -203,6 +327,8 @@ def test_defaults() -> None:
         ({"max_message_size": 1023}, ValueError, "max_message_size"),
         ({"max_message_size": 2**32}, ValueError, "max_message_size"),
         ({"max_message_size": 1.5}, TypeError, "max_message_size"),
+        ({"follow_members": 1}, TypeError, "follow_members"),
+        ({"follow_members": "yes"}, TypeError, "follow_members"),
     ],
 )
 def test_bad_arguments(

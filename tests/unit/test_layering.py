@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,16 +27,20 @@ SANS_IO = [
     "_cli.progress",
     "_creations",
     "_cursor",
+    "_endpoints",
     "_errors",
     "_fragments",
     "_grpc.frames",
     "_log",
+    "_members",
     "_outage",
     "_verdicts",
     "_grpc.metadata",
     "_grpc.status",
     "_pure",
     "_roster",
+    "_rotation",
+    "_srv",
     "_mapping",
     "_replica",
     "_runs",
@@ -60,6 +66,7 @@ TESTED_ELSEWHERE = {
     ".testing._memory": "between a watcher and a scripted etcd: test_scripted.py",
     "._grpc": "a docstring only",
     "._pb.watch_pb2": "generated: test_pb.py",
+    "._endpoints": "what a channel takes for endpoints: test_channel.py",
     "._fragments": "what `_session` makes of fragments: test_session_bounds.py",
     "._pure": "the values that it makes: test_values.py",
     "._creations": "a queue that only `_session` works with: test_session.py",
@@ -79,6 +86,7 @@ PUBLIC = {
     "Watch",
     "WatchResponse",
     "ResponseHeader",
+    "EndpointStatistics",
     "Event",
     "EventType",
     "KeyValue",
@@ -190,6 +198,41 @@ def test_only_the_program_imports_the_command_line() -> None:
     }
     assert {each for each in importers if f"{PACKAGE}._cli" not in each} == {program}
     assert not any(program in imports(module) for module in modules())
+
+
+def test_only_the_resolver_imports_dnspython() -> None:
+    importers = {
+        module
+        for module in modules()
+        if "dns" in {name.partition(".")[0] for name in imports(module)}
+    }
+    assert importers == {f"{PACKAGE}._resolver"}
+
+
+LAZY = ("_resolver", "_discovery", "_srv", "_following", "_members")
+"""What only those import who look up names, or follow members."""
+
+
+def test_who_wants_neither_names_nor_members_imports_nothing_for_them() -> None:
+    program = f"""
+import sys
+sys.modules["dns"] = None  # as if it were not there
+import trio
+import {PACKAGE} as package
+async def main():
+    async with package.open_watcher(package.Channel("https://etcd:2379")):
+        pass
+trio.run(main)
+assert not [name for name in {LAZY} if "{PACKAGE}." + name in sys.modules]
+assert [name for name in sys.modules if name.split(".")[0] == "dns"] == ["dns"]
+async def follow():
+    channel = package.Channel("https://etcd:2379", follow_members=True)
+    async with package.open_watcher(channel):
+        pass
+trio.run(follow)
+assert "{PACKAGE}._members" in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 
 def test_public_names() -> None:

@@ -61,9 +61,12 @@ def test_pythons() -> None:
     assert PROJECT["requires-python"] == f">={listed[0]}"
 
 
-@pytest.mark.parametrize("name", ["trio", "h2", "protobuf", "sortedcontainers"])
+@pytest.mark.parametrize(
+    "name", ["trio", "h2", "protobuf", "sortedcontainers", "dnspython"]
+)
 def test_libraries_at_both_ends(name: str) -> None:
-    (lowest,), upper = requirement(name, PROJECT["dependencies"])
+    required = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["srv"]
+    (lowest,), upper = requirement(name, required)
     ends = {f"{lowest} to {int(bound) - 1}.x" for bound in upper}
     assert {row(name)} == (ends or {f"{lowest} and newer"})
     (pins,) = re.findall(r'^test-oldest:\n.*PINS="(.*)"$', MAKEFILE, re.MULTILINE)

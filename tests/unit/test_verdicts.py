@@ -27,7 +27,7 @@ NO_LEADER = "etcdserver: no leader"
 LEARNER = "etcdserver: rpc not supported for learner"
 OLD_TOKEN = "etcdserver: invalid auth token"  # no password
 TOO_LARGE = "grpc: received message larger than max (3145800 vs. 2097152)"
-ALL = [Call.STREAM, Call.CREATION, Call.AUTHENTICATE, Call.READ]
+ALL = [Call.STREAM, Call.CREATION, Call.AUTHENTICATE, Call.READ, Call.MEMBERS]
 
 CASES = [
     (Call.STREAM, StatusCode.OK, "", Verdict.RETRY),
@@ -119,6 +119,17 @@ CASES = [
         "etcdserver: request is too large",
         Verdict.FINAL,
     ),
+    (Call.MEMBERS, StatusCode.PERMISSION_DENIED, "", Verdict.FINAL),
+    (
+        Call.MEMBERS,
+        StatusCode.INVALID_ARGUMENT,
+        "etcdserver: user name is empty",
+        Verdict.FINAL,
+    ),
+    (Call.MEMBERS, StatusCode.UNIMPLEMENTED, "unknown service", Verdict.FINAL),
+    (Call.MEMBERS, StatusCode.UNAUTHENTICATED, OLD_TOKEN, Verdict.NEW_TOKEN),
+    (Call.MEMBERS, StatusCode.FAILED_PRECONDITION, LEARNER, Verdict.ELSEWHERE),
+    (Call.MEMBERS, StatusCode.UNAVAILABLE, "leader changed", Verdict.RETRY),
 ]
 
 
@@ -155,6 +166,9 @@ def test_what_passes_is_final_for_nobody(call: Call) -> None:
         StatusCode.UNIMPLEMENTED,
         StatusCode.INTERNAL,
     ):
+        if (call, code) == (Call.MEMBERS, StatusCode.UNIMPLEMENTED):
+            # Who has no list of members need not be asked again at once.
+            continue
         verdict = verdict_on(call, Status(code, "etcdserver: who knows"))
         assert verdict in (Verdict.RETRY, Verdict.ELSEWHERE)
 

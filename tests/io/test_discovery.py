@@ -1,0 +1,298 @@
+"""Names that are looked up, and for how long the answer is believed."""
+
+from __future__ import annotations
+
+import random
+import ssl
+from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import dns.rcode
+import pytest
+import trio
+from trio.testing import MockClock
+
+from tests.support.helpers import limit_in_real_time
+from tests.support.names import Hosts
+from tests.support.nameserver import PLAIN, TLS, NameServer, open_nameserver
+from trio_etcd_watch import Channel, Credentials
+from trio_etcd_watch._connector import Connector
+from trio_etcd_watch._discovery import FAILURE_TTL, MAX_TTL, Discovery
+from trio_etcd_watch._endpoints import Endpoint, SrvName
+from trio_etcd_watch._grpc.status import StreamLost
+from trio_etcd_watch._rotation import Rotation
+from trio_etcd_watch._srv import NoRecords
+
+NAME = SrvName("example.com")
+GOOD = ["0 0 2379 m0.example.com."]
+
+
+class Looks:
+    """A discovery, and the name server that it asks."""
+
+    def __init__(self, server: NameServer, channel: Channel) -> None:
+        self.server = server
+        self.discovery = Discovery(channel)
+        [self._name] = channel._srv_names
+
+    async def hosts(self) -> list[str]:
+        return [endpoint.host for endpoint in await self.endpoints()]
+
+    async def endpoints(self) -> list[Endpoint]:
+        return await self.discovery.look_up(self._name)
+
+    async def failure(self) -> StreamLost:
+        with pytest.raises(StreamLost) as info:
+            await self.endpoints()
+        assert str(info.value).startswith(f"{self._name}: ")
+        return info.value
+
+
+@asynccontextmanager
+async def looks(
+    monkeypatch: pytest.MonkeyPatch,
+    *endpoints: str,
+    name: str = "etcd+srv://example.com",
+    **arguments: Any,  # noqa: ANN401  # a channel's
+) -> AsyncGenerator[Looks]:
+    async with limit_in_real_time(), open_nameserver(monkeypatch) as server:
+        yield Looks(server, Channel(*endpoints, name, **arguments))
+
+
+@pytest.fixture
+def clock() -> MockClock:
+    """Real sockets are served while it stands still."""
+    return MockClock()
+
+
+async def test_records_are_believed_for_their_ttl(
+    clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with looks(monkeypatch) as looked:
+        server = looked.server
+        server.records[TLS], server.ttl = GOOD, 30
+        assert await looked.hosts() == ["m0.example.com"]
+        server.records[TLS] = ["0 0 2379 m1.example.com."]
+        clock.jump(29.9)
+        assert await looked.hosts() == ["m0.example.com"]
+        assert server.asked == [TLS]
+        clock.jump(0.2)
+        assert await looked.hosts() == ["m1.example.com"]
+        assert server.asked == [TLS, TLS]
+
+
+async def test_a_ttl_of_nothing(
+    clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with looks(monkeypatch) as looked:
+        looked.server.records[TLS], looked.server.ttl = GOOD, 0
+        for _ in range(3):
+            await looked.hosts()
+        assert looked.server.counts == {TLS: 3}
+
+
+async def test_a_ttl_of_decades_is_a_week(
+    clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with looks(monkeypatch) as looked:
+        looked.server.records[TLS], looked.server.ttl = GOOD, 2**31 - 1
+        await looked.hosts()
+        clock.jump(MAX_TTL - 1)
+        await looked.hosts()
+        assert looked.server.counts == {TLS: 1}
+        clock.jump(2)
+        await looked.hosts()
+        assert looked.server.counts == {TLS: 2}
+
+
+async def test_each_look_draws_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    random.seed(7)
+    async with looks(monkeypatch) as looked:
+        looked.server.records[TLS] = [
+            "0 3 1 often.example.com.",
+            "0 1 1 seldom.example.com.",
+            "1 9 1 last.example.com.",
+        ]
+        orders = [await looked.hosts() for _ in range(400)]
+    firsts = Counter(order[0] for order in orders)
+    assert 270 < firsts["often.example.com"] < 330
+    assert firsts["last.example.com"] == 0
+    assert {order[2] for order in orders} == {"last.example.com"}
+    assert looked.server.counts == {TLS: 1}
+
+
+async def test_where_both_kinds_are_there_tls_alone_is_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with looks(monkeypatch) as looked:
+        looked.server.records[TLS] = GOOD
+        looked.server.records[PLAIN] = ["0 0 1 plain.example.com."]
+        [endpoint] = await looked.endpoints()
+        assert endpoint == Endpoint("m0.example.com", 2379, "", True, "example.com")
+        assert looked.server.asked == [TLS]
+
+
+async def test_plaintext_where_dns_says_that_there_is_no_tls(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with looks(monkeypatch) as looked:
+        looked.server.records[PLAIN] = GOOD
+        [endpoint] = await looked.endpoints()
+        assert endpoint == Endpoint("m0.example.com", 2379, "", False)
+        assert looked.server.asked == [TLS, PLAIN]
+
+
+@pytest.mark.parametrize("trouble", ["fails", "cut", "root", "outside"])
+async def test_no_plaintext_where_the_answer_about_tls_is_withheld(
+    monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    async with looks(monkeypatch) as looked:
+        server = looked.server
+        server.records[PLAIN] = GOOD
+        match trouble:
+            case "fails":
+                server.rcodes[TLS] = dns.rcode.SERVFAIL
+            case "cut":
+                server.truncated = server.truncated_too = True
+            case "root":
+                server.records[TLS] = ["0 0 0 ."]
+            case "outside":
+                server.records[TLS] = ["0 0 1 evil.example.org."]
+        loss = await looked.failure()
+        assert PLAIN not in server.asked
+    assert isinstance(loss, NoRecords) == (trouble == "root")
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "arguments"),
+    [
+        ((), {"credentials": Credentials("root", "s3cret")}),
+        ((), {"token": "s3cret"}),
+        ((), {"ssl_context": ssl.create_default_context()}),
+        (("https://etcd:2379",), {}),
+    ],
+    ids=["credentials", "token", "context", "https"],
+)
+async def test_no_plaintext_for_a_channel_that_wants_tls(
+    monkeypatch: pytest.MonkeyPatch,
+    endpoints: tuple[str, ...],
+    arguments: dict[str, Any],
+) -> None:
+    async with looks(monkeypatch, *endpoints, **arguments) as looked:
+        looked.server.records[PLAIN] = GOOD
+        loss = await looked.failure()
+        assert looked.server.asked == [TLS]
+    assert "plaintext is not for this channel" in str(loss)
+
+
+async def test_a_name_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with looks(monkeypatch) as looked:
+        loss = await looked.failure()
+        assert looked.server.asked == [TLS, PLAIN]
+    assert isinstance(loss, NoRecords)
+    assert str(loss) == f"etcd+srv://example.com: DNS has no {PLAIN}"
+
+
+async def test_a_service_of_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "etcd+srv://example.com?service=one"
+    async with looks(monkeypatch, name=name) as looked:
+        looked.server.records["_etcd-client-ssl-one._tcp.example.com."] = GOOD
+        looked.server.records[TLS] = ["0 0 1 two.example.com."]
+        assert await looked.hosts() == ["m0.example.com"]
+
+
+async def test_a_failure_is_not_asked_about_again_at_once(
+    clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with looks(monkeypatch) as looked:
+        server = looked.server
+        server.rcodes[TLS] = dns.rcode.SERVFAIL
+        losses = [await looked.failure() for _ in range(3)]
+        assert server.counts == {TLS: 1}
+        assert len({str(loss) for loss in losses}) == 1
+        # Raised again, one would grow.
+        assert len({id(loss.__cause__) for loss in losses}) == 3
+        del server.rcodes[TLS]
+        server.records[TLS] = GOOD
+        clock.jump(FAILURE_TTL)
+        assert await looked.hosts() == ["m0.example.com"]
+        assert server.counts == {TLS: 2}
+
+
+async def test_targets_outside_the_domain(monkeypatch: pytest.MonkeyPatch) -> None:
+    forged = ["0 0 1 m.example.org."]
+    async with looks(monkeypatch) as looked:
+        looked.server.records[TLS] = forged
+        assert "m.example.org is outside example.com" in str(await looked.failure())
+    context = ssl.create_default_context()
+    async with looks(monkeypatch, ssl_context=context) as looked:
+        looked.server.records[TLS] = forged
+        assert await looked.hosts() == ["m.example.org"]
+    name = "etcd+srv://example.com?server_name=etcd.example.org"
+    async with looks(monkeypatch, name=name) as looked:
+        looked.server.records[TLS] = forged
+        [endpoint] = await looked.endpoints()
+        assert endpoint.server_name == "etcd.example.org"
+
+
+async def test_a_silent_name_server_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with looks(monkeypatch, connect_timeout=0.2) as looked:
+        looked.server.silent = True
+        with trio.fail_after(30):
+            await looked.failure()
+
+
+async def test_the_wait_is_bounded_whatever_the_resolver_does(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang(name: str, lifetime: float) -> None:
+        await trio.sleep_forever()
+
+    monkeypatch.setattr("trio_etcd_watch._resolver.query_srv", hang)
+    channel = Channel("etcd+srv://example.com", connect_timeout=3)
+    with pytest.raises(StreamLost, match="no answer within 3 s"):
+        await Discovery(channel).look_up(channel._srv_names[0])
+    assert trio.current_time() == pytest.approx(3)
+
+
+async def test_records_that_are_gone_are_forgotten(
+    clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with looks(monkeypatch) as looked:
+        server, rotation = looked.server, Rotation([NAME])
+        server.records[TLS], server.ttl = GOOD, 0
+        await looked.discovery.expand(NAME, rotation)
+        [(target, source)] = rotation.known()
+        assert (target.host, source) == ("m0.example.com", "srv")
+        # Nobody can tell: it may be there yet.
+        server.rcodes[TLS] = dns.rcode.SERVFAIL
+        with pytest.raises(StreamLost):
+            await looked.discovery.expand(NAME, rotation)
+        assert rotation.take() == target
+        # There is none.
+        clock.jump(FAILURE_TTL)
+        server.rcodes[TLS] = dns.rcode.NXDOMAIN
+        with pytest.raises(NoRecords):
+            await looked.discovery.expand(NAME, rotation)
+        assert list(rotation.known()) == []
+
+
+async def test_targets_that_change_each_time_leave_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Hosts(**{"m0.example.com": "127.0.0.1"}).use()
+    channel = Channel(str(NAME))
+    async with looks(monkeypatch) as looked, trio.open_nursery() as nursery:
+        connector = Connector(channel, nursery)
+        looked.server.ttl = 0
+        for port in range(1, 20):
+            # Nobody listens there.
+            looked.server.records[PLAIN] = [f"0 0 {port} m0.example.com."]
+            with pytest.raises(StreamLost, match=f"m0.example.com:{port}: "):
+                await connector.connect()
+        assert len(connector._dialer._tried) == 1
+        assert len(connector.endpoints()) == 1

@@ -1,0 +1,172 @@
+"""SRV records: their order, and which of them are used."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trio_etcd_watch._endpoints import Endpoint, SrvName
+from trio_etcd_watch._grpc.status import StreamLost
+from trio_etcd_watch._srv import (
+    MAX_TARGETS,
+    NoRecords,
+    Record,
+    in_order,
+    usable_targets,
+)
+
+DRAWS = 10_000
+NAME = SrvName("example.com")
+
+
+def record(
+    target: str = "m.example.com", *, priority: int = 0, weight: int = 0, port: int = 1
+) -> Record:
+    return Record(priority, weight, port, target)
+
+
+def assert_within_3_sigma(count: int, chance: float, draws: int = DRAWS) -> None:
+    sigma = math.sqrt(draws * chance * (1 - chance))
+    assert abs(count - draws * chance) <= 3 * sigma
+
+
+def test_weights_over_many_draws() -> None:
+    draw = random.Random(7)
+    weights = {"a": 1, "b": 2, "c": 3, "d": 60, "e": 34}
+    records = [record(target, weight=weight) for target, weight in weights.items()]
+    orders = [
+        [each.target for each in in_order(records, draw.random)] for _ in range(DRAWS)
+    ]
+    firsts = Counter(order[0] for order in orders)
+    for target, weight in weights.items():
+        assert_within_3_sigma(firsts[target], weight / 100)
+    # The second is drawn among those that are left, by their weights.
+    seconds = Counter(order[1] for order in orders if order[0] == "d")
+    for target in "abce":
+        assert_within_3_sigma(seconds[target], weights[target] / 40, firsts["d"])
+
+
+def test_equal_weights_over_many_draws() -> None:
+    draw = random.Random(7)
+    for weight in (0, 5):
+        records = [record(target, weight=weight) for target in "abcd"]
+        firsts = Counter(in_order(records, draw.random)[0].target for _ in range(DRAWS))
+        for target in "abcd":
+            assert_within_3_sigma(firsts[target], 1 / 4)
+
+
+def test_weight_zero_beside_others_has_a_very_small_chance() -> None:
+    draw = random.Random(7)
+    records = [record("zero"), record("one", weight=1), record("two", weight=2)]
+    firsts = Counter(in_order(records, draw.random)[0].target for _ in range(DRAWS))
+    assert 0 < firsts["zero"] < DRAWS / 200
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 65_535)), max_size=20),
+    st.floats(0, 1, exclude_max=True),
+)
+def test_each_has_one_turn_and_lower_priorities_come_first(
+    pairs: list[tuple[int, int]], number: float
+) -> None:
+    records = [
+        record(str(i), priority=priority, weight=weight)
+        for i, (priority, weight) in enumerate(pairs)
+    ]
+    ordered = in_order(records, lambda: number)
+    priorities = [each.priority for each in ordered]
+    assert priorities == sorted(priorities)
+    assert sorted(ordered, key=lambda each: int(each.target)) == records
+
+
+def test_numbers_at_either_end() -> None:
+    records = [record("a", weight=1), record("b", weight=1)]
+    assert [r.target for r in in_order(records, lambda: 0.0)] == ["a", "b"]
+    almost_one = math.nextafter(1.0, 0.0)
+    assert [r.target for r in in_order(records, lambda: almost_one)] == ["b", "a"]
+
+
+def usable(
+    *records: Record, name: SrvName = NAME, tls: bool = True, trusts: bool = False
+) -> list[Endpoint]:
+    return usable_targets(name, records, tls=tls, trusts=trusts)[0]
+
+
+def test_a_certificate_has_to_name_the_domain() -> None:
+    [endpoint] = usable(record("m0.example.com", port=2379))
+    assert endpoint == Endpoint("m0.example.com", 2379, "", True, "example.com")
+    [endpoint] = usable(record(), name=SrvName("example.com", server_name="x.org"))
+    assert endpoint.server_name == "x.org"
+    [endpoint] = usable(record(), tls=False)
+    assert (endpoint.tls, endpoint.server_name) == (False, "")
+
+
+INSIDE = ["example.com", "a.example.com", "a.b.example.com"]
+OUTSIDE = [
+    "evil.org",
+    "example.com.evil.org",
+    "badexample.com",
+    "example.org",
+    "com",
+]
+
+
+@pytest.mark.parametrize("tls", [True, False])
+@pytest.mark.parametrize("target", [*INSIDE, *OUTSIDE])
+def test_a_target_outside_the_domain(target: str, tls: bool) -> None:
+    forged = record(target)
+    if target in INSIDE:
+        assert len(usable(forged, tls=tls)) == 1
+        return
+    with pytest.raises(StreamLost, match=f"{target} is outside example.com") as info:
+        usable(forged, tls=tls)
+    assert not isinstance(info.value, NoRecords)
+    good = record()
+    endpoints, left_out = usable_targets(NAME, [forged, good], tls=tls, trusts=False)
+    assert [endpoint.host for endpoint in endpoints] == [good.target]
+    assert len(left_out) == 1
+    # The user says whom to trust.
+    named = SrvName("example.com", server_name="etcd.example.org")
+    assert len(usable(forged, name=named, tls=tls)) == 1
+    assert len(usable(forged, trusts=True, tls=tls)) == 1
+
+
+@pytest.mark.parametrize("target", ["127.0.0.1", "0x7f000001", "a\\032b", "-a", "a..b"])
+def test_targets_that_are_no_hosts(target: str) -> None:
+    with pytest.raises(StreamLost, match="is no host"):
+        usable(record(target), trusts=True)
+
+
+def test_a_target_without_a_port() -> None:
+    with pytest.raises(StreamLost, match="has port 0"):
+        usable(record(port=0))
+
+
+def test_the_root_says_that_there_is_none() -> None:
+    with pytest.raises(NoRecords, match="no such service"):
+        usable(record(""))
+    # RFC 2782 has it alone; beside others it is no host.
+    assert len(usable(record(""), record())) == 1
+
+
+def test_targets_are_bounded_and_each_is_there_once() -> None:
+    hosts = (f"m{i}.example.com" for i in itertools.count())
+    records = [record(next(hosts)) for _ in range(MAX_TARGETS + 5)]
+    endpoints, left_out = usable_targets(NAME, records, tls=True, trusts=False)
+    assert len(endpoints) == MAX_TARGETS
+    assert left_out == [f"5 more than {MAX_TARGETS} records"]
+    assert len(usable(record(weight=1), record(weight=2))) == 1
+
+
+def test_names_of_the_records() -> None:
+    assert NAME.query(tls=True) == "_etcd-client-ssl._tcp.example.com."
+    assert NAME.query(tls=False) == "_etcd-client._tcp.example.com."
+    named = SrvName("example.com", "one")
+    assert named.query(tls=True) == "_etcd-client-ssl-one._tcp.example.com."
+    assert named.query(tls=False) == "_etcd-client-one._tcp.example.com."

@@ -1,0 +1,140 @@
+"""Looks up what names stand for (SRV), and remembers it for as long as DNS allows."""
+
+from __future__ import annotations
+
+import logging
+import random
+from dataclasses import dataclass
+from typing import final
+
+import trio
+
+from ._channel import Channel
+from ._endpoints import Endpoint, SrvName, is_secure
+from ._grpc.status import StreamLost
+from ._log import printable
+from ._rotation import Rotation
+from ._srv import NoRecords, Record, in_order, usable_targets
+
+logger = logging.getLogger("trio_etcd_watch")
+
+MAX_TTL = 7 * 86_400.0
+"""Seconds; RFC 8767 (4) has resolvers believe no larger one."""
+
+FAILURE_TTL = 1.0
+"""Seconds in which a look-up that failed is not made again, whoever wants it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a name stands for, or why that is not known; until when it is believed."""
+
+    records: list[Record]
+    tls: bool
+    failure: StreamLost | None
+    expires: float
+
+
+@final
+class Discovery:
+    """Looks up the names of a channel.
+
+    Args:
+        channel: says which kinds of record may be used: for TLS alone, if any endpoint
+            is reached by TLS, or if there is a password or token to send.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self._timeout = channel.connect_timeout
+        self._trusts = channel.ssl_context is not None
+        self._tls_only = (
+            is_secure(channel._endpoints, has_context=self._trusts)
+            or channel.credentials is not None
+            or channel.token is not None
+        )
+        self._found: dict[SrvName, _Found] = {}
+
+    async def expand(self, name: SrvName, rotation: Rotation) -> None:
+        """Look a name up, and give the turn that it has to what it stands for.
+
+        If that is not known just now, those have it for whom it stood last, at later
+        tries.
+
+        Raises:
+            StreamLost: as `look_up()`; this was a try.
+        """
+        try:
+            targets = await self.look_up(name)
+        except NoRecords:
+            rotation.forget(name)
+            raise
+        except StreamLost:
+            rotation.expand_as_before(name)
+            raise
+        rotation.expand(name, targets)
+
+    async def look_up(self, name: SrvName) -> list[Endpoint]:
+        """Return the endpoints that a name stands for, in the order to try them.
+
+        Each time they are drawn anew; DNS is asked when the records' TTL is over.
+        Cancelled, it leaves nothing behind.
+
+        Raises:
+            NoRecords: DNS says that there are none.
+            StreamLost: they are not known, or none can be used.
+        """
+        try:
+            return await self._look_up(name)
+        except NoRecords as exc:
+            raise NoRecords(printable(f"{name}: {exc}")) from exc
+        except StreamLost as exc:
+            raise StreamLost(printable(f"{name}: {exc}")) from exc
+
+    async def _look_up(self, name: SrvName) -> list[Endpoint]:
+        found = self._found.get(name)
+        asked = found is None or found.expires <= trio.current_time()
+        if asked or found is None:
+            found = self._found[name] = await self._ask(name)
+        if found.failure is not None:
+            # A new one: raised again and again, one would grow.
+            raise type(found.failure)(str(found.failure))
+        endpoints, left_out = usable_targets(
+            name,
+            in_order(found.records, random.random),
+            tls=found.tls,
+            trusts=self._trusts,
+        )
+        if asked:
+            for reason in left_out:
+                logger.debug("%s: %s", name, printable(reason))
+            stands_for = printable(", ".join(map(str, endpoints)))
+            logger.debug("%s stands for %s", name, stands_for)
+        return endpoints
+
+    async def _ask(self, name: SrvName) -> _Found:
+        try:
+            with trio.fail_after(self._timeout):
+                records, ttl, tls = await self._query(name)
+        except trio.TooSlowError:
+            loss = StreamLost(f"DNS gives no answer within {self._timeout:g} s")
+        except StreamLost as exc:
+            loss = exc
+        else:
+            expires = trio.current_time() + min(ttl, MAX_TTL)
+            return _Found(records, tls, None, expires)
+        return _Found([], True, loss, trio.current_time() + FAILURE_TTL)
+
+    async def _query(self, name: SrvName) -> tuple[list[Record], float, bool]:
+        # Here, since only who gives such a name has dnspython.
+        from ._resolver import query_srv
+
+        try:
+            return *await query_srv(name.query(tls=True), self._timeout), True
+        except NoRecords as exc:
+            # Only if DNS says so: else who suppresses an answer has us go on in
+            # plaintext.
+            if self._tls_only:
+                raise NoRecords(
+                    f"{exc}, and plaintext is not for this channel"
+                ) from exc
+        return *await query_srv(name.query(tls=False), self._timeout), False

@@ -1,0 +1,68 @@
+"""Asks DNS for SRV records: the only module that imports dnspython.
+
+It is imported by whoever gives an endpoint that needs it (the extra `[srv]`).
+"""
+
+from __future__ import annotations
+
+import dns.asyncbackend
+import dns.asyncresolver
+import dns.exception
+import dns.flags
+import dns.name
+import dns.resolver
+
+from ._grpc.status import StreamLost
+from ._srv import NoRecords, Record
+
+# Said outright: to find out by itself it wants sniffio.
+_BACKEND = dns.asyncbackend.get_backend("trio")
+
+
+def make_resolver() -> dns.asyncresolver.Resolver:
+    """Return a resolver that has read the system's configuration, as it is now."""
+    return dns.asyncresolver.Resolver()
+
+
+async def query_srv(name: str, lifetime: float) -> tuple[list[Record], float]:
+    """Return the records of a full name, and for how many seconds they hold.
+
+    Cancelled, it leaves nothing behind.
+
+    Args:
+        name: with its last dot, so that no domain is appended to it.
+        lifetime: seconds that all tries may take together.
+
+    Raises:
+        NoRecords: there are none.
+        StreamLost: nobody could tell.
+    """
+    try:
+        answer = await make_resolver().resolve(
+            name,
+            "SRV",
+            search=False,
+            raise_on_no_answer=False,
+            lifetime=lifetime,
+            backend=_BACKEND,
+        )
+    except dns.resolver.NXDOMAIN as exc:
+        raise NoRecords(f"DNS has no {name}") from exc
+    except (dns.exception.DNSException, OSError, ValueError) as exc:
+        # The latter two of a system's configuration that makes no sense.
+        raise StreamLost(f"{name} is not resolved: {exc}") from exc
+    if answer.response.flags & dns.flags.TC:
+        # By TCP, or it would have been asked for again: what is missing is not known,
+        # and might be all of it.
+        raise StreamLost(f"{name} is not resolved: the answer is cut")
+    if answer.rrset is None:
+        raise NoRecords(f"DNS has no {name}")
+    records = [
+        Record(rdata.priority, rdata.weight, rdata.port, _text(rdata.target))
+        for rdata in answer.rrset
+    ]
+    return records, float(answer.chaining_result.minimum_ttl)
+
+
+def _text(name: dns.name.Name) -> str:
+    return "" if name == dns.name.root else name.to_text(omit_final_dot=True).lower()
