@@ -156,7 +156,8 @@ class Connector:
         """Take these for the members that are there, beside the given endpoints."""
         if self._rotation.join(random.sample(members, len(members))):
             names = printable(", ".join(map(str, members)))
-            logger.debug("members beside the given endpoints: %s", names or "none")
+            line = "members beside the given endpoints: %s"
+            logger.getChild("endpoints").debug(line, names or "none")
             self._dialer.keep(endpoint for endpoint, _ in self._rotation.known())
 
     def leave(self, connection: Connection) -> None:

@@ -16,7 +16,7 @@ from ._log import printable
 from ._rotation import Rotation
 from ._srv import NoRecords, Record, in_order, usable_targets
 
-logger = logging.getLogger("trio_etcd_watch")
+logger = logging.getLogger("trio_etcd_watch.endpoints")
 
 MAX_TTL = 7 * 86_400.0
 """Seconds; RFC 8767 (4) has resolvers believe no larger one."""

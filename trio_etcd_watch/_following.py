@@ -25,7 +25,7 @@ from ._members import MAX_LIST_SIZE, usable_members
 from ._pb import watch_pb2 as pb
 from ._verdicts import MAX_REFUSED_TOKENS, Call, Verdict, verdict_on
 
-logger = logging.getLogger("trio_etcd_watch")
+logger = logging.getLogger("trio_etcd_watch.endpoints")
 
 _MEMBER_LIST = "/etcdserverpb.Cluster/MemberList"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from tests.support.auth import READER, open_guarded
 from tests.support.cli import objects, open_cli, run_cli
 from tests.support.helpers import LIMIT
 from trio_etcd_watch import EventType, open_watcher
-from trio_etcd_watch.testing import Etcd, Put, open_etcd
+from trio_etcd_watch.testing import Etcd, Put, open_cluster, open_etcd
 
 ODD = b"\xff\xfe\n\x1b[31m"
 """No UTF-8, and not to be shown to a terminal."""
@@ -260,3 +261,20 @@ async def test_a_compacted_start(etcd_binary: str) -> None:
         )
         assert (await run_cli("get", "a", "--rev=2", *where)).returncode == 3
         assert (await run_cli("get", "a", "--rev=999", *where)).returncode == 3
+
+
+async def test_it_says_which_endpoints_are_known(etcd_binary: str) -> None:
+    async with open_cluster(2, binary=etcd_binary) as cluster:
+        one, other = cluster.members
+        where = [f"--endpoints={one.endpoint}", "--follow-members", "-v"]
+        async with open_cli("watch", "a", *where) as cli:
+            known = f"members beside the given endpoints: {other.endpoint}"
+            await cli.until_error(known.encode())
+            assert await cli.end() == -signal.SIGTERM
+
+
+async def test_a_domain_without_records() -> None:
+    where = ["--discovery-srv=nowhere.invalid", "-v"]
+    async with open_cli("watch", "a", *where) as cli:
+        await cli.until_error(b"etcd+srv://nowhere.invalid")
+        assert await cli.end() == -signal.SIGTERM

@@ -30,6 +30,23 @@ def test_the_least() -> None:
     )
 
 
+@pytest.mark.parametrize("asked", ["flags", "environment"])
+def test_a_domain_comes_before_endpoints(asked: str) -> None:
+    flags = ["--discovery-srv=example.com", "--discovery-srv-name=blue"]
+    environ = {
+        "ETCDCTL_DISCOVERY_SRV": "example.com",
+        "ETCDCTL_DISCOVERY_SRV_NAME": "blue",
+    }
+    of_flags = asked == "flags"
+    arguments = ["get", "a", "--endpoints=a:1", *(flags if of_flags else ())]
+    options = parse(arguments, {} if of_flags else environ)
+    assert options.connection.endpoints == ("etcd+srv://example.com?service=blue",)
+    options = parse(["get", "a", flags[0]], {})
+    assert options.connection.endpoints == ("etcd+srv://example.com",)
+    assert not options.connection.follow_members
+    assert parse(["get", "a", "--follow-members"], {}).connection.follow_members
+
+
 def test_all_of_a_watch() -> None:
     options = parse(
         [

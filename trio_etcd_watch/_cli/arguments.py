@@ -65,6 +65,7 @@ class Connection:
     """Where the cluster is, and who asks it."""
 
     endpoints: tuple[str, ...] = ("127.0.0.1:2379",)
+    follow_members: bool = False
     cacert: str | None = None
     cert: str | None = None
     key: str | None = None
@@ -150,14 +151,14 @@ def _options(given: dict[str, Any], environ: Mapping[str, str]) -> Options:
 
 def _connection(given: dict[str, Any], environ: Mapping[str, str]) -> Connection:
     user, password = _user(given, environ)
-    endpoints = _setting("endpoints", given, environ, str) or "127.0.0.1:2379"
     cacert = _setting("cacert", given, environ, str)
     cert = _setting("cert", given, environ, str)
     key = _setting("key", given, environ, str)
     if key and not cert:
         raise ValueError("--key is of no use without --cert")
     return Connection(
-        endpoints=tuple(each.strip() for each in endpoints.split(",") if each.strip()),
+        endpoints=_endpoints(given, environ),
+        follow_members=given.get("follow_members", False),
         cacert=cacert,
         cert=cert,
         key=key,
@@ -173,6 +174,15 @@ def _connection(given: dict[str, Any], environ: Mapping[str, str]) -> Connection
         keepalive_timeout=_setting("keepalive_timeout", given, environ, _seconds)
         or 5.0,
     )
+
+
+def _endpoints(given: dict[str, Any], environ: Mapping[str, str]) -> tuple[str, ...]:
+    # As with etcdctl, a name whose records are to be looked up comes first.
+    if domain := _setting("discovery_srv", given, environ, str):
+        service = _setting("discovery_srv_name", given, environ, str)
+        return (f"etcd+srv://{domain}" + (f"?service={service}" if service else ""),)
+    endpoints = _setting("endpoints", given, environ, str) or "127.0.0.1:2379"
+    return tuple(each.strip() for each in endpoints.split(",") if each.strip())
 
 
 def _user(
@@ -328,6 +338,14 @@ def _add_flags_of_connection(parser: argparse.ArgumentParser) -> None:
         flags.add_argument(name, metavar=metavar, help=text, default=argparse.SUPPRESS)
 
     add("--endpoints", "by default 127.0.0.1:2379", "HOST:PORT,...")
+    add("--discovery-srv", "where SRV records name the endpoints", "DOMAIN")
+    add("--discovery-srv-name", "which of its clusters", "NAME")
+    flags.add_argument(
+        "--follow-members",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="have the addresses of the cluster's members join the endpoints",
+    )
     add("--cacert", "whom to trust, instead of the system's", "FILE")
     add("--cert", "the client's certificate", "FILE")
     add("--key", "its private key, if it is not in the same file", "FILE")

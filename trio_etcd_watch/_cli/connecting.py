@@ -31,6 +31,7 @@ def channel_of(options: Connection) -> Channel:
             ssl_context=context,
             credentials=credentials,
             connect_timeout=options.dial_timeout,
+            follow_members=options.follow_members,
             keepalive_time=options.keepalive_time,
             keepalive_timeout=options.keepalive_timeout,
         )

@@ -164,6 +164,9 @@ def _log_to_stderr(verbosity: int) -> None:
     logger = logging.getLogger("trio_etcd_watch")
     logger.addHandler(handler)
     logger.setLevel(_LEVELS[min(verbosity, 2)])
+    if verbosity:
+        # Which are known, and where from.
+        logger.getChild("endpoints").setLevel(logging.DEBUG)
 
 
 def _complain(failure: Failure) -> int:
