@@ -58,8 +58,10 @@ LARGE_REQUEST = 262_144
 """Bytes of a key and range_end that may be over the limit of a server: etcd's is 1.5 MiB
 and 512 KiB, unless told otherwise."""
 
-MAX_OVERSIZED = 3
-"""How many responses over the limit in a row a watch may be created again for."""
+MAX_OVERSIZED = 20
+"""How many responses over the limit in a row a watch may be created again for. What etcd
+has ready before it announces the watch is not split, and a busy server was four times in
+a row that quick; what is one event above the limit is so each time."""
 
 
 class Session(Roster):
