@@ -270,3 +270,15 @@ def as_channel(channel: object) -> Channel:
         f"channel must be a Channel, an endpoint or a sequence of endpoints, "
         f"got {shown(channel)}"
     )
+
+
+def needs_tls(channel: Channel) -> bool:
+    """Whether what is found beside the given endpoints may only be reached by TLS.
+
+    So it is where one of those is, and where there is a secret to send, unless it goes
+    in plaintext over the network anyway.
+    """
+    if channel.ssl_context is not None or any(e.tls for e in channel._endpoints):
+        return True
+    has_secret = channel.credentials is not None or channel.token is not None
+    return has_secret and all(e.path for e in channel._endpoints)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, final
 import trio
 from google.protobuf.message import DecodeError
 
-from ._channel import API_VERSION, Channel, Credentials, flaw_of_token
+from ._channel import API_VERSION, Channel, Credentials, flaw_of_token, needs_tls
 from ._dialer import Dialer
 from ._endpoints import Endpoint, SrvName
 from ._errors import AuthenticationError
@@ -70,7 +70,7 @@ def _following_of(channel: Channel, connector: Connector) -> Following | None:
     return Following(
         connector,
         channel._endpoints,
-        has_context=channel.ssl_context is not None,
+        secure=needs_tls(channel),
         timeout=channel.connect_timeout,
     )
 

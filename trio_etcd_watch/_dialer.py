@@ -103,6 +103,8 @@ class Dialer:
         """Try addresses until one works: the next when one has failed, or is slow."""
         winner: Connection | None = None
         failures: dict[str, str] = {}
+        # Held here: meanwhile the endpoint may be forgotten.
+        tried = self._tried.get(endpoint, {})
 
         @trio.lowlevel.enable_ki_protection
         async def attempt(address: _Address, failed: trio.Event) -> None:
@@ -122,7 +124,7 @@ class Dialer:
         try:
             async with trio.open_nursery() as nursery:
                 for address in addresses:
-                    self._tried[endpoint][address] = next(self._tries)
+                    tried[address] = next(self._tries)
                     failed = trio.Event()
                     nursery.start_soon(attempt, address, failed)
                     with trio.move_on_after(STAGGER):

@@ -9,8 +9,8 @@ from typing import final
 
 import trio
 
-from ._channel import Channel
-from ._endpoints import Endpoint, SrvName, is_secure
+from ._channel import Channel, needs_tls
+from ._endpoints import Endpoint, SrvName
 from ._grpc.status import StreamLost
 from ._log import printable
 from ._rotation import Rotation
@@ -47,11 +47,15 @@ class Discovery:
     def __init__(self, channel: Channel) -> None:
         self._timeout = channel.connect_timeout
         self._trusts = channel.ssl_context is not None
+        # Metadata may be a secret too.
         self._tls_only = (
-            is_secure(channel._endpoints, has_context=self._trusts)
+            needs_tls(channel)
             or channel.credentials is not None
             or channel.token is not None
+            or bool(channel.metadata)
         )
+        # Those that have had records for TLS never stand for plaintext again.
+        self._had_tls: set[SrvName] = set()
         self._found: dict[SrvName, _Found] = {}
 
     async def expand(self, name: SrvName, rotation: Rotation) -> None:
@@ -129,12 +133,15 @@ class Discovery:
         from ._resolver import query_srv
 
         try:
-            return *await query_srv(name.query(tls=True), self._timeout), True
+            records, ttl = await query_srv(name.query(tls=True), self._timeout)
         except NoRecords as exc:
             # Only if DNS says so: else who suppresses an answer has us go on in
             # plaintext.
-            if self._tls_only:
+            if self._tls_only or name in self._had_tls:
                 raise NoRecords(
                     f"{exc}, and plaintext is not for this channel"
                 ) from exc
+        else:
+            self._had_tls.add(name)
+            return records, ttl, True
         return *await query_srv(name.query(tls=False), self._timeout), False

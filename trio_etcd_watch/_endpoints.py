@@ -6,7 +6,7 @@ Sans-IO. What is refused here is named in the error, but for what may be a passw
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlsplit
 
@@ -200,11 +200,6 @@ def check_schemes(
                 f"endpoint {plain!r} is plaintext beside {by_tls[True]!r}: it would "
                 f"give away the password or token; say https:// for all, or for none"
             )
-
-
-def is_secure(endpoints: Iterable[Endpoint], *, has_context: bool) -> bool:
-    """Whether any of these is reached by TLS."""
-    return has_context or any(endpoint.tls for endpoint in endpoints)
 
 
 def shown(value: object) -> str:

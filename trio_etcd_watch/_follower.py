@@ -53,6 +53,9 @@ PATIENCE = 1.0
 """Seconds that `sync()` waits for the events of a living watch before the range is read
 anew, which is always right."""
 
+MAX_PATIENCE = 10.0
+"""The same of a watch that is created again and again, which has time each time."""
+
 HURRY = 0.02
 """Seconds that `sync()` waits for events before it asks for more than a count."""
 
@@ -246,16 +249,17 @@ class Follower:
         if self.resyncs == resyncs:
             request = newest_request(self._keys, self.replica.revision)
             check = await self._check(request, counted=False)
-        revision, silent_since = self.replica.revision, trio.current_time()
+        revision, since = self.replica.revision, trio.current_time()
         while self.resyncs == resyncs:
             if self._settle(check):
                 return True
+            now = trio.current_time()
             if self.replica.revision > revision:
-                revision, silent_since = self.replica.revision, trio.current_time()
-            with trio.move_on_at(silent_since + PATIENCE) as scope:
+                revision, since = self.replica.revision, now
+            with trio.move_on_at(min(now + PATIENCE, since + MAX_PATIENCE)) as scope:
                 await self.moved.park()
             if scope.cancelled_caught:
-                silent_since = trio.current_time()
+                since = trio.current_time()
                 if self._is_living():
                     self._distrust("the watch does not bring what a read shows")
         return False

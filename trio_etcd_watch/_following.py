@@ -15,7 +15,7 @@ from typing import Protocol, final
 import trio
 from google.protobuf.message import DecodeError
 
-from ._endpoints import Endpoint, is_secure
+from ._endpoints import Endpoint
 from ._errors import RpcError
 from ._grpc.connection import Connection
 from ._grpc.metadata import Metadata
@@ -64,7 +64,7 @@ class Following:
     Args:
         connector: is asked for its connection, and told of the members.
         given: the endpoints of the channel.
-        has_context: whether it has an `ssl_context`.
+        secure: whether members in plaintext are none for it.
         timeout: seconds that an answer may take.
     """
 
@@ -73,12 +73,12 @@ class Following:
         connector: Reach,
         given: Sequence[Endpoint],
         *,
-        has_context: bool,
+        secure: bool,
         timeout: float,
     ) -> None:
         self._connector = connector
         self._given = given
-        self._secure = is_secure(given, has_context=has_context)
+        self._secure = secure
         self._timeout = timeout
         self._connected = trio.Event()
         self._left_out: list[str] = []
@@ -106,11 +106,15 @@ class Following:
             reply = await self._ask(connection)
         except trio.TooSlowError:
             return self._unknown(teller, f"no answer within {self._timeout:g} s")
-        except (StreamLost, RpcError) as exc:
+        except StreamLost as exc:
             return self._unknown(teller, str(exc))
+        except RpcError as exc:
+            # Each try is an Authenticate, with a password that is refused.
+            return self._unknown(teller, str(exc), INTERVAL)
         if isinstance(reply, Status):
-            final = verdict_on(Call.MEMBERS, reply) is Verdict.FINAL
-            wait = INTERVAL if final else RETRY
+            lasting = (Verdict.FINAL, Verdict.NEW_TOKEN)
+            lasts = verdict_on(Call.MEMBERS, reply) in lasting
+            wait = INTERVAL if lasts else RETRY
             return self._unknown(teller, str(reply), wait)
         if len(reply) > MAX_LIST_SIZE:
             reason = f"a list of {len(reply)} bytes is none of etcd's"
@@ -119,6 +123,9 @@ class Following:
             answer = pb.MemberListResponse.FromString(reply)
         except DecodeError:
             return self._unknown(teller, "the answer cannot be parsed", INTERVAL)
+        if not any(each.clientURLs for each in answer.members):
+            # A cluster has at least the member that answers.
+            return self._unknown(teller, "the list has no started member", INTERVAL)
         self._take(answer, teller)
         return INTERVAL
 

@@ -151,6 +151,8 @@ class Watch:
 
     async def _wait_arrival(self) -> None:
         if self._end is not None:
+            # Who is cancelled with it learns of that instead.
+            await trio.lowlevel.checkpoint_if_cancelled()
             raise afresh(self._end)
         self._arrived = trio.Event()
         await self._arrived.wait()

@@ -376,3 +376,15 @@ async def test_bad_arguments(
         with pytest.raises((TypeError, ValueError), match=words):
             # At the call: nothing is entered.
             watcher.watch(**arguments)  # type: ignore[arg-type]  # bad on purpose
+
+
+async def test_who_is_cancelled_with_a_watch_learns_of_that(etcd: Etcd) -> None:
+    """Whatever closes first: the task was running, not waiting."""
+    async with open_watcher(etcd.endpoint) as watcher, watcher.watch("a") as watch:
+        watch._close()
+        with pytest.raises(trio.ClosedResourceError):
+            await anext(watch)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await anext(watch)
+        assert scope.cancelled_caught

@@ -133,6 +133,18 @@ async def test_the_second_address_has_its_turn(
             connection.close("the test wants another")
 
 
+async def test_an_endpoint_may_be_forgotten_while_it_is_dialled() -> None:
+    """As a member is that is no longer listed."""
+    member = Member()
+
+    async def forgetting(stream: trio.abc.Stream) -> None:
+        made._dialer.keep([])
+
+    async with serve(forgetting, member.serve) as port, dialled(port) as made:
+        connection = await made.dial()
+        assert made.living() == [connection]
+
+
 @FAULTS
 async def test_reasons_name_the_addresses(first: Handler | None, reason: str) -> None:
     async with serve(first, closing) as port:

@@ -172,8 +172,9 @@ async def test_no_plaintext_where_the_answer_about_tls_is_withheld(
         ((), {"token": "s3cret"}),
         ((), {"ssl_context": ssl.create_default_context()}),
         (("https://etcd:2379",), {}),
+        ((), {"metadata": {"authorization": "Bearer s3cret"}}),
     ],
-    ids=["credentials", "token", "context", "https"],
+    ids=["credentials", "token", "context", "https", "metadata"],
 )
 async def test_no_plaintext_for_a_channel_that_wants_tls(
     monkeypatch: pytest.MonkeyPatch,
@@ -185,6 +186,19 @@ async def test_no_plaintext_for_a_channel_that_wants_tls(
         loss = await looked.failure()
         assert looked.server.asked == [TLS]
     assert "plaintext is not for this channel" in str(loss)
+
+
+async def test_no_plaintext_for_a_name_that_had_tls(
+    clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with looks(monkeypatch) as looked:
+        server = looked.server
+        server.records[TLS], server.ttl = GOOD, 1
+        await looked.endpoints()
+        server.records = {PLAIN: GOOD}
+        clock.jump(2)
+        await looked.failure()
+        assert PLAIN not in server.asked
 
 
 async def test_a_name_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:

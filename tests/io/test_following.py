@@ -127,6 +127,7 @@ async def test_members_join_and_serve_when_the_given_one_is_gone() -> None:
     given, other = Member(), Member()
     async with cluster(given, other) as made:
         given.urls = [f"http://{made.endpoints[1]}"]
+        other.urls = [f"http://{made.endpoints[0]}"]
         connection = await made.connect()
         await made.settle(1)
         assert made.known("given") == [made.endpoints[0]]
@@ -137,7 +138,7 @@ async def test_members_join_and_serve_when_the_given_one_is_gone() -> None:
         await made.connect()
         assert other.connections == 1
         assert made.in_use() == [made.endpoints[1]]
-        # It lists none, and what was given stays.
+        # It does not list itself, and what was given stays.
         await made.settle(1, member=1)
         assert made.known("member") == []
         assert made.known("given") == [made.endpoints[0]]
@@ -175,7 +176,7 @@ async def test_a_list_that_is_the_same_is_told_once(
         (Status(StatusCode.UNAVAILABLE, "etcdserver: no leader"), RETRY),
         (Status(StatusCode.FAILED_PRECONDITION, "for learner"), RETRY),
         # There is no other token to come with.
-        (OLD_TOKEN, RETRY),
+        (OLD_TOKEN, INTERVAL),
     ],
 )
 async def test_a_refusal_is_no_error(
@@ -251,6 +252,18 @@ async def test_a_token_may_take_longer_than_an_answer(clock: MockClock) -> None:
         assert made.known("member") == ["m2:1"]
         assert member.authentications == 2
         assert member.connections == 1
+
+
+async def test_an_empty_list_changes_nothing(clock: MockClock) -> None:
+    member = Member(urls=["http://m2:1"])
+    async with cluster(member, keepalive_time=10 * INTERVAL) as made:
+        await made.connect()
+        await made.settle(1)
+        assert made.known("member") == ["m2:1"]
+        member.urls = []
+        clock.jump(INTERVAL)
+        await made.settle(2)
+        assert made.known("member") == ["m2:1"]
 
 
 async def test_tokens_that_are_refused_have_an_end() -> None:
@@ -363,7 +376,8 @@ def test_no_plaintext_joins_where_there_is_tls(
 ) -> None:
     endpoints = [] if given is ... else [Endpoint("m0", 1, "", given)]
     joined = Joined()
-    following = Following(joined, endpoints, has_context=has_context, timeout=1.0)
+    secure = has_context or given is True
+    following = Following(joined, endpoints, secure=secure, timeout=1.0)
     answer = pb.MemberListResponse.FromString(members_at("http://m1:1", "https://m2:1"))
     following._take(answer, Endpoint("m0", 1, "", told_by_tls))
     assert joined.members == (["m1:1", "m2:1"] if plaintext else ["m2:1"])
@@ -379,7 +393,7 @@ class Elsewhere(Joined):
 
 async def test_who_answers_is_who_was_meant() -> None:
     # What a list may name depends on where it is from.
-    following = Following(Elsewhere(), (), has_context=False, timeout=1.0)
+    following = Following(Elsewhere(), (), secure=False, timeout=1.0)
     meant = cast("Connection", object())
     assert await following._look(meant, Endpoint("m0", 1, "", False)) == RETRY
 

@@ -259,24 +259,28 @@ sync: a second read settles
 +            check = await self._check(request, counted=True)
 
 sync: a silent living watch is given up
--            with trio.move_on_at(silent_since + PATIENCE) as scope:
+-            with trio.move_on_at(min(now + PATIENCE, since + MAX_PATIENCE)) as scope:
 +            with trio.CancelScope() as scope:
 
 sync: a silent living watch is given up in time
--            with trio.move_on_at(silent_since + PATIENCE) as scope:
-+            with trio.move_on_at(silent_since + 2 * PATIENCE) as scope:
+-            with trio.move_on_at(min(now + PATIENCE, since + MAX_PATIENCE)) as scope:
++            with trio.move_on_at(min(now + 2 * PATIENCE, since + MAX_PATIENCE)) as scope:
 
 sync: a watch has some time
--            with trio.move_on_at(silent_since + PATIENCE) as scope:
-+            with trio.move_on_at(silent_since + PATIENCE / 2) as scope:
+-            with trio.move_on_at(min(now + PATIENCE, since + MAX_PATIENCE)) as scope:
++            with trio.move_on_at(min(now + PATIENCE / 2, since + MAX_PATIENCE)) as scope:
+
+sync: one that was just created has time
+-            with trio.move_on_at(min(now + PATIENCE, since + MAX_PATIENCE)) as scope:
++            with trio.move_on_at(since + PATIENCE) as scope:
+
+sync: a watch that flaps is given up
+-            with trio.move_on_at(min(now + PATIENCE, since + MAX_PATIENCE)) as scope:
++            with trio.move_on_at(now + PATIENCE) as scope:
 
 sync: a watch that brings something is not given up
 -            if scope.cancelled_caught:
 +            if True:
-
-sync: a watch that brings something has time
--            if self.replica.revision > revision:
-+            if False:
 
 sync: a watch that flaps is given up
 -            if self.replica.revision > revision:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from trio_etcd_watch import Channel, Credentials, open_watcher
-from trio_etcd_watch._channel import as_channel, metadata_pairs
+from trio_etcd_watch._channel import as_channel, metadata_pairs, needs_tls
 
 SECRET = "s3cret"
 
@@ -485,3 +485,23 @@ def test_what_stands_for_none(value: object) -> None:
     with pytest.raises(TypeError, match="channel must be") as info:
         open_watcher(value)
     assert repr(value) in str(info.value)
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "arguments", "wants"),
+    [
+        (["http://a:1"], {}, False),
+        (["a:1"], {"token": "t"}, False),
+        (["unix:///s"], {}, False),
+        (["unix:///s"], {"token": "t"}, True),
+        (["unix:///s"], {"credentials": Credentials("u", "p")}, True),
+        (["unix:///s", "a:1"], {"token": "t"}, False),
+        (["etcd+srv://example.com"], {"token": "t"}, True),
+        (["https://a:1"], {}, True),
+        (["a:1"], {"ssl_context": ssl.create_default_context()}, True),
+    ],
+)
+def test_a_secret_that_does_not_go_in_plaintext_never_does(
+    endpoints: list[str], arguments: dict[str, Any], wants: bool
+) -> None:
+    assert needs_tls(Channel(*endpoints, **arguments)) == wants
