@@ -54,7 +54,7 @@ class Discovery:
             or channel.token is not None
             or bool(channel.metadata)
         )
-        # Those that have had records for TLS never stand for plaintext again.
+        # Those that have stood for endpoints by TLS never stand for plaintext again.
         self._had_tls: set[SrvName] = set()
         self._found: dict[SrvName, _Found] = {}
 
@@ -108,6 +108,8 @@ class Discovery:
             tls=found.tls,
             trusts=self._trusts,
         )
+        if found.tls:
+            self._had_tls.add(name)
         if asked:
             for reason in left_out:
                 logger.debug("%s: %s", name, printable(reason))
@@ -133,7 +135,7 @@ class Discovery:
         from ._resolver import query_srv
 
         try:
-            records, ttl = await query_srv(name.query(tls=True), self._timeout)
+            return *await query_srv(name.query(tls=True), self._timeout), True
         except NoRecords as exc:
             # Only if DNS says so: else who suppresses an answer has us go on in
             # plaintext.
@@ -141,7 +143,4 @@ class Discovery:
                 raise NoRecords(
                     f"{exc}, and plaintext is not for this channel"
                 ) from exc
-        else:
-            self._had_tls.add(name)
-            return records, ttl, True
         return *await query_srv(name.query(tls=False), self._timeout), False
