@@ -130,10 +130,27 @@ class Connector:
             connection = self._connection
             if connection is None or connection.lost:
                 connection = await self._dial(await self._next_endpoint())
-            if self._token is None:
-                await self._take_token(connection)
+            return connection, await self._metadata_on(connection)
+
+    async def metadata_on(self, connection: Connection) -> Metadata:
+        """Return the metadata for a call on this connection. Dials nobody.
+
+        Raises:
+            StreamLost: it is not the one in use any more, or gave no token that can be
+                sent.
+            AuthenticationError: as `connect()`.
+        """
+        async with self._lock:
+            self._check_open()
+            if connection is not self._connection or connection.lost:
+                raise StreamLost("there is another connection by now, or none")
+            return await self._metadata_on(connection)
+
+    async def _metadata_on(self, connection: Connection) -> Metadata:
+        if self._token is None:
+            await self._take_token(connection)
         token: Metadata = (("token", self._token),) if self._token else ()
-        return connection, (*API_VERSION, *self.channel.metadata, *token)
+        return (*API_VERSION, *self.channel.metadata, *token)
 
     @property
     def reached(self) -> tuple[Connection, Endpoint] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import final
 
 import trio
@@ -20,6 +21,12 @@ logger = logging.getLogger("trio_etcd_watch.endpoints")
 
 MAX_TTL = 7 * 86_400.0
 """Seconds; RFC 8767 (4) has resolvers believe no larger one."""
+
+MAX_RECORDS = 300
+"""Of one name. An answer may have three thousand; to draw them takes their square."""
+
+MAX_LINES = 10
+"""Of the records that are left out at one look, those that the log tells."""
 
 FAILURE_TTL = 1.0
 """Seconds in which a look-up that failed is not made again, whoever wants it."""
@@ -57,6 +64,8 @@ class Discovery:
         # Those that have stood for endpoints by TLS never stand for plaintext again.
         self._had_tls: set[SrvName] = set()
         self._found: dict[SrvName, _Found] = {}
+        # What was logged of each last: the same again says nothing.
+        self._told: dict[SrvName, set[str]] = {}
 
     async def expand(self, name: SrvName, rotation: Rotation) -> None:
         """Look a name up, and give the turn that it has to what it stands for.
@@ -96,8 +105,7 @@ class Discovery:
 
     async def _look_up(self, name: SrvName) -> list[Endpoint]:
         found = self._found.get(name)
-        asked = found is None or found.expires <= trio.current_time()
-        if asked or found is None:
+        if found is None or found.expires <= trio.current_time():
             found = self._found[name] = await self._ask(name)
         if found.failure is not None:
             # A new one: raised again and again, one would grow.
@@ -110,11 +118,11 @@ class Discovery:
         )
         if found.tls:
             self._had_tls.add(name)
-        if asked:
-            for reason in left_out:
-                logger.debug("%s: %s", name, printable(reason))
-            stands_for = printable(", ".join(map(str, endpoints)))
-            logger.debug("%s stands for %s", name, stands_for)
+        stands_for = ", ".join(sorted(map(str, endpoints)))
+        lines = {f"stands for {stands_for}", *sorted(left_out)[:MAX_LINES]}
+        for line in sorted(lines - self._told.get(name, set())):
+            logger.debug("%s: %s", name, printable(line))
+        self._told[name] = lines
         return endpoints
 
     async def _ask(self, name: SrvName) -> _Found:
@@ -127,6 +135,8 @@ class Discovery:
             loss = exc
         else:
             expires = trio.current_time() + min(ttl, MAX_TTL)
+            # Whatever is more would cost more to draw than it is worth.
+            records = sorted(records, key=attrgetter("priority"))[:MAX_RECORDS]
             return _Found(records, tls, None, expires)
         return _Found([], True, loss, trio.current_time() + FAILURE_TTL)
 

@@ -47,8 +47,8 @@ class Reach(Protocol):
     def reached(self) -> tuple[Connection, Endpoint] | None:
         """The connection that lives just now, and where it leads."""
 
-    async def connect(self) -> tuple[Connection, Metadata]:
-        """As `Connector.connect()`."""
+    async def metadata_on(self, connection: Connection) -> Metadata:
+        """As `Connector.metadata_on()`."""
 
     def forget_token(self, token: str | bytes | None) -> bool:
         """As `Connector.forget_token()`."""
@@ -121,7 +121,7 @@ class Following:
             return self._unknown(teller, reason, INTERVAL)
         try:
             answer = pb.MemberListResponse.FromString(reply)
-        except DecodeError:
+        except (DecodeError, ValueError):  # the latter of protobuf in pure Python
             return self._unknown(teller, "the answer cannot be parsed", INTERVAL)
         if not any(each.clientURLs for each in answer.members):
             # A cluster has at least the member that answers.
@@ -129,14 +129,11 @@ class Following:
         self._take(answer, teller)
         return INTERVAL
 
-    async def _ask(self, teller: Connection) -> bytes | Status:
+    async def _ask(self, connection: Connection) -> bytes | Status:
         """Ask, with new tokens if those that are there are refused."""
         refused = 0
         while True:
-            # Nothing is dialled, unless that connection is lost in just this moment.
-            connection, metadata = await self._connector.connect()
-            if connection is not teller:
-                raise StreamLost("there is another connection by now")
+            metadata = await self._connector.metadata_on(connection)
             # The limit is for this alone: a token may take longer, and who gives up on
             # one makes its member suspect.
             with trio.fail_after(self._timeout):

@@ -9,6 +9,7 @@ import dns.asyncbackend
 import dns.asyncresolver
 import dns.exception
 import dns.flags
+import dns.message
 import dns.name
 import dns.resolver
 
@@ -47,11 +48,13 @@ async def query_srv(name: str, lifetime: float) -> tuple[list[Record], float]:
             backend=_BACKEND,
         )
     except dns.resolver.NXDOMAIN as exc:
+        if any(map(_is_cut, exc.kwargs.get("responses", {}).values())):
+            raise StreamLost(f"{name} is not resolved: the answer is cut") from exc
         raise NoRecords(f"DNS has no {name}") from exc
     except (dns.exception.DNSException, OSError, ValueError) as exc:
         # The latter two of a system's configuration that makes no sense.
         raise StreamLost(f"{name} is not resolved: {exc}") from exc
-    if answer.response.flags & dns.flags.TC:
+    if _is_cut(answer.response):
         # By TCP, or it would have been asked for again: what is missing is not known,
         # and might be all of it.
         raise StreamLost(f"{name} is not resolved: the answer is cut")
@@ -62,6 +65,10 @@ async def query_srv(name: str, lifetime: float) -> tuple[list[Record], float]:
         for rdata in answer.rrset
     ]
     return records, float(answer.chaining_result.minimum_ttl)
+
+
+def _is_cut(response: dns.message.Message) -> bool:
+    return bool(response.flags & dns.flags.TC)
 
 
 def _text(name: dns.name.Name) -> str:

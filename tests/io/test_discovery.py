@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import ssl
 from collections import Counter
@@ -19,7 +20,13 @@ from tests.support.names import Hosts
 from tests.support.nameserver import PLAIN, TLS, NameServer, open_nameserver
 from trio_etcd_watch import Channel, Credentials
 from trio_etcd_watch._connector import Connector
-from trio_etcd_watch._discovery import FAILURE_TTL, MAX_TTL, Discovery
+from trio_etcd_watch._discovery import (
+    FAILURE_TTL,
+    MAX_LINES,
+    MAX_RECORDS,
+    MAX_TTL,
+    Discovery,
+)
 from trio_etcd_watch._endpoints import Endpoint, SrvName
 from trio_etcd_watch._grpc.status import StreamLost
 from trio_etcd_watch._rotation import Rotation
@@ -186,6 +193,44 @@ async def test_no_plaintext_for_a_channel_that_wants_tls(
         loss = await looked.failure()
         assert looked.server.asked == [TLS]
     assert "plaintext is not for this channel" in str(loss)
+
+
+async def test_many_records_cost_little_and_are_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "trio_etcd_watch")
+    async with looks(monkeypatch) as looked:
+        looked.server.ttl = 0
+        looked.server.records[TLS] = [
+            *(f"1 0 1 m{i}.example.com." for i in range(MAX_RECORDS)),
+            *(f"0 0 1 m{i}.evil.org." for i in range(50)),
+        ]
+        for _ in range(5):
+            assert len(await looked.hosts()) == 50
+        [found] = looked.discovery._found.values()
+    # Those that come first stay, though they came last.
+    assert len(found.records) == MAX_RECORDS
+    assert sum(record.priority == 0 for record in found.records) == 50
+    left_out = [r for r in caplog.records if "evil.org" in r.getMessage()]
+    assert len(left_out) <= MAX_LINES
+
+
+async def test_the_same_again_is_not_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "trio_etcd_watch")
+    async with looks(monkeypatch) as looked:
+        server = looked.server
+        server.ttl = 0
+        server.records[TLS] = [*GOOD, "0 0 1 m1.example.com.", "0 0 1 evil.org."]
+        for _ in range(5):
+            assert len(await looked.hosts()) == 2
+        assert len(caplog.records) == 2
+        server.records[TLS] = GOOD
+        await looked.hosts()
+    assert [r.getMessage().rpartition(" ")[2] for r in caplog.records[2:]] == [
+        "m0.example.com:2379"
+    ]
 
 
 async def test_no_plaintext_for_a_name_that_had_tls(

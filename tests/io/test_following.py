@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import EllipsisType
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import trio
@@ -343,7 +343,7 @@ class Joined:
     def __init__(self) -> None:
         self.members: list[str] = []
 
-    async def connect(self) -> tuple[Connection, Metadata]:
+    async def metadata_on(self, connection: Connection) -> Metadata:
         raise AssertionError
 
     def forget_token(self, token: str | bytes | None) -> bool:
@@ -383,19 +383,18 @@ def test_no_plaintext_joins_where_there_is_tls(
     assert joined.members == (["m1:1", "m2:1"] if plaintext else ["m2:1"])
 
 
-class Elsewhere(Joined):
-    """A connector whose connection is another by now."""
-
-    async def connect(self) -> tuple[Connection, Metadata]:
-        # It cannot be asked anything.
-        return cast("Connection", None), ()
-
-
 async def test_who_answers_is_who_was_meant() -> None:
-    # What a list may name depends on where it is from.
-    following = Following(Elsewhere(), (), secure=False, timeout=1.0)
-    meant = cast("Connection", object())
-    assert await following._look(meant, Endpoint("m0", 1, "", False)) == RETRY
+    """What a list may name depends on where it is from; and nobody is dialled."""
+    async with cluster(Member(), Member()) as made:
+        meant = await made.connect()
+        made.connector.leave(meant)
+        following = Following(made.connector, (), secure=False, timeout=1.0)
+        assert await following._look(meant, Endpoint("m0", 1, "", False)) == RETRY
+        assert made.connector.connections_made == 1
+        await made.connect()
+        assert await following._look(meant, Endpoint("m0", 1, "", False)) == RETRY
+        with pytest.raises(StreamLost, match="another connection by now"):
+            await made.connector.metadata_on(meant)
 
 
 async def test_a_try_is_noted_for_the_next_rounds() -> None:

@@ -60,6 +60,9 @@ async def test_an_answer_that_is_cut_is_asked_for_by_tcp(
         # The question of an answer that is cut by TCP as well has no answer.
         server.truncated_too = True
         assert not isinstance(await failure(), NoRecords)
+        # Nor does one that denies the name, and is cut.
+        server.rcodes[TLS] = dns.rcode.NXDOMAIN
+        assert not isinstance(await failure(), NoRecords)
 
 
 @pytest.mark.parametrize("exists", [False, True])

@@ -60,11 +60,12 @@ class NameServer:
         response.flags |= dns.flags.RA
         if not tcp:
             self.asked.append(name)
-        if self.truncated_too if tcp else self.truncated:
+        cut = self.truncated_too if tcp else self.truncated
+        if cut:
             response.flags |= dns.flags.TC
-        elif name in self.rcodes:
+        if name in self.rcodes:
             response.set_rcode(self.rcodes[name])
-        else:
+        elif not cut:
             if name in self.cnames:
                 target = self.cnames[name]
                 cname = dns.rrset.from_text(name, self.ttl, "IN", "CNAME", target)
