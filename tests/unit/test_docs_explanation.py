@@ -29,9 +29,7 @@ def page(name: str) -> str:
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(DOCS)))
-def test_the_tests_that_a_page_names_are_there(
-    path: Path, there: set[str]
-) -> None:
+def test_the_tests_that_a_page_names_are_there(path: Path, there: set[str]) -> None:
     assert set(named_tests(path.read_text())) - there == set()
 
 
@@ -56,7 +54,9 @@ def test_a_rule_that_is_explained_has_its_row() -> None:
     explained = {
         name
         for path in PAGES
-        for name in re.findall(r"^(?:\d+\.|-) \*\*`([a-z_]+)`", path.read_text(), re.M)
+        for name in re.findall(
+            r"^(?:\d+\.|-) \*\*`([a-z_]+)`", path.read_text(), re.MULTILINE
+        )
     }
     assert explained
     assert explained - names == set()
