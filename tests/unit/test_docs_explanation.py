@@ -1,4 +1,4 @@
-"""The pages that explain: the tests that they name are there, and each rule has a name."""
+"""The pages that explain: each rule has a name, and each fault a test."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-import pytest
-
-from tests.unit.test_readme import functions, named_tests, rows_of_tests
+from tests.unit.test_readme import named_tests, rows_of_tests
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted([*DOCS.glob("explanation/*.md"), *DOCS.glob("*.md")])
@@ -17,20 +15,9 @@ RULE = re.compile(r"^\| `([a-z_]+)` \| (.+) \| (.+) \|$", re.MULTILINE)
 """A row of guarantees.md: the name of a rule, what it says, and what shows it."""
 
 
-@pytest.fixture(scope="module")
-def there() -> set[str]:
-    """The names of all tests; all files are parsed for them."""
-    return functions()
-
-
 def page(name: str) -> str:
     """The text of a page of the explanation."""
     return (DOCS / "explanation" / name).read_text()
-
-
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(DOCS)))
-def test_the_tests_that_a_page_names_are_there(path: Path, there: set[str]) -> None:
-    assert set(named_tests(path.read_text())) - there == set()
 
 
 def test_each_fault_has_a_test() -> None:
@@ -54,6 +41,7 @@ def test_a_rule_that_is_explained_has_its_row() -> None:
     explained = {
         name
         for path in PAGES
+        if path.name != "architecture.md"  # has modules there
         for name in re.findall(
             r"^(?:\d+\.|-) \*\*`([a-z_]+)`", path.read_text(), re.MULTILINE
         )
