@@ -1,6 +1,6 @@
 """The chain of a key: what each event must find, if none before it was lost.
 
-Sans-IO. A put finds the version before its own, of the same creation; a creation finds
+Sans-IO. The rule `chain`: a put finds the version before its own, of the same creation; a creation finds
 nothing, and a deletion something.
 """
 

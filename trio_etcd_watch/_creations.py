@@ -1,4 +1,4 @@
-"""The creations of one stream whose replies are awaited: whose reply is whose.
+"""The creations of one stream whose replies are awaited: replies_matched.
 
 Sans-IO. Replies to creations carry nothing that names their request, but come in its
 order. So every creation sent waits in a queue, also one that nobody wants any more: its

@@ -1,17 +1,25 @@
 """One watch's place in history: its next revision, and the only rules that move it.
 
-Sans-IO. README's section "How it resumes" lists all the rules, under the same numbers.
+Sans-IO. The rules go by the names under which docs/explanation/guarantees.md has them:
 
-1. A watch from now (start_revision 0) covers exactly the revisions above the header
-   of its creation. (The Go client resumes at that header, and repeats its event.)
-2. Creation never moves a start that was asked for. (It did in the Go client of 2016:
-   a stream that broke before the first event lost the history in between.)
-3. Events move it past the last of them. The header of their response says nothing:
-   a server that replays history sends its newest revision there.
-4. A progress notification for this very watch moves it past its header. One that
-   answers a request (watch id -1) does not: etcd before 3.4.25 and 3.5.8 sends it
-   before the events that it vouches for.
-5. It never falls, and events below it are not delivered again.
+exact_start
+    A watch from now (start_revision 0) covers exactly the revisions above the header
+    of its creation. (Go's client resumes at that header, and repeats its event.)
+creation_moves_nothing
+    Creation never moves a start that was asked for. (It did in Go's client of 2016: a
+    stream that broke before the first event lost the history in between.)
+events_move
+    Events move it past the last of them. The header of their response says nothing: a
+    server that replays history sends its newest revision there.
+own_progress_moves, answers_move_nothing
+    A progress notification for this very watch moves it past its header. One that
+    answers a request (watch id -1) does not: etcd before 3.4.25 and 3.5.8 sends it
+    before the events that it vouches for.
+never_backwards
+    It never falls, and events below it are not delivered again.
+told_only_by_the_cluster
+    What the cluster has told is what it said, and never a start that the user chose or
+    a header that a proxy made up.
 """
 
 from __future__ import annotations
@@ -38,7 +46,7 @@ class Cursor:
         self.told: int = 0
 
     def created(self, header_revision: int, *, made_up: bool = False) -> None:
-        """Note that the server has confirmed the watch (rules 1 and 2).
+        """Note that the server has confirmed the watch: exact_start.
 
         Args:
             header_revision: of the creation.
@@ -54,11 +62,11 @@ class Cursor:
         self.told = told
 
     def is_new(self, mod_revision: int) -> bool:
-        """Whether an event of this revision has still to be delivered (rule 5)."""
+        """Whether an event of this revision has still to be delivered: never_backwards."""
         return mod_revision >= self.next_revision
 
     def delivered(self, last_mod_revision: int) -> None:
-        """Note that whole revisions up to this one are delivered (rule 3).
+        """Note that whole revisions up to this one are delivered: events_move.
 
         Raises:
             StreamLost: no server can have come that far.
@@ -66,7 +74,7 @@ class Cursor:
         self._advance(last_mod_revision)
 
     def progressed(self, header_revision: int) -> None:
-        """Note a progress notification for this very watch (rule 4).
+        """Note a progress notification for this very watch: own_progress_moves.
 
         Raises:
             StreamLost: no server can have come that far.

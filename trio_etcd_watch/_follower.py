@@ -1,9 +1,10 @@
 """Keeps a replica right: reads the range, follows it by a watch, and proves it.
 
 One task reads, then follows, and reads anew when the watch ends or the copy is shown to
-be wrong. It applies events as they come: whoever looks at the copy waits for it, and it
-never for them. A second task proves the copy after each creation of the watch that has
-history to catch up with, which is where servers lose events.
+be wrong (goes_on, read_again_if_in_doubt). It applies events as they come: whoever looks
+at the copy waits for it, and it never for them. A second task proves the copy after each
+creation of the watch that has history to catch up with (proof), which is where servers
+lose events.
 """
 
 from __future__ import annotations
@@ -127,7 +128,10 @@ class Follower:
     # The tasks
 
     async def follow(self, ended: Callable[[], None]) -> None:
-        """Keep the replica right until what cannot be mended: then call `ended`."""
+        """Keep the replica right until what cannot be mended: then call `ended`.
+
+        ends_in_the_error: the block raises `failure`.
+        """
         waits = delays(random.random)
         next(waits)
         try:
@@ -141,6 +145,7 @@ class Follower:
                 except (CompactedError, FutureRevisionError) as exc:
                     # While it was read, time after time.
                     why = str(exc)
+                # paced
                 self._warn("a mirror is read anew: %s", printable(why))
                 await trio.sleep(waits.send(lasted))
         except (WatchError, trio.ClosedResourceError) as exc:
@@ -185,16 +190,19 @@ class Follower:
         """Apply what one watch brings; return why the range must be read anew."""
         try:
             with trio.CancelScope() as self._watching:
+                # watch_continues
                 start = self.replica.revision + 1
                 async with self._open_watch(start) as watch:
                     self._watch = watch
                     async for response in watch:
                         self._take(watch, response)
         except PermissionDeniedError:
+            # ends_in_the_error: no read is any better.
             raise
         except (Diverged, WatchCanceledError, HistoryLostError) as exc:
             return str(exc)
         finally:
+            # says_since_when
             since = self.disconnected_since
             self._unwatched_since = trio.current_time() if since is None else since
             self._watching = self._watch = None
@@ -206,7 +214,8 @@ class Follower:
         header, known = response.header, self.header
         _check_cluster(known, header)
         if not header.cluster_id:
-            # Made up by etcd's grpc-proxy, for a watch that joins another.
+            # made_up_headers_ignored: etcd's grpc-proxy does so for a watch that joins
+            # another.
             header = known
         _check_term(known, header)
         if response.created and header.revision != self.replica.revision:
@@ -217,6 +226,7 @@ class Follower:
         # What the watch has handed over, by events or by progress.
         self.replica.progressed(watch.next_revision - 1)
         self._header = header
+        # entered_when_watched
         self.ready.set()
         self.moved.unpark_all()
 
@@ -233,7 +243,7 @@ class Follower:
     # What users ask for
 
     async def sync(self) -> None:
-        """Return when all that was committed before the call is here."""
+        """Return when all that was committed before the call is here: own_writes."""
         while not await self._sync_once():
             # It was read anew meanwhile, and perhaps in another history.
             pass
@@ -274,7 +284,7 @@ class Follower:
         return check if self._continues(known, check.header) else None
 
     def _continues(self, known: ResponseHeader, header: ResponseHeader) -> bool:
-        """Whether a read made when that much was known is of the same history."""
+        """Whether a read made when that much was known is of the same: one_history."""
         try:
             _check_cluster(known, header)
             _check_term(known, header)

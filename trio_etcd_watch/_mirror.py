@@ -1,6 +1,7 @@
 """`Mirror`: a live copy of a range as a mapping, and how to wait for its changes.
 
-It shows what a `Follower` keeps; both live in one block.
+It shows what a `Follower` keeps; both live in one block. Here are the rules
+predicate_holds, one_task_at_a_time, closed_when_left and ends_in_the_error.
 """
 
 from __future__ import annotations

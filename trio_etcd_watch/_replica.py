@@ -1,16 +1,20 @@
 """A range at a revision: what moves it, what proves it, what its consumers have seen.
 
-Sans-IO. Four things are kept here, each by one rule:
+Sans-IO. The rules go by the names under which docs/explanation/guarantees.md has them:
 
-* *The mapping* equals the range at `Replica.revision`. A response moves it whole or, if
-  one event does not continue its key, not at all (`Replica.apply`); a fresh snapshot
-  replaces it in one step (`Replica.replace`).
-* *The proof* finds what no chain of events shows: a lost put that nothing follows, a
-  lost deletion, both at once (`Replica.prove`).
-* *The check* says when the mapping holds all that was committed before a linearizable
-  read, though no event or progress tells (`Replica.settle`).
-* *The consumers* each hold what they saw last of the keys that have changed since, and
-  nothing else: memory for keys, never for events (`Position`).
+equal, whole_transactions, replaced_in_one_step
+    The mapping is the range at `Replica.revision`. A response moves it whole or, if one
+    event does not continue its key, not at all (`Replica.apply`); a fresh snapshot
+    replaces it in one step (`Replica.replace`).
+proof
+    Finds what no chain of events shows: a lost put that nothing follows, a lost
+    deletion, both at once (`Replica.prove`).
+check
+    Says when the mapping holds all that was committed before a linearizable read,
+    though no event or progress tells (`Replica.settle`).
+state_to_state, memory_for_keys
+    Consumers each hold what they saw last of the keys that have changed since, and
+    nothing else: memory for keys, never for events (`Position`).
 """
 
 from __future__ import annotations
@@ -123,8 +127,8 @@ class Replica:
     def apply(self, events: Iterable[Event]) -> bool:
         """Move over the events of one response: all of them, or none.
 
-        Those at or below `revision` are known, and passed over: a check may have shown
-        that they leave no trace.
+        known_passed_over: those at or below `revision` are; a check may have shown that
+        they leave no trace.
 
         Args:
             events: whole revisions, in order.
@@ -175,7 +179,10 @@ class Replica:
         return Diverged(_broken_chain(event, old))
 
     def progressed(self, revision: int) -> None:
-        """Note that every event up to this revision has been applied."""
+        """Note that every event up to this revision has been applied.
+
+        falls_only_if_lost: it never falls here.
+        """
         self.revision = max(self.revision, revision)
 
     def replace(self, snapshot: Snapshot) -> list[bytes]:
@@ -211,7 +218,11 @@ class Replica:
     # What shows it to be right
 
     def proof(self) -> Proof:
-        """Return what is to be proved of the present state; it may move meanwhile."""
+        """Return what is to be proved of the present state; it may move meanwhile.
+
+        proof_of_its_revision: `prove` looks at what is here now, but for what has changed
+        since.
+        """
         return Proof(
             revision=self.revision,
             since=self.proved,
@@ -278,7 +289,7 @@ class Replica:
         keys that were put and deleted), `apply` passes over them.
 
         Raises:
-            Diverged: the store was behind the mapping, so its history was lost.
+            Diverged: the store was behind the mapping: lost_history_found.
         """
         if check.revision < check.since:
             raise Diverged(
@@ -326,6 +337,8 @@ class Replica:
 class Consumer:
     """What one consumer of changes has seen of a replica.
 
+    first_is_everything: to begin with, one that is `initial` has seen nothing.
+
     Args:
         initial: whether everything is told first, as new.
     """
@@ -353,6 +366,8 @@ class Consumer:
 @final
 class PrefixView(KeyMapping):
     """The keys of a replica that begin with a prefix, as they are when looked at.
+
+    These are live_views.
 
     Args:
         replica: gives it, or raises if it may no longer be looked at.

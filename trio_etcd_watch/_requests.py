@@ -173,9 +173,9 @@ def create_request(
     Args:
         spec: what the watch asks for.
         start_revision: 0 is from now.
-        fragment: whether large responses are to come in parts. etcd's splitting costs
-            the square of a response's events, and all watches of the stream wait for
-            it: only for a watch that cannot do without.
+        fragment: whether large responses are to come in parts (fragments_on_demand).
+            etcd's splitting costs the square of a response's events, and all watches of
+            the stream wait for it: only for a watch that cannot do without.
     """
     create = pb.WatchCreateRequest(
         key=spec.key,
@@ -184,7 +184,7 @@ def create_request(
         prev_kv=spec.prev_kv,
         fragment=fragment,
     )
-    # Rule 8: asked for whatever the user wants to see.
+    # progress_always: whatever the user wants to see.
     create.progress_notify = True
     if spec.no_put:
         create.filters.append(pb.WatchCreateRequest.NOPUT)

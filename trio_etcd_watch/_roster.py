@@ -65,7 +65,7 @@ class Roster:
         self._end(subscription)
 
     def take(self, subscription: Subscription, events: int, size: int) -> None:
-        """Note what the user has taken; a parked watch may go on."""
+        """Note what the user has taken; a parked watch may go on (woken_at_half)."""
         subscription.unread -= events
         subscription.unread_bytes -= size
         if subscription.state is State.PARKED and subscription.is_drained:
@@ -81,20 +81,23 @@ class Roster:
     # The stream's side
 
     def connect(self) -> None:
-        """A new stream is open: create every watch that is to be on it."""
+        """A new stream is open: create every watch that is to be on it.
+
+        resumed_at_once: nothing is waited for in between.
+        """
         self._connected = True
         for subscription in self._subscriptions:
             if subscription.state is State.RESUMING:
                 self._create(subscription)
 
     def disconnect(self) -> None:
-        """The stream is gone."""
+        """The stream is gone, with what belongs to it (stream_state_dies)."""
         self._connected = False
         for subscription in self._subscriptions:
             if subscription.state in (State.LIVE, State.CREATING):
                 subscription.state = State.RESUMING
             subscription.expect_prev_kv()
-            # Rule 6: a revision that never came whole is sent again.
+            # whole_revisions: one that never came whole is sent again.
             subscription.fragments.clear()
         self._live.clear()
         self._creations.clear()
@@ -187,7 +190,10 @@ class Roster:
             self._cancel(watch_id)
 
     def _leave(self, subscription: Subscription) -> None:
-        """Take a live watch off the stream; what is in flight for it is dropped."""
+        """Take a live watch off the stream; what is in flight for it is dropped.
+
+        live_ids_only: nothing under its id is listened to any more.
+        """
         del self._live[subscription.watch_id]
         self._cancel(subscription.watch_id)
         subscription.fragments.clear()

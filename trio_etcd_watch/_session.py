@@ -1,19 +1,25 @@
 """One Watch stream without its I/O: which watches are on it, and what a reply means.
 
 Decoded responses and the user's wishes go in; requests to send and deliveries for
-the watches come out. The rules that a change must keep:
+the watches come out. The rules that a change must keep go by the names under which
+docs/explanation/guarantees.md has them. Those of the cursor are in `_cursor`; the others:
 
-1. Every creation sent has its reply; `_creations` says whose it is.
-2. A watch is in one state. Only `LIVE` has a watch id, and only ids of live watches
-   are listened to; anything under another id is answered with one cancel.
-3. What is delivered moves the cursor in the same step (`_cursor` says how), and
-   what is dropped does not: so what was dropped is asked for again.
-4. A stream that breaks takes ids, queue and fragments with it. Cursors stay.
-5. An error belongs to one watch, and so does a refused token: whoever needs a new one
-   is expelled, for a stream that has it, and the neighbours go on.
-
-A watch that its user does not drain is *parked*: canceled on the server, and created
-again from its cursor when half of what it holds has been taken.
+replies_matched
+    Every creation sent has its reply; `_creations` says whose it is.
+live_ids_only
+    A watch is in one state. Only `LIVE` has a watch id, and only ids of live watches
+    are listened to; anything under another id is answered with one cancel.
+reliable, unread_survives
+    What is delivered moves the cursor in the same step, and what is dropped does not:
+    so what was dropped is asked for again, and what was delivered is not.
+stream_state_dies
+    A stream that breaks takes ids, queue and fragments with it. Cursors stay.
+isolated, own_token_trouble
+    An error belongs to one watch, and so does a refused token: a watch that needs a new
+    one is expelled, for a stream that has it, and its neighbours go on.
+parked_at_bound, woken_at_half
+    A watch that its user does not drain is *parked*: canceled on the server, and created
+    again from its cursor when half of what it holds has been taken.
 """
 
 from __future__ import annotations
@@ -90,8 +96,8 @@ class Session(Roster):
     def prove(self, revision: int, watches: Iterable[Subscription]) -> list[Delivery]:
         """Take the cluster's newest revision, as a linearizable read has it.
 
-        What is behind what it has told is another history: that watch fails. Otherwise
-        only the member lags.
+        lost_history_found: what is behind what it has told is another history, and that
+        watch fails. lag_is_no_loss: otherwise only the member lags.
 
         Args:
             revision: the newest when the read was made.
@@ -159,7 +165,7 @@ class Session(Roster):
     def receive_oversized(self, watch_id: int, size: int) -> Sequence[Delivery]:
         """Take note of a response that was longer than the limit, and thrown away.
 
-        It is asked for again in fragments. What is too long then is one event; or else
+        fragments_on_demand: it is asked for again in fragments. What is too long then is one event; or else
         events that were ready before the server had announced the watch, which it does
         not split: another try is likely to fare better.
         """
@@ -245,6 +251,7 @@ class Session(Roster):
         subscription.created_revision = MAX_REVISION if made_up else response.revision
         self._live[response.watch_id] = subscription
         if known and response.cluster_id and response.cluster_id != known:
+            # same_cluster
             error = ClusterChangedError(known, response.cluster_id)
             return [self._fail(subscription, error)]
         subscription.cluster_id = known or response.cluster_id
@@ -271,8 +278,8 @@ class Session(Roster):
             self._canceled.discard(watch_id)
             return ()
         if response.compact_revision:
-            # The server keeps the id until it is canceled, and withholds progress
-            # from the whole stream meanwhile.
+            # compacted_id_freed: etcd keeps it until it is canceled, and withholds
+            # progress from the whole stream meanwhile.
             error = error_of_cancel(WatchResponse(response))
             return [self._fail(subscription, error)]
         del self._live[watch_id]
@@ -292,6 +299,7 @@ class Session(Roster):
             denied and response.watch_id != BROADCAST_ID and not self._has_new_token()
         )
         if needs_token and self._can_authenticate:
+            # refused_tokens_bounded
             subscription.refused_tokens += 1
             if subscription.refused_tokens <= MAX_REFUSED_TOKENS:
                 self._expel(subscription)
@@ -302,8 +310,8 @@ class Session(Roster):
         return [self._delivery(subscription, error)]
 
     def _receive_broadcast(self, response: RawResponse) -> Sequence[Delivery]:
-        # Rule 4: it moves nothing, and says nothing to those whose creation it may have
-        # overtaken: etcd answers [progress, creation] with the events last.
+        # answers_move_nothing, and answers_not_overtaking: etcd answers [progress,
+        # creation] with the events last.
         revision = response.revision
         return [
             self._delivery(subscription, WatchResponse(response))
@@ -340,7 +348,7 @@ class Session(Roster):
             events = events[len(list(old)) :]
         if not events:
             return ()
-        # What only creates keys says nothing of it.
+        # previous_value_retried; what only creates keys says nothing of it.
         if subscription.prev_kv_tries and (changes := changes_of(events)):
             if all(event.prev_kv is None for event in changes):
                 tries = subscription.prev_kv_tries - 1
@@ -389,7 +397,7 @@ class Session(Roster):
     def _repeat_silenced(self, watch_id: int) -> None:
         """Create again the live watch whose id the server used for a refusal.
 
-        Servers before 3.4.22 and 3.5.6 refuse a creation under id 0, and from then on
+        silenced_recreated: servers before 3.4.22 and 3.5.6 refuse a creation under id 0, and from then on
         hold back the events of the watch that has this id.
         """
         if subscription := self._live.get(watch_id):

@@ -7,7 +7,7 @@ import aetcd
 
 async def main() -> None:
     """Print keys and events until the stream is lost."""
-    host, port = "127.0.0.1:2379".split(":")
+    host, port = ["127.0.0.1", "2379"]
     async with aetcd.Client(host, int(port)) as client:
         state = await client.get_prefix(b"/config/")
         for kv in state:

@@ -2,7 +2,7 @@
 
 import etcd3
 
-host, port = "127.0.0.1:2379".split(":")
+host, port = ["127.0.0.1", "2379"]
 client = etcd3.client(host, int(port))
 state = client.get_prefix_response("/config/")
 for kv in state.kvs:

@@ -16,7 +16,7 @@ class Options:
         storm: if not 0, so many watches that are parked and woken, instead of a few
             of every kind.
         parks: how often each of these is parked.
-        compact: whether history is compacted now and then; None leaves it to the seed.
+        compact: whether history is compacted now and then; None leaves it to chance.
     """
 
     seed: int

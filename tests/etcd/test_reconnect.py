@@ -61,7 +61,8 @@ async def test_server_killed_and_restarted(etcd: Etcd) -> None:
 
 @pytest.mark.parametrize("cut", [0, 100, 5_000, 100_000])
 async def test_history_cut_at_any_byte(etcd: Etcd, cut: int) -> None:
-    # Some 200 kB. The seed lost all of it that came after the cut: rule 2.
+    # Some 200 kB. creation_moves_nothing: Go's client of 2016 lost all of it that came
+    # after the cut.
     value = "x" * 500
     revisions = [await etcd.put("a", value) for _ in range(400)]
     async with proxy_of(etcd) as proxy, open_watcher(proxy.endpoint) as watcher:
@@ -121,7 +122,7 @@ async def has_state(watch: Watch, state: str) -> bool:
 
 
 async def test_progress_keeps_an_idle_watch_from_compaction(etcd_binary: str) -> None:
-    # Rule 8: events of others are compacted away; the watch never had any.
+    # progress_always: events of others are compacted away; the watch never had any.
     args = ["--watch-progress-notify-interval", "100ms"]
     async with (
         open_etcd(binary=etcd_binary, args=args) as etcd,

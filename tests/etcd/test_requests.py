@@ -1,4 +1,4 @@
-"""The rows of the seed, on real servers: what can be asked, and what comes back."""
+"""What can be asked, and what comes back, on real servers: as in Go's client."""
 
 from __future__ import annotations
 

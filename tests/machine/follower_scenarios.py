@@ -44,6 +44,7 @@ def texts(mapping: Mapping[bytes, KeyValue]) -> dict[str, str]:
 # The read, and what the watch brings
 
 
+# equal, state_to_state
 async def events_move_it(core: Core, cluster: Cluster) -> None:
     cluster.commit(a="outside", b1="1", b2="1")
     async with cluster.mirror(core) as mirror:
@@ -65,6 +66,7 @@ async def events_move_it(core: Core, cluster: Cluster) -> None:
     assert cluster.watch.left
 
 
+# equal
 async def progress_moves_the_revision(core: Core, cluster: Cluster) -> None:
     cluster.commit(b="1")
     async with cluster.mirror(core) as mirror:
@@ -74,6 +76,7 @@ async def progress_moves_the_revision(core: Core, cluster: Cluster) -> None:
         assert (mirror.revision, cluster.kinds) == (3, ["list"])
 
 
+# entered_when_watched
 async def it_shows_nothing_before_its_watch_is_there(
     core: Core, cluster: Cluster
 ) -> None:
@@ -98,6 +101,7 @@ async def it_shows_nothing_before_its_watch_is_there(
 # What ends a watch
 
 
+# goes_on
 async def relisted_after(error: Exception, core: Core, cluster: Cluster) -> None:
     """An end of its watch that a relist mends; it is one update."""
     cluster.commit(b1="1", b2="1", b3="1")
@@ -144,12 +148,14 @@ async def it_is_read_anew_after_a_lost_history(core: Core, cluster: Cluster) -> 
     await relisted_after(HistoryLostError(9, 4), core, cluster)
 
 
+# goes_on
 async def a_refused_creation_is_like_an_end(core: Core, cluster: Cluster) -> None:
     cluster.refusals = [compacted()]
     async with cluster.mirror(core) as mirror:
         assert mirror.statistics().resyncs == 1
 
 
+# chain, read_again_if_in_doubt
 async def a_broken_chain(core: Core, cluster: Cluster) -> None:
     cluster.commit(b1="1")
     async with cluster.mirror(core) as mirror:
@@ -163,6 +169,7 @@ async def a_broken_chain(core: Core, cluster: Cluster) -> None:
         assert "an event of b'b2' before revision 4 was lost" in cluster.lines[0]
 
 
+# ends_in_the_error
 async def denial_of_the_watch_ends_the_block(core: Core, cluster: Cluster) -> None:
     with pytest.raises(PermissionDeniedError):
         async with cluster.mirror(core):
@@ -174,6 +181,7 @@ async def denial_of_the_watch_ends_the_block(core: Core, cluster: Cluster) -> No
 # The read anew
 
 
+# goes_on
 async def it_is_read_however_often_it_is_compacted(
     core: Core, cluster: Cluster
 ) -> None:
@@ -215,6 +223,7 @@ async def pauses(
     return [round(now - then, 6) for then, now in zip(ended, began, strict=True)]
 
 
+# paced
 async def a_watch_that_ends_at_once_is_opened_ever_later(
     core: Core, cluster: Cluster
 ) -> None:
@@ -223,11 +232,13 @@ async def a_watch_that_ends_at_once_is_opened_ever_later(
     assert waits == [0.1, 0.2, 0.4, 0.8, 1.6]
 
 
+# paced
 async def a_watch_that_lasted_is_opened_soon(core: Core, cluster: Cluster) -> None:
     waits = await pauses(2 * MAX_DELAY, 0, core, cluster)
     assert waits == [0.05] * 5
 
 
+# quiet_log
 async def its_lines_are_bounded(core: Core, cluster: Cluster) -> None:
     cluster.refusals = [HistoryLostError(2, 1) for _ in range(2 * LineBudget.BURST)]
     async with cluster.mirror(core) as mirror:
@@ -238,6 +249,7 @@ async def its_lines_are_bounded(core: Core, cluster: Cluster) -> None:
 # What headers tell
 
 
+# one_history
 async def a_fallen_raft_term(core: Core, cluster: Cluster) -> None:
     cluster.raft_term = 2
     async with cluster.mirror(core) as mirror:
@@ -258,6 +270,7 @@ async def a_fallen_raft_term(core: Core, cluster: Cluster) -> None:
         assert "the raft term fell from 3 to 2" in cluster.lines[0]
 
 
+# one_history, ends_in_the_error
 async def another_cluster_of_the_watch(core: Core, cluster: Cluster) -> None:
     with pytest.raises(ClusterChangedError):
         async with cluster.mirror(core):
@@ -267,6 +280,7 @@ async def another_cluster_of_the_watch(core: Core, cluster: Cluster) -> None:
     assert cluster.kinds == ["list"]
 
 
+# one_history
 async def another_cluster_of_the_read(core: Core, cluster: Cluster) -> None:
     with pytest.raises(ClusterChangedError):
         async with cluster.mirror(core):
@@ -277,6 +291,7 @@ async def another_cluster_of_the_read(core: Core, cluster: Cluster) -> None:
     assert len(cluster.watches) == 1
 
 
+# made_up_headers_ignored
 async def a_header_that_a_proxy_made_up(core: Core, cluster: Cluster) -> None:
     cluster.commit(b="1")
     cluster.made_up = True
@@ -286,6 +301,7 @@ async def a_header_that_a_proxy_made_up(core: Core, cluster: Cluster) -> None:
         assert (mirror.statistics().resyncs, cluster.kinds) == (0, ["list"])
 
 
+# proof
 async def a_member_that_is_behind(core: Core, cluster: Cluster) -> None:
     """What comes goes on; that no history was lost, a read tells."""
     cluster.commit(b="1")
@@ -302,6 +318,7 @@ async def a_member_that_is_behind(core: Core, cluster: Cluster) -> None:
         assert (texts(mirror), mirror.statistics().resyncs) == ({"b": "2"}, 0)
 
 
+# lost_history_found
 async def history_that_is_lost_while_it_is_entered(
     core: Core, cluster: Cluster
 ) -> None:
@@ -321,6 +338,7 @@ async def history_that_is_lost_while_it_is_entered(
     assert "the store is at revision 1, and was at 2" in cluster.lines[0]
 
 
+# lost_history_found
 async def history_that_is_lost_behind_a_read(core: Core, cluster: Cluster) -> None:
     """By `sync()` the mirror is ahead of its watch, which notices nothing."""
     cluster.commit(b="old")
@@ -338,6 +356,7 @@ async def history_that_is_lost_behind_a_read(core: Core, cluster: Cluster) -> No
         assert "the store is at revision 7, and was at 10" in cluster.lines[0]
 
 
+# one_history
 async def a_response_that_is_behind_a_read(core: Core, cluster: Cluster) -> None:
     """By `sync()` it may be ahead of its watch's member."""
     async with cluster.mirror(core) as mirror:

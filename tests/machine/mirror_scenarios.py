@@ -24,6 +24,7 @@ from trio_etcd_watch import Mirror, MirrorUpdate, PermissionDeniedError
 # Statistics
 
 
+# says_since_when
 async def it_tells_since_when_it_is_alone(core: Core, cluster: Cluster) -> None:
     async with cluster.mirror(core) as mirror:
         assert mirror.statistics().disconnected_since is None
@@ -49,6 +50,7 @@ async def it_tells_since_when_it_is_alone(core: Core, cluster: Cluster) -> None:
 # What waits on it
 
 
+# predicate_holds
 async def a_predicate_is_asked_after_each_response(
     core: Core, cluster: Cluster
 ) -> None:
@@ -74,6 +76,7 @@ async def a_predicate_is_asked_after_each_response(
             await mirror.wait_for(None)  # type: ignore[arg-type]  # what is refused
 
 
+# closed_when_left
 async def closing_wakes_every_waiter(core: Core, cluster: Cluster) -> None:
     woken: list[str] = []
 
@@ -106,6 +109,7 @@ async def closing_wakes_every_waiter(core: Core, cluster: Cluster) -> None:
             look(mirror)
 
 
+# one_task_at_a_time
 async def one_task_at_a_time_takes_changes(core: Core, cluster: Cluster) -> None:
     cluster.commit(b="1")
     async with cluster.mirror(core) as mirror, trio.open_nursery() as nursery:
@@ -136,6 +140,7 @@ async def one_task_at_a_time_takes_changes(core: Core, cluster: Cluster) -> None
         assert (await anext(changes)).revision == (await anext(late)).revision == 4
 
 
+# cancel_loses_nothing
 async def who_is_woken_and_cancelled_at_once_is_told_that_alone(
     core: Core, cluster: Cluster
 ) -> None:
@@ -157,6 +162,7 @@ async def who_is_woken_and_cancelled_at_once_is_told_that_alone(
 # How its block ends
 
 
+# ends_in_the_error
 async def what_cannot_be_mended_comes_out_bare(core: Core, cluster: Cluster) -> None:
     for kind in ("body", "entering"):
         if kind == "entering":
@@ -169,6 +175,7 @@ async def what_cannot_be_mended_comes_out_bare(core: Core, cluster: Cluster) -> 
         assert type(caught.value) is PermissionDeniedError
 
 
+# ends_in_the_error
 async def the_bodys_own_comes_out_bare(core: Core, cluster: Cluster) -> None:
     with pytest.raises(ValueError, match="mine") as caught:
         async with cluster.mirror(core):

@@ -58,7 +58,8 @@ class Mutation:
     """One line of one module, changed; the indentation stays.
 
     Attributes:
-        rule: what it breaks: a resume rule of the design, or a word.
+        rule: what it breaks: a name of docs/explanation/guarantees.md, and, behind a
+            colon, what of it.
         indent: of the line, in spaces; tells apart lines that are alike.
     """
 
@@ -161,49 +162,51 @@ def mutated(mutation: Mutation | None) -> Iterator[Core]:
 
 
 MUTATIONS = (
-    # 1: a watch from now covers exactly what is above its creation's header.
     Mutation(
-        "rule 1",
+        "exact_start",
         "_cursor",
         12,
         "self._advance(header_revision)",
         "self._advance(header_revision - 1)",
     ),
-    Mutation("rule 1", "_cursor", 8, "if self.next_revision == 0:", "if False:"),
-    # 2: creation does not move a start that was asked for.
-    Mutation("rule 2", "_cursor", 8, "if self.next_revision == 0:", "if True:"),
-    # 3: events move it past the last of them, whatever their header says.
+    Mutation("exact_start", "_cursor", 8, "if self.next_revision == 0:", "if False:"),
     Mutation(
-        "rule 3",
+        "creation_moves_nothing",
+        "_cursor",
+        8,
+        "if self.next_revision == 0:",
+        "if True:",
+    ),
+    Mutation(
+        "events_move",
         "_session",
         8,
         "cursor.delivered(last)",
         "cursor.delivered(response.revision)",
     ),
     Mutation(
-        "rule 3",
+        "events_move",
         "_session",
         8,
         "cursor.delivered(last)",
         "cursor.delivered(first)",
     ),
     Mutation(
-        "rule 3",
+        "events_move",
         "_cursor",
         8,
         "self._advance(last_mod_revision)",
         "self._advance(last_mod_revision - 1)",
     ),
-    # 4: progress of this id moves it past its header; the answer to a request does not.
     Mutation(
-        "rule 4",
+        "own_progress_moves",
         "_cursor",
         8,
         "self._advance(header_revision)",
         "self._advance(header_revision - 1)",
     ),
     Mutation(
-        "rule 4",
+        "answers_move_nothing",
         "_session",
         12,
         "for subscription in self._live.values()",
@@ -211,292 +214,302 @@ MUTATIONS = (
         " if not subscription.cursor.progressed(response.revision)",
     ),
     Mutation(
-        "rule 4",
+        "answers_not_overtaking: it reaches all others",
         "_session",
         12,
         "for subscription in self._live.values()",
         "for subscription in list(self._live.values())[:1]",
     ),
-    # 5: it never falls, and events below it are dropped.
     Mutation(
-        "rule 5",
+        "never_backwards",
         "_cursor",
         8,
         "self.next_revision = max(self.next_revision, revision + 1)",
         "self.next_revision = revision + 1",
     ),
     Mutation(
-        "rule 5",
+        "never_backwards",
         "_cursor",
         8,
         "return mod_revision >= self.next_revision",
         "return True",
     ),
     Mutation(
-        "rule 5",
+        "never_backwards",
         "_cursor",
         8,
         "return mod_revision >= self.next_revision",
         "return mod_revision > self.next_revision",
     ),
-    # 6: only whole responses count; fragments are asked for, and die with the stream.
     Mutation(
-        "rule 6",
+        "whole_revisions",
         "_session",
         8,
         "if response.fragment or subscription.fragments.count:",
         "if False:",
     ),
-    Mutation("rule 6", "_roster", 12, "subscription.fragments.clear()", "pass"),
-    # 7: every live watch is created anew from next; replies are met in order.
     Mutation(
-        "rule 7",
+        "stream_state_dies: fragments",
+        "_roster",
+        12,
+        "subscription.fragments.clear()",
+        "pass",
+    ),
+    Mutation(
+        "resumed_at_once",
         "_roster",
         16,
         "subscription.cursor.next_revision,",
         "subscription.spec.start_revision,",
     ),
     Mutation(
-        "rule 7",
+        "resumed_at_once",
         "_roster",
         12,
         "if subscription.state in (State.LIVE, State.CREATING):",
         "if subscription.state is State.LIVE:",
     ),
     Mutation(
-        "rule 7",
+        "replies_matched",
         "_session",
         8,
         "if subscription.state is not State.CREATING:",
         "if False:",
     ),
     Mutation(
-        "rule 7",
+        "replies_matched",
         "_creations",
         8,
         "subscription = self._queue.popleft()",
         "subscription = self._queue.pop()",
     ),
     Mutation(
-        "rule 7",
+        "replies_matched",
         "_roster",
         8,
         "subscription.state = State.ENDED",
         "subscription.state = State.ENDED;"
         " subscription in self._creations._queue and self._creations._queue.remove(subscription)",
     ),
-    Mutation("rule 7", "_creations", 8, "self._queue.clear()", "pass"),
-    Mutation("rule 7", "_roster", 8, "self._live.clear()", "pass"),
-    # 8: progress is always asked for, counts always, and is shown if wanted.
     Mutation(
-        "rule 8",
+        "stream_state_dies: creations", "_creations", 8, "self._queue.clear()", "pass"
+    ),
+    Mutation("stream_state_dies: ids", "_roster", 8, "self._live.clear()", "pass"),
+    Mutation(
+        "progress_always",
         "_requests",
         4,
         "create.progress_notify = True",
         "create.progress_notify = spec.progress_notify",
     ),
     Mutation(
-        "rule 8",
+        "own_progress_moves: whatever the user wants to see",
         "_session",
         8,
         "subscription.cursor.progressed(response.revision)",
         "pass",
     ),
     Mutation(
-        "rule 8",
+        "progress_always",
         "_session",
         8,
         "shown = subscription.spec.progress_notify",
         "shown = True",
     ),
-    # 9: what is unread survives a reconnect, and has bookmarks of its own.
     Mutation(
-        "rule 9",
+        "unread_survives",
         "_roster",
         16,
         "subscription.state = State.RESUMING",
         "subscription.state = State.RESUMING; subscription.unread = 0",
     ),
     Mutation(
-        "rule 9",
+        "resumable",
         "_session",
         8,
         "return [Delivery(subscription, item, cursor.next_revision, count, size)]",
         "return [Delivery(subscription, item, response.revision + 1, count, size)]",
     ),
-    # Parking (section 6 of the design).
+    Mutation("parked_at_bound", "_session", 8, "if subscription.is_full:", "if False:"),
     Mutation(
-        "parking: a bound", "_session", 8, "if subscription.is_full:", "if False:"
-    ),
-    Mutation(
-        "parking: late events are dropped",
+        "parked_at_bound: late events are dropped",
         "_roster",
         8,
         "del self._live[subscription.watch_id]",
         "pass",
     ),
     Mutation(
-        "parking: goes on when drained",
+        "woken_at_half: it goes on",
         "_roster",
         8,
         "if subscription.state is State.PARKED and subscription.is_drained:",
         "if False:",
     ),
     Mutation(
-        "parking: goes on at half",
+        "woken_at_half: not before",
         "_subscription",
         12,
         "self.unread * 2 <= self.spec.max_buffered_events",
         "self.unread <= self.spec.max_buffered_events",
     ),
     Mutation(
-        "parking: a reconnect does not end it",
+        "woken_at_half: also after a reconnect",
         "_roster",
         12,
         "if subscription.state in (State.LIVE, State.CREATING):",
         "if subscription.state is not State.ENDED:",
     ),
     Mutation(
-        "parking: a bound, also for a run",
+        "parked_at_bound: also for a run",
         "_session",
         12,
         "and subscription.unread + len(merged.events) <= spec.max_buffered_events",
         "and True",
     ),
-    # Ids and errors (section 3).
-    Mutation("cancel once", "_roster", 12, "self._canceled.add(watch_id)", "pass"),
-    Mutation("cancel once a stream", "_roster", 8, "self._canceled.clear()", "pass"),
     Mutation(
-        "cancel after compaction",
+        "live_ids_only: one cancel",
+        "_roster",
+        12,
+        "self._canceled.add(watch_id)",
+        "pass",
+    ),
+    Mutation(
+        "stream_state_dies: cancels", "_roster", 8, "self._canceled.clear()", "pass"
+    ),
+    Mutation(
+        "compacted_id_freed",
         "_session",
         8,
         "self.close(subscription)",
         "self._end(subscription)",
     ),
     Mutation(
-        "cluster changed",
+        "same_cluster",
         "_session",
         8,
         "if known and response.cluster_id and response.cluster_id != known:",
         "if False:",
     ),
     Mutation(
-        "refusal under id 0",
+        "silenced_recreated",
         "_session",
         8,
         "if subscription := self._live.get(watch_id):",
         "if False:",
     ),
     Mutation(
-        "prev_kv of the first events",
+        "previous_value_retried",
         "_session",
         12,
         "if all(event.prev_kv is None for event in changes):",
         "if False:",
     ),
     Mutation(
-        "prev_kv of the first events, also in a run",
+        "previous_value_retried: also in a run",
         "_session",
         12,
         "not subscription.prev_kv_tries",
         "True",
     ),
     Mutation(
-        "prev_kv of the first events, on each stream",
+        "previous_value_retried: on each stream",
         "_roster",
         12,
         "subscription.expect_prev_kv()",
         "pass",
     ),
     Mutation(
-        "requests die with the stream", "_roster", 8, "self._requests.clear()", "pass"
+        "stream_state_dies: requests", "_roster", 8, "self._requests.clear()", "pass"
     ),
     Mutation(
-        "prev_kv of the first events, also if etcd forgets it twice",
+        "previous_value_retried: more than once",
         "_session",
         16,
         "subscription.prev_kv_tries = tries",
         "subscription.prev_kv_tries = 0",
     ),
-    # Answers to progress requests, which may overtake events.
     Mutation(
-        "an answer vouches only for what it cannot have overtaken",
+        "answers_not_overtaking",
         "_session",
         12,
         "if subscription.created_revision < revision",
         "if True",
     ),
     Mutation(
-        "an answer vouches for those that have passed it",
+        "answers_not_overtaking: those past it get it",
         "_session",
         12,
         "or subscription.cursor.next_revision > revision",
         "or False",
     ),
-    # Fragments are asked for only where a response was too large.
     Mutation(
-        "fragments on demand",
+        "fragments_on_demand",
         "_roster",
         16,
         "fragment=subscription.splits,",
         "fragment=True,",
     ),
     Mutation(
-        "fragments, once a response was too large",
+        "fragments_on_demand: once a response was too large",
         "_session",
         8,
         "subscription.splits = True",
         "pass",
     ),
-    # Refused tokens.
     Mutation(
-        "a refused token is bounded",
+        "refused_tokens_bounded",
         "_session",
         12,
         "if subscription.refused_tokens <= MAX_REFUSED_TOKENS:",
         "if True:",
     ),
     Mutation(
-        "whoever needs a token leaves the stream",
+        "own_token_trouble",
         "_roster",
         8,
         "del self._subscriptions[subscription]",
         "pass",
     ),
-    # Lost history.
     Mutation(
-        "a member that is behind proves nothing",
+        "lost_history_found: a member that is behind proves nothing",
         "_session",
         8,
         "if response.revision < told and told > self._proved and not made_up:",
         "if False:",
     ),
     Mutation(
-        "a cluster that is behind has lost history",
+        "lost_history_found",
         "_session",
         12,
         "if told > self._proved:",
         "if False:",
     ),
     Mutation(
-        "a member that lags is no lost history",
+        "lag_is_no_loss",
         "_session",
         12,
         "if told > self._proved:",
         "if True:",
     ),
     Mutation(
-        "the proof is that of one stream",
+        "stream_state_dies: proofs",
         "_roster",
         8,
         "self._unproved.clear()",
         "pass",
     ),
     Mutation(
-        "what was told counts also without events",
+        "lost_history_found: what was told without events counts",
         "_cursor",
         8,
         "self.told = max(self.told, revision)",
         "pass",
+    ),
+    Mutation(
+        "told_only_by_the_cluster",
+        "_cursor",
+        8,
+        "self.told: int = 0",
+        "self.told: int = start_revision",
     ),
 )

@@ -30,6 +30,7 @@ from trio_etcd_watch._snapshot import MAX_KEYS, Reply
 # Proofs after a creation
 
 
+# proof
 async def a_creation_with_history_is_proved(core: Core, cluster: Cluster) -> None:
     cluster.commit(b="1")
     async with cluster.mirror(core) as mirror:
@@ -51,6 +52,7 @@ async def a_creation_with_history_is_proved(core: Core, cluster: Cluster) -> Non
         assert mirror.statistics().resyncs == 0
 
 
+# proof, read_again_if_in_doubt
 async def a_proof_finds_a_lost_put(core: Core, cluster: Cluster) -> None:
     cluster.commit(b1="1")
     async with cluster.mirror(core) as mirror:
@@ -117,6 +119,7 @@ async def a_closed_watcher_ends_it_as_itself(core: Core, cluster: Cluster) -> No
 # sync()
 
 
+# check, own_writes
 async def a_count_at_its_revision_is_enough(core: Core, cluster: Cluster) -> None:
     cluster.commit(b="1")
     async with cluster.mirror(core) as mirror:
@@ -126,6 +129,7 @@ async def a_count_at_its_revision_is_enough(core: Core, cluster: Cluster) -> Non
         assert trio.current_time() == 0
 
 
+# check
 async def a_count_alone_tells_of_no_put(core: Core, cluster: Cluster) -> None:
     cluster.commit(b="1")
     async with cluster.mirror(core) as mirror, trio.open_nursery() as nursery:
@@ -158,6 +162,7 @@ async def events_that_come_in_time_are_enough(core: Core, cluster: Cluster) -> N
         assert texts(mirror) == {"b1": "1", "b2": "1"}
 
 
+# check
 async def a_second_read_settles(core: Core, cluster: Cluster) -> None:
     cluster.commit(b="1")
     async with cluster.mirror(core) as mirror:
@@ -171,6 +176,7 @@ async def a_second_read_settles(core: Core, cluster: Cluster) -> None:
         assert trio.current_time() == pytest.approx(HURRY)
 
 
+# own_writes
 async def a_silent_living_watch_is_given_up(core: Core, cluster: Cluster) -> None:
     cluster.commit(b1="1")
     async with cluster.mirror(core) as mirror:
@@ -251,6 +257,7 @@ async def a_dead_watch_is_not_given_up(core: Core, cluster: Cluster) -> None:
             assert (texts(mirror), mirror.statistics().resyncs) == ({"b": state}, 0)
 
 
+# own_writes
 async def a_read_that_began_before_is_not_enough(core: Core, cluster: Cluster) -> None:
     async with cluster.mirror(core) as mirror, trio.open_nursery() as nursery:
         cluster.answers["list"] = hold = Hold()
@@ -272,6 +279,7 @@ async def a_read_that_began_before_is_not_enough(core: Core, cluster: Cluster) -
         assert "newest" not in cluster.kinds
 
 
+# lost_history_found
 async def a_read_finds_a_lost_history(core: Core, cluster: Cluster) -> None:
     cluster.commit(b="1")
     cluster.commit(b="2")
@@ -298,6 +306,7 @@ def of_another(cluster: Cluster, kind: str) -> None:
     cluster.answers[kind] = answer
 
 
+# one_history
 async def another_cluster_tells_nothing(core: Core, cluster: Cluster) -> None:
     """Reads may go to another endpoint than the watch; of the proof's rows, too."""
     async with cluster.mirror(core) as mirror:
@@ -326,6 +335,7 @@ async def another_cluster_of_all_reads_ends_it(core: Core, cluster: Cluster) -> 
             await mirror.sync()
 
 
+# one_history
 async def a_read_of_a_lower_term_is_a_lost_history(
     core: Core, cluster: Cluster
 ) -> None:
@@ -366,6 +376,7 @@ async def denial_of_a_read_is_its_askers(core: Core, cluster: Cluster) -> None:
 # verify()
 
 
+# proof
 async def what_is_right_is_proved(core: Core, cluster: Cluster) -> None:
     cluster.commit(b1="1")
     async with cluster.mirror(core) as mirror:
@@ -380,6 +391,7 @@ async def what_is_right_is_proved(core: Core, cluster: Cluster) -> None:
         assert mirror.statistics().resyncs == 0
 
 
+# read_again_if_in_doubt
 async def what_is_wrong_is_mended(core: Core, cluster: Cluster) -> None:
     cluster.commit(b1="1")
     async with cluster.mirror(core) as mirror:
@@ -415,6 +427,7 @@ async def what_is_always_compacted_is_read_anew(core: Core, cluster: Cluster) ->
         assert cluster.lines == [f"{ANEW}{reason}"]
 
 
+# lost_history_found
 async def a_proof_of_the_future_is_a_lost_history(core: Core, cluster: Cluster) -> None:
     async with cluster.mirror(core) as mirror:
         cluster.answers["proof"] = always(FUTURE)
@@ -423,6 +436,7 @@ async def a_proof_of_the_future_is_a_lost_history(core: Core, cluster: Cluster) 
         assert "is in the future" in cluster.lines[0]
 
 
+# proof_of_its_revision
 async def a_proof_of_before_a_relist_is_made_again(
     core: Core, cluster: Cluster
 ) -> None:

@@ -144,15 +144,18 @@ class ReplicaMachine(RuleBasedStateMachine):
         replica = self.replica
         before = dict(replica.mapping), replica.revision
         continues = self.continue_their_keys(raw)
+        # chain
         assert continues or self.dropped
         try:
             changed = replica.apply(as_events(raw))
         except self.core.diverged:
+            # whole_transactions
             assert not continues
             assert before == (dict(replica.mapping), replica.revision)
             self.relist()
             return
         assert continues
+        # falls_only_if_lost
         assert replica.revision >= before[1]
         self.next_revision = last + 1
         assert changed == (before[0] != dict(replica.mapping))
@@ -274,6 +277,7 @@ class ReplicaMachine(RuleBasedStateMachine):
     def relist(self) -> None:
         fresh = self.store.snapshot()
         before = dict(self.replica.mapping)
+        # replaced_in_one_step
         assert set(self.replica.replace(fresh)) == {
             key
             for key in before.keys() | fresh.keys()
@@ -362,10 +366,12 @@ class ReplicaMachine(RuleBasedStateMachine):
         try:
             counts = self.replica.prove(proof, rows, len(truth))
         except self.core.diverged:
+            # proof
             assert is_of_now
             assert self.dropped
             self.relist()
             return
+        # proof_of_its_revision
         assert counts == is_of_now
         if counts:
             assert {kv.key: kv for kv in self.replica._at(proof.position)} == truth
@@ -396,6 +402,7 @@ class ReplicaMachine(RuleBasedStateMachine):
     def settle(self) -> None:
         for check in self.checks:
             settled = self.replica.settle(check)
+            # check
             assert settled == (self.replica.revision >= check.revision)
             if not settled and not self.dropped:
                 # It has no reason to wait but events, or to know of none.
@@ -424,16 +431,19 @@ class ReplicaMachine(RuleBasedStateMachine):
         else:
             state = dict(look.seen or {})
             assert update.revision == self.replica.revision
+            # first_is_everything
             assert update.changes or look.seen is None
             told = [change.key for change in update.changes]
             assert told == sorted(set(told))
             for change in update.changes:
+                # state_to_state
                 assert change.old != change.new
                 assert state.pop(change.key, None) == change.old
                 if change.new is not None:
                     state[change.key] = change.new
             assert state == now
             if look.seen is None:
+                # goes_on
                 assert not update.resynced
             else:
                 assert look.must_resync <= update.resynced <= look.may_resync
@@ -463,6 +473,7 @@ class ReplicaMachine(RuleBasedStateMachine):
     @invariant()
     def the_mapping_is_the_range(self) -> None:
         if hasattr(self, "replica") and not self.dropped:
+            # equal, known_passed_over
             assert dict(self.replica.mapping) == self.store.range(self.replica.revision)
 
     @invariant()
@@ -480,6 +491,7 @@ class ReplicaMachine(RuleBasedStateMachine):
             expected = {
                 key: kv for key, kv in mapping.items() if key.startswith(prefix)
             }
+            # live_views
             assert list(view) == sorted(expected)
             assert len(view) == len(expected)
             assert dict(view) == expected
@@ -495,6 +507,7 @@ class ReplicaMachine(RuleBasedStateMachine):
 
     @invariant()
     def memory_is_bounded_by_keys(self) -> None:
+        # memory_for_keys
         if not hasattr(self, "replica"):
             return
         positions = list(self.replica._positions)

@@ -140,6 +140,7 @@ class User:
             assert event.is_create == (is_put and not raw.HasField("prev_kv"))
             assert event.is_modify == (is_put and raw.HasField("prev_kv"))
             too_old = event.kv.mod_revision - 1 < self.cluster.compacted()
+            # previous_value_retried
             if not self.spec.prev_kv or (event.prev_kv is None and too_old):
                 raw.ClearField("prev_kv")
             same = decode(pb.WatchResponse(events=[raw]).SerializeToString())
@@ -365,10 +366,12 @@ class SessionMachine(RuleBasedStateMachine):
         failed = set()
         for delivery in self.session.prove(newest, self.session.unproved):
             user = self.users[delivery.subscription]
+            # lost_history_found, told_only_by_the_cluster
             assert isinstance(delivery.item, HistoryLostError)
             assert (delivery.item.expected, delivery.item.actual) == (user.told, newest)
             user.error = delivery.item
             failed.add(user.subscription)
+        # lag_is_no_loss
         assert failed == {user.subscription for user in behind}
         self._look()
         # What was not on this stream could not be told; its bookmark is nobody's now.
@@ -526,7 +529,7 @@ class SessionMachine(RuleBasedStateMachine):
             if state is states.CREATING and user.seen is not states.CREATING:
                 self.creating.append((user, user.next_revision))
             if user.seen is states.PARKED and state is not states.PARKED:
-                # It goes on at half, and not before.
+                # woken_at_half, and not before.
                 assert user.unread_events * 2 <= user.spec.max_buffered_events
             user.seen = state
 
@@ -537,7 +540,8 @@ class SessionMachine(RuleBasedStateMachine):
             if not decoded.HasField("create_request"):
                 self.outbox.append((request, None))
                 continue
-            # Rule 7: each in its turn, and from what was received.
+            # resumed_at_once, replies_matched: each in its turn, and from what was
+            # received (creation_moves_nothing).
             assert self.creating, "a creation that is not due"
             user, start = self.creating.popleft()
             filters = []
@@ -551,7 +555,7 @@ class SessionMachine(RuleBasedStateMachine):
                 start_revision=start,
                 prev_kv=user.spec.prev_kv,
                 filters=filters,
-                # Only where a response was too large; rule 8.
+                # fragments_on_demand, progress_always
                 fragment=user.splits,
                 progress_notify=True,
             )
@@ -570,6 +574,7 @@ class SessionMachine(RuleBasedStateMachine):
         if handled.HasField("cancel_request"):
             watch_id = handled.cancel_request.watch_id
             assert 0 <= watch_id < self.stream.created, "canceled what never was"
+            # live_ids_only
             assert self.stream.cancels[watch_id] == 1, "canceled twice"
 
     def _ask_all(self, *, races: bool) -> None:
@@ -682,7 +687,7 @@ class SessionMachine(RuleBasedStateMachine):
             user.error = item
             return
         if raw.created:
-            # Once in its life, and rules 1 and 2.
+            # Once in its life: exact_start, creation_moves_nothing.
             assert not user.confirmed
             assert item is not None
             user.confirmed = True
@@ -695,28 +700,28 @@ class SessionMachine(RuleBasedStateMachine):
             user.next_revision = user.bookmark = now
             return
         if raw.events:
-            # Rules 3 and 6: what counts is the last event, and it is whole.
+            # events_move: what counts is the last event; whole_revisions.
             assert item is not None
             events = list(item.events)
             assert now == events[-1].kv.mod_revision + 1
-            # A bookmark that was given is true.
+            # bookmarkable: one that was given is true.
             assert events[0].kv.mod_revision > user.vouched
             user.told = max(user.told, now - 1)
         elif raw.watch_id == NO_ID:
-            # Rule 4, for the answer to a request.
+            # answers_move_nothing, answers_not_overtaking
             assert item is not None
             assert now == before
             user.answers += 1
             if not self.version.answers_progress_at_once:
                 user.vouched = max(user.vouched, header)
         else:
-            # Rules 4 and 8, for this id: after R, nothing up to R will follow.
+            # own_progress_moves: after R, nothing up to R will follow.
             assert (item is not None) == user.spec.progress_notify
             assert now == max(before, header + 1)
             user.told = max(user.told, header)
             user.vouched = max(user.vouched, header)
-        # Rule 5, and section 1: filtered, ordered, unique, reliable and atomic, since
-        # no revision is torn between two of these.
+        # never_backwards; filtered, ordered, unique, reliable, and atomic, since no
+        # revision is torn between two of these.
         assert delivery.events == len(events)
         assert now >= before
         user.check_owed(events, before, now - 1)
@@ -729,12 +734,12 @@ class SessionMachine(RuleBasedStateMachine):
         else:
             user.bookmark = now
         if events:
-            # Section 6: as many as asked for, and one response.
+            # bounded_memory: as many as asked for, and one response.
             largest = self.stream.watcher(raw.watch_id).largest
             assert user.unread_events <= user.spec.max_buffered_events + largest
 
     def _check_confirmed(self, raw: RawResponse, owner: User | None) -> None:
-        """A reply is for the first creation without one, whoever else waits."""
+        """replies_matched: to the first creation without one, whoever else waits."""
         if owner is None or owner.error:
             return
         assert owner.subscription.watch_id == raw.watch_id
@@ -762,16 +767,19 @@ class SessionMachine(RuleBasedStateMachine):
                     user.next_revision < self.cluster.compacted()
                     or watcher.start_forgotten
                 )
+                # received_first: all that it sent; compacted_id_freed, as settled.
                 assert watcher.group is Group.COMPACTED
                 user.check_owed([], user.next_revision, watcher.next_revision - 1)
             case ClusterChangedError():
                 assert raw.created
+                # same_cluster
                 assert user.cluster is not None
                 assert error.expected == user.cluster.cluster_id
                 assert error.actual == self.cluster.cluster_id != error.expected
             case AuthenticationError():
                 assert raw.created
                 assert raw.cancel_reason == INVALID_TOKEN
+                # refused_tokens_bounded
                 patience = MAX_REFUSED_TOKENS if self.can_authenticate else 0
                 assert user.refused == patience
             case PermissionDeniedError():
@@ -790,6 +798,7 @@ class SessionMachine(RuleBasedStateMachine):
         assert owner.subscription is subscription
         assert self.can_authenticate
         owner.refused += 1
+        # own_token_trouble, refused_tokens_bounded
         assert owner.refused <= MAX_REFUSED_TOKENS
         self.expelled.append(owner)
         assert raw.created
@@ -806,10 +815,10 @@ class SessionMachine(RuleBasedStateMachine):
             assert subscription.unread == user.unread_events
             assert subscription.unread_bytes == user.unread_bytes
             if subscription.state is state.PARKED:
-                # Drained to half, it goes on.
+                # woken_at_half
                 assert subscription.unread * 2 > bound
             elif subscription.state is not state.ENDED:
-                # Past the bound it waits, on whatever stream.
+                # parked_at_bound, on whatever stream.
                 assert subscription.unread <= bound
 
     @invariant()
@@ -824,7 +833,8 @@ class SessionMachine(RuleBasedStateMachine):
         for user in self.users.values():
             subscription = user.subscription
             assert (subscription.state is state.ENDED) == (user.error is not None)
-            # Rule 9: the cursor is what was received, whatever the user has taken.
+            # unread_survives: the cursor is what was received, whatever the user has
+            # taken; resumable.
             assert subscription.cursor.next_revision == user.next_revision
             assert user.bookmark <= user.next_revision
             if self.stream is None:
@@ -864,7 +874,8 @@ class SessionMachine(RuleBasedStateMachine):
         for user in users:
             # Everything, counted without next_revision, and across every reopening.
             user.check_owed(user.log, user.first, newest)
-        # The server holds these and no others, and nothing keeps it from vouching.
+        # The server holds these and no others, and nothing keeps it from vouching:
+        # stream_state_dies, compacted_id_freed, silenced_recreated.
         assert self.stream.watchers.keys() == live.keys()
         self.stream.tick()
         self._receive_each(sys.maxsize)

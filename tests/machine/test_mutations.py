@@ -40,11 +40,6 @@ def run_machine(core: Core, examples: int) -> None:
     )
 
 
-def test_each_resume_rule_has_a_mutation() -> None:
-    rules = {mutation.rule for mutation in MUTATIONS}
-    assert {f"rule {number}" for number in range(1, 10)} <= rules
-
-
 def test_a_line_that_is_gone_or_there_twice_is_refused() -> None:
     mutation = Mutation("rule", "module", 4, "old", "new")
     assert mutation.apply("if it:\n    old\nold\n") == "if it:\n    new\nold\n"
