@@ -43,6 +43,7 @@ GO: Final = "Go clientv3"
 AETCD: Final = "aetcd"
 GRPC: Final = "grpc.aio, bare"
 PURERPC: Final = "purerpc, bare"
+TRIO: Final = "trio, bare"
 """Names of clients."""
 
 SLOW: Final = (AETCD, GRPC, PURERPC)
@@ -62,6 +63,7 @@ def built_clients() -> Iterator[Clients]:
         OUR_EVENTS: python("client_ours", "--mode", "events"),
         AETCD: python("client_aetcd"),
         GRPC: python("client_grpc_aio"),
+        TRIO: python("client_trio"),
     }
     if importlib.util.find_spec("purerpc"):
         clients[PURERPC] = python("client_purerpc")

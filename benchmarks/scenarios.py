@@ -22,6 +22,7 @@ from benchmarks.harness import (
     OURS,
     PURERPC,
     ROOT,
+    TRIO,
     Bench,
     Line,
     python,
@@ -38,6 +39,7 @@ ROUND_TRIP: Final = 0.02
 """Of the delaying proxy, in seconds."""
 
 ALL: Final = (OURS, OUR_EVENTS, GO, AETCD, GRPC, PURERPC)
+WITH_TRIO: Final = (*ALL, TRIO)
 WITH_MANY_WATCHES: Final = (OURS, GO, AETCD)
 
 EVENTS_PER_SECOND: Final = Metric("wall", "events/s", "{:,.0f}", higher_is_better=True)
@@ -108,7 +110,7 @@ async def many_watches(bench: Bench, watches: int) -> Comparison:
     ) as (_, endpoint):
         title = f"{watches:,} watches, all busy"
         return await bench.compare(
-            title, [EVENTS_PER_SECOND, CPU_PER_EVENT], run, WITH_MANY_WATCHES
+            title, [EVENTS_PER_SECOND, CPU_PER_EVENT], run, (*WITH_MANY_WATCHES, TRIO)
         )
 
 
@@ -193,7 +195,7 @@ async def latency(bench: Bench, rate: int) -> Comparison:
         writer = python("writer", f"--endpoint={etcd.endpoint}", f"--rate={rate}")
         async with started(writer):
             title = f"latency at {rate} puts/s"
-            return await bench.compare(title, metrics, run, ALL)
+            return await bench.compare(title, metrics, run, WITH_TRIO)
 
 
 async def resume(bench: Bench, ours: int, slow: int) -> Comparison:
