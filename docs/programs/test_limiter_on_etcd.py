@@ -6,8 +6,6 @@ from limiter import open_limiter
 from trio_etcd_watch import open_watcher
 from trio_etcd_watch.testing import Etcd
 
-pytest_plugins = ["trio_etcd_watch.testing"]
-
 
 async def test_survives_a_crash_of_the_server(etcd: Etcd) -> None:
     """What is written right after a crash takes effect."""
