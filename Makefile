@@ -4,6 +4,7 @@
 #   make test [ARGS=...]   the tests, with and without speedups; ARGS go to pytest
 #                          (WORKERS=0: in one process)
 #   make lint              ruff and mypy
+#   make docs              the documentation, into build/docs; a warning is an error
 #   make test-all          the tests on each Python found, and on the oldest dependencies
 #   make servers           build the etcds of servers/versions.txt, to test on them; needs Go
 #   make coverage          the tests, with a report of the lines and branches they miss
@@ -24,6 +25,10 @@ WORKERS := 3
 SECONDS := 60
 SEED := 7
 ARGS :=
+# What is installed for each purpose: extras, which users have too, and groups.
+PURPOSE_demo := '.[testing]'
+PURPOSE_bench := '.[testing]' --group bench
+PURPOSE_test := '.[testing,srv]' --group test
 # The tests that decode anything, but for those on a server.
 DECODING := tests/unit tests/io tests/machine/test_session_machine.py
 # Requirements beyond pyproject.toml's.
@@ -31,6 +36,8 @@ PINS :=
 
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
+# Python 3.11 comes with a pip that knows no `--group`.
+upgrade_pip = $(1)/bin/python -m pip install -qq --disable-pip-version-check 'pip >= 25.1'
 PYENV := $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions
 
 # The first of the commands $(1) that runs, and is new enough.
@@ -40,7 +47,7 @@ find_python = $(shell for python in $(1); do \
 PYTHON = $(call find_python,python3 \
 	$(foreach v,$(VERSIONS),python$(v) $(PYENV)/$(v).*/bin/python3))
 
-.PHONY: demo test lint coverage gcov wheels bench chaos validate judge fuzz protos servers clean distclean
+.PHONY: demo test lint docs coverage gcov wheels bench chaos validate judge fuzz protos servers clean distclean
 .PHONY: test-all test-oldest $(VERSIONS:%=test-%)
 
 demo: $(VENV)/.demo
@@ -60,13 +67,26 @@ test coverage $(VERSIONS:%=test-%) test-oldest: .venv-purerpc/.made
 	@echo "making .venv-purerpc"
 	@rm -f $@ && $(PYTHON) -m venv --clear .venv-purerpc
 	@.venv-purerpc/bin/python -m pip install -qq --disable-pip-version-check \
-		--editable '.[purerpc,demo]'
+		--editable '.[purerpc,testing]'
 	@touch $@
 
 lint: $(VENV)/.test
 	$(BIN)/python -m ruff check
 	$(BIN)/python -m ruff format --check
 	$(BIN)/python -m mypy
+
+# Of the modules in Python, whose docstrings are the reference, in whatever environment.
+docs: .venv-docs/.made
+	TRIO_ETCD_WATCH_PURE=1 .venv-docs/bin/python -m sphinx -q -W --keep-going -n \
+		-d build/doctrees docs build/docs
+
+.venv-docs/.made: pyproject.toml
+	@echo "making .venv-docs"
+	@rm -f $@ && $(PYTHON) -m venv --clear .venv-docs
+	@$(call upgrade_pip,.venv-docs)
+	@TRIO_ETCD_WATCH_PURE=1 .venv-docs/bin/python -m pip install -qq \
+		--disable-pip-version-check --editable '.[testing]' --group docs
+	@touch $@
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.run $(ARGS)
@@ -164,9 +184,10 @@ $(VENV)/.made: pyproject.toml hatch_build.py trio_etcd_watch/_speedups.c
 	$(if $(PYTHON),,$(error no Python 3.11 or newer found: set PYTHON))
 	@echo "making $(VENV)"
 	@$(PYTHON) -m venv --clear $(VENV)
+	@$(call upgrade_pip,$(VENV))
 	@touch $@
 
 $(VENV)/.bench $(VENV)/.demo $(VENV)/.test: $(VENV)/.%: $(VENV)/.made
 	@echo "installing into $(VENV)"
-	@$(PIP_INSTALL) --editable '.[$*]' $(PINS)
+	@$(PIP_INSTALL) --editable $(PURPOSE_$*) $(PINS)
 	@touch $@

@@ -27,8 +27,6 @@ nitpick_ignore_regex = [("py:.*", r"(?!trio_etcd_watch\b).*")]
 
 myst_enable_extensions = ["colon_fence", "deflist", "fieldlist"]
 myst_heading_anchors = 3
-# A section that several pages have may be linked to by its page only.
-suppress_warnings = ["toc.empty_glob"]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

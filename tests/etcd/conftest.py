@@ -9,6 +9,7 @@ import trio
 
 from trio_etcd_watch import testing
 from trio_etcd_watch.testing import Etcd
+from trio_etcd_watch.testing._program import inspect_program
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -28,3 +29,24 @@ def any_etcd(any_server: Etcd) -> Etcd:
     """The same, running and without keys."""
     trio.run(any_server.reset)
     return any_server
+
+
+@pytest.fixture(scope="session")
+def newest_binary(etcd_binaries: list[str]) -> str:
+    """The newest etcd that is here, for what the documentation shows."""
+    return max(etcd_binaries, key=lambda path: inspect_program(path).version)
+
+
+@pytest.fixture(scope="session")
+def newest_server(newest_binary: str) -> Iterator[Etcd]:
+    """A server of it."""
+    (server,) = trio.run(testing._start_members, 1, newest_binary, (), {}, None)
+    yield server
+    trio.run(server.aclose)
+
+
+@pytest.fixture
+def newest_etcd(newest_server: Etcd) -> Etcd:
+    """The same, running and without keys."""
+    trio.run(newest_server.reset)
+    return newest_server

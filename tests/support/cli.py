@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -97,10 +97,13 @@ class Cli:
 
 
 @asynccontextmanager
-async def open_cli(*arguments: str | bytes, **env: str) -> AsyncGenerator[Cli]:
-    """Run it while the block lasts."""
+async def open_command(
+    command: Sequence[str | bytes], env: Mapping[str, str], cwd: Path | None = None
+) -> AsyncGenerator[Cli]:
+    """Run any program while the block lasts."""
     process = await trio.lowlevel.open_process(
-        [*PROGRAM, *arguments],
+        command,
+        cwd=cwd,
         env=environment(**env),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -114,3 +117,10 @@ async def open_cli(*arguments: str | bytes, **env: str) -> AsyncGenerator[Cli]:
             for stream in (process.stdout, process.stderr):
                 assert stream is not None
                 await stream.aclose()
+
+
+@asynccontextmanager
+async def open_cli(*arguments: str | bytes, **env: str) -> AsyncGenerator[Cli]:
+    """Run it while the block lasts."""
+    async with open_command([*PROGRAM, *arguments], env) as cli:
+        yield cli

