@@ -28,7 +28,7 @@ class WatchCollector(Collector):
         """Give each metric as it is now."""
         now = self._watcher.statistics()
         watches = GaugeMetricFamily(
-            "etcd_watches", "Open watches by state.", labels=["state"]
+            "etcd_watches", "Open watches, by state.", labels=["state"]
         )
         watches.add_metric(["creating"], now.creating)
         watches.add_metric(["live"], now.live)
@@ -36,23 +36,27 @@ class WatchCollector(Collector):
         watches.add_metric(["resuming"], now.resuming)
         yield watches
         yield CounterMetricFamily(
-            "etcd_watch_reconnects", "Streams that were lost.", now.reconnects
+            "etcd_watch_reconnects", "Streams lost so far.", now.reconnects
         )
         yield CounterMetricFamily(
-            "etcd_watch_events", "Events received.", now.events_received
+            "etcd_watch_events", "Events received so far.", now.events_received
         )
         yield GaugeMetricFamily(
-            "etcd_watch_unread_events", "Events held for slow users.", now.unread_events
+            "etcd_watch_unread_events",
+            "Events that wait for their users.",
+            now.unread_events,
         )
         mirror = self._mirror.statistics()
-        yield GaugeMetricFamily("etcd_mirror_keys", "Keys.", mirror.keys)
+        yield GaugeMetricFamily("etcd_mirror_keys", "Keys in the mirror.", mirror.keys)
         yield CounterMetricFamily(
-            "etcd_mirror_resyncs", "How often the range was read anew.", mirror.resyncs
+            "etcd_mirror_resyncs",
+            "How often it has read its range again.",
+            mirror.resyncs,
         )
         since = mirror.disconnected_since
         yield GaugeMetricFamily(
             "etcd_mirror_disconnected_seconds",
-            "Since when it has had no stream; 0 while it has one.",
+            "How long it has been without a stream.",
             0.0 if since is None else trio.current_time() - since,
         )
 
