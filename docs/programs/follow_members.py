@@ -10,6 +10,7 @@ async def main() -> None:
     channel = Channel("127.0.0.1:2379", follow_members=True)
     async with open_watcher(channel) as watcher:
         async with watcher.watch("/config/", prefix=True) as watch:
+            print("watching")
             async for event in watch.events():
                 print(event.type.name, event.kv.key.decode())
                 for each in watcher.statistics().endpoints:

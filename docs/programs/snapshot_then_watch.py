@@ -9,12 +9,12 @@ async def follow(watcher: Watcher) -> None:
     """Print what is there, and then each event, until history is compacted."""
     jobs = await watcher.snapshot("/jobs/", prefix=True)
     for kv in jobs.values():
-        print("there:", kv.key.decode(), kv.value.decode())
+        print("there:", kv.key, kv.value)
     async with watcher.watch(
         "/jobs/", prefix=True, start_revision=jobs.revision + 1
     ) as watch:
         async for event in watch.events():
-            print(event.type.name, event.kv.key.decode(), event.kv.value.decode())
+            print(event.type.name, event.kv.key, event.kv.value)
 
 
 async def main() -> None:

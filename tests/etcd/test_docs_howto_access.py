@@ -9,8 +9,8 @@ import pytest
 import trustme
 
 from tests.support.auth import READER, Guarded, b64, jwt, open_guarded
-from tests.support.programs import open_program
-from trio_etcd_watch.testing import open_etcd
+from tests.support.programs import blocks, open_program
+from trio_etcd_watch.testing import open_cluster, open_etcd
 
 PERMISSION = {
     "permType": "READ",
@@ -99,3 +99,27 @@ async def test_token_file(tmp_path: Path, newest_binary: str, is_good: bool) -> 
             else:
                 assert await program.wait() == 1
                 assert b"AuthenticationError" in await program.errors()
+
+
+async def test_members(newest_binary: str) -> None:
+    async with open_cluster(binary=newest_binary) as cluster:
+        first, second, third = cluster.members
+        async with open_program("follow_members.py", first.endpoint) as program:
+            # Each event is a look at what is known by then.
+            count = 1
+            await program.lines(count)
+            while program.output.count(b" member\n") < 2:
+                await second.put("/config/a", "1")
+                count += 2
+                await program.lines(count)
+    (page,) = blocks("howto/membership.md", "text")
+    for shown, here in (
+        ("127.0.0.1:2379", first),
+        ("127.0.0.1:22379", second),
+        ("127.0.0.1:32379", third),
+    ):
+        page = page.replace(shown, here.endpoint)
+    event, *endpoints = page.splitlines()
+    told, *known = program.output.decode().splitlines()[-4:]
+    assert told == event
+    assert sorted(known) == sorted(endpoints)
