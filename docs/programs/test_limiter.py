@@ -1,9 +1,9 @@
 """Tests of the limiter, on an etcd in memory."""
 
 import pytest
-from limiter import open_limiter
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from limiter import open_limiter
 from trio_etcd_watch import PermissionDeniedError
 from trio_etcd_watch.testing import ScriptedEtcd
 

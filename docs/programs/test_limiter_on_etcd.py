@@ -1,8 +1,8 @@
 """A test of the limiter on a real etcd, which the fixture `etcd` runs."""
 
 import trio
-from limiter import open_limiter
 
+from limiter import open_limiter
 from trio_etcd_watch import open_watcher
 from trio_etcd_watch.testing import Etcd
 
