@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.support.cli import Cli, open_command
+from tests.support.cli import Cli, objects, open_command
 from tests.support.helpers import LIMIT
+from tests.support.howto import cli_command
 from tests.support.programs import blocks, open_program
 from trio_etcd_watch import open_watcher
 from trio_etcd_watch.testing import Etcd, Put
@@ -53,6 +54,28 @@ async def test_discovery(newest_etcd: Etcd) -> None:
         count = await until(program, "sending to 10.0.0.3:25")
         rest = (await program.lines(count + 5))[count:]
         assert set(rest) == {b"sending to 10.0.0.3:25"}
+
+
+async def test_bookmark_from_the_shell(newest_etcd: Etcd, tmp_path: Path) -> None:
+    command = cli_command("howto/bookmark.md")
+    where = {"ETCDCTL_ENDPOINTS": newest_etcd.endpoint}
+    async with open_command(command, where, tmp_path) as program:
+        with trio.fail_after(LIMIT):
+            # It tells of what comes once it watches.
+            written = 0
+            while not program.output:
+                await newest_etcd.put("/jobs/a", str(written))
+                written += 1
+                with trio.move_on_after(0.2):
+                    await program.lines(1)
+        assert await program.end() == -signal.SIGTERM
+    told = [line["kv"]["value_utf8"] for line in objects(program.output)]
+    missed = int(told[0])
+    await newest_etcd.put("/jobs/b", str(written))
+    async with open_command(command, where, tmp_path) as program:
+        rest = await program.objects(written + 1 - missed - len(told))
+        told += [line["kv"]["value_utf8"] for line in rest]
+    assert told == [str(number) for number in range(missed, written + 1)]
 
 
 async def test_fan_out(newest_etcd: Etcd) -> None:

@@ -6,10 +6,14 @@ import ssl
 from pathlib import Path
 
 import pytest
+import trio
 import trustme
 
 from tests.support.auth import READER, Guarded, b64, jwt, open_guarded
-from tests.support.programs import blocks, open_program
+from tests.support.cli import Cli, open_command
+from tests.support.helpers import LIMIT
+from tests.support.howto import cli_command
+from tests.support.programs import ENDPOINT, blocks, open_program
 from trio_etcd_watch.testing import open_cluster, open_etcd
 
 PERMISSION = {
@@ -57,9 +61,24 @@ async def test_mutual_tls(tmp_path: Path, newest_binary: str) -> None:
             await program.lines(1)
             await server.put("/config/a", "1")
             assert await program.lines(2) == [b"watching", b"PUT b'/config/a' b'1'"]
+        command = [
+            each.replace(ENDPOINT, etcd.endpoint)
+            for each in cli_command("howto/tls.md")
+        ]
+        async with open_command(command, {}, tmp_path) as program:
+            await put_until_told(server, program)
 
 
-async def test_credentials(newest_binary: str) -> None:
+async def put_until_told(server: Guarded, program: Cli) -> None:
+    """Write until it has seen it: it tells of what comes once it watches."""
+    with trio.fail_after(LIMIT):
+        while b"/config/a" not in program.output:
+            await server.put("/config/a", "1")
+            with trio.move_on_after(0.2):
+                await program.lines(1)
+
+
+async def test_credentials(tmp_path: Path, newest_binary: str) -> None:
     async with open_guarded(newest_binary, "--bcrypt-cost=4") as server:
         endpoint = server.etcd.endpoint
         for password, said in (
@@ -81,6 +100,11 @@ async def test_credentials(newest_binary: str) -> None:
             await server.etcd.start()
             await server.put("/config/a", "1")
             assert await program.lines(2) == [b"watching", b"PUT b'/config/a' b'1'"]
+        (tmp_path / "reader.password").write_text(READER.password)
+        where = {"ETCDCTL_ENDPOINTS": endpoint}
+        command = cli_command("howto/auth.md")
+        async with open_command(command, where, tmp_path) as program:
+            await put_until_told(server, program)
 
 
 @pytest.mark.parametrize("is_good", [True, False])

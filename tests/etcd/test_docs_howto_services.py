@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.cli import open_command
 from tests.support.helpers import LIMIT, eventually
+from tests.support.howto import cli_command
 from tests.support.programs import blocks, open_program, write_program
 from trio_etcd_watch.testing import Etcd, _reserve_port
 
@@ -85,6 +86,16 @@ async def test_readiness_has_patience(newest_etcd: Etcd, address: str) -> None:
         await newest_etcd.kill()
         await program.until_error(b"no watch stream")
         assert await client.get("/readyz") == (200, "ready")
+
+
+async def test_a_probe_by_a_command(newest_etcd: Etcd) -> None:
+    command = cli_command("howto/readiness.md")
+    where = {"ETCDCTL_ENDPOINTS": newest_etcd.endpoint}
+    async with open_command(command, where) as program:
+        assert await program.wait() == 0
+    await newest_etcd.kill()
+    async with open_command(command, where) as program:
+        assert await program.wait() == 5
 
 
 async def test_metrics(newest_etcd: Etcd, address: str) -> None:
