@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from tests.support.cli import Cli, objects, open_command
-from tests.support.helpers import LIMIT
+from tests.support.helpers import LIMIT, eventually
 from tests.support.howto import cli_command
 from tests.support.programs import blocks, open_program
 from trio_etcd_watch import open_watcher
@@ -43,7 +43,12 @@ async def test_hot_reload(newest_etcd: Etcd) -> None:
 
 
 async def test_discovery(newest_etcd: Etcd) -> None:
+    async def is_watched() -> bool:
+        return (await newest_etcd.metrics())["etcd_debugging_mvcc_watcher_total"] > 0
+
     async with open_program("pick_instance.py", newest_etcd.endpoint) as program:
+        # It waits while there is none.
+        await eventually(is_watched)
         await newest_etcd.put("/services/mail/one", "10.0.0.1:25")
         assert await program.lines(1) == [b"sending to 10.0.0.1:25"]
         await newest_etcd.put("/services/mail/two", "10.0.0.2:25")
