@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
@@ -21,8 +24,9 @@ from trio_etcd_watch.testing._program import in_wheel
 async def until(program: Cli, line: str) -> int:
     """Wait for a line; how many there are by then."""
     count = 1
-    while (await program.lines(count))[count - 1] != line.encode():
-        count += 1
+    with trio.fail_after(LIMIT):
+        while (await program.lines(count))[count - 1] != line.encode():
+            count += 1
     return count
 
 
@@ -59,6 +63,46 @@ async def test_discovery(newest_etcd: Etcd) -> None:
         count = await until(program, "sending to 10.0.0.3:25")
         rest = (await program.lines(count + 5))[count:]
         assert set(rest) == {b"sending to 10.0.0.3:25"}
+
+
+async def test_checked_bookmark(newest_etcd: Etcd, tmp_path: Path) -> None:
+    bookmark = tmp_path / "jobs.bookmark"
+
+    def program() -> AbstractAsyncContextManager[Cli]:
+        name = "checked_bookmark.py"
+        return open_program(name, newest_etcd.endpoint, folder=tmp_path)
+
+    async def is_stored() -> bool:
+        return await trio.Path(bookmark).exists()
+
+    async with program() as first:
+        await eventually(is_stored)
+        await newest_etcd.put("/jobs/1", "sweep")
+        assert await first.lines(1) == [b"PUT b'/jobs/1' b'sweep'"]
+        await eventually(is_past(bookmark, await newest_etcd.revision()))
+    await newest_etcd.put("/jobs/2", "mop")
+    async with program() as second:
+        assert await second.lines(1) == [b"PUT b'/jobs/2' b'mop'"]
+        await eventually(is_past(bookmark, await newest_etcd.revision()))
+    cluster_id, revision = json.loads(bookmark.read_text())
+    for wrong, said in (
+        ([cluster_id + 1, revision], b"the bookmark is of another cluster"),
+        ([cluster_id, revision + 1], b"the cluster has lost history"),
+    ):
+        bookmark.write_text(json.dumps(wrong))
+        async with program() as third:
+            assert await third.wait() == 1
+            assert said in await third.errors()
+
+
+def is_past(bookmark: Path, revision: int) -> Callable[[], Awaitable[bool]]:
+    """Whether a program has stored that it has dealt with a revision."""
+
+    async def is_stored() -> bool:
+        text = await trio.Path(bookmark).read_text()
+        return bool(json.loads(text)[1] > revision)
+
+    return is_stored
 
 
 async def test_bookmark_from_the_shell(newest_etcd: Etcd, tmp_path: Path) -> None:
