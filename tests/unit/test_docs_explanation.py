@@ -67,3 +67,25 @@ def test_each_difference_between_servers_has_a_test() -> None:
     )
     assert len(rows) >= 11
     assert [row for row in rows if not named_tests(row)] == []
+
+
+def test_each_cell_of_the_comparison_can_be_checked() -> None:
+    comparison = (DOCS / "comparison.md").read_text()
+    rows = [
+        row
+        for row in re.findall(r"^\| (.+) \|$", comparison, re.MULTILINE)
+        if not row.startswith("|")
+    ]
+    cells = [cell for row in rows for cell in row.split(" | ")[1:]]
+    assert len(cells) >= 130
+    unshown = [
+        cell
+        for cell in cells
+        if cell != "—" and "](" not in cell and "][" not in cell
+        if "{doc}" not in cell and not named_tests(cell)
+    ]
+    assert unshown == []
+    named = set(re.findall(r"\]\[([\w-]+)\]", comparison))
+    defined = re.findall(r"^\[([\w-]+)\]: https://", comparison, re.MULTILINE)
+    assert named == set(defined)
+    assert len(defined) == len(set(defined))
