@@ -78,7 +78,8 @@ lint: $(VENV)/.test
 # Of the modules in Python, whose docstrings are the reference, in whatever environment.
 docs: .venv-docs/.made
 	TRIO_ETCD_WATCH_PURE=1 .venv-docs/bin/python -m sphinx -q -W --keep-going -n \
-		-d build/doctrees docs build/docs
+		-E -d build/doctrees docs build/docs
+	.venv-docs/bin/python -m tests.support.built_docs build/docs
 
 .venv-docs/.made: pyproject.toml
 	@echo "making .venv-docs"
