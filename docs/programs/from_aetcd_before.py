@@ -4,10 +4,12 @@ import asyncio
 
 import aetcd
 
+ENDPOINT = "127.0.0.1:2379"
+
 
 async def main() -> None:
     """Print keys and events until the stream is lost."""
-    host, port = ["127.0.0.1", "2379"]
+    host, port = ENDPOINT.split(":")
     async with aetcd.Client(host, int(port)) as client:
         state = await client.get_prefix(b"/config/")
         for kv in state:

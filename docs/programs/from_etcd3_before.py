@@ -2,7 +2,9 @@
 
 import etcd3
 
-host, port = ["127.0.0.1", "2379"]
+ENDPOINT = "127.0.0.1:2379"
+
+host, port = ENDPOINT.split(":")
 client = etcd3.client(host, int(port))
 state = client.get_prefix_response("/config/")
 for kv in state.kvs:

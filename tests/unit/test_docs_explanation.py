@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from tests.unit.test_readme import named_tests, rows_of_tests
+from tests.unit.test_readme import README, named_tests, rows_of_tests
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted([*DOCS.glob("explanation/*.md"), *DOCS.glob("*.md")])
@@ -48,3 +48,39 @@ def test_a_rule_that_is_explained_has_its_row() -> None:
     }
     assert explained
     assert explained - names == set()
+
+
+def test_the_versions_are_those_of_the_readme() -> None:
+    """Which `test_matrix` compares with what is declared, pinned and tested."""
+    stability = (DOCS / "stability.md").read_text()
+    rows = re.findall(
+        r"^\| (?:[\w]+) \| (?:[\d.]+, )*[\d.]+.*\|$", stability, re.MULTILINE
+    )
+    assert len(rows) == 7
+    assert [row for row in rows if f"\n{row}\n" not in README] == []
+
+
+def test_each_difference_between_servers_has_a_test() -> None:
+    stability = (DOCS / "stability.md").read_text()
+    rows = rows_of_tests(
+        stability.partition("### What differs")[2].partition("\n## ")[0]
+    )
+    assert len(rows) >= 11
+    assert [row for row in rows if not named_tests(row)] == []
+
+
+def test_each_cell_of_the_comparison_can_be_checked() -> None:
+    comparison, _, shown = (
+        (DOCS / "comparison.md").read_text().partition("## What shows it")
+    )
+    table = dict(re.findall(r"^\| (.+) \| (.+) \|$", shown, re.MULTILINE))
+    rows = re.findall(r"^\| ([^|-].+) \|$", comparison, re.MULTILINE)
+    assert len(rows) >= 30
+    for row in rows:
+        what, ours, *others = row.split(" | ")
+        assert "{doc}" in ours or named_tests(table[what]), what
+        assert [cell for cell in others if cell != "—" and "][" not in cell] == [], what
+    named = set(re.findall(r"\]\[([\w-]+)\]", comparison))
+    defined = re.findall(r"^\[([\w-]+)\]: https://", shown, re.MULTILINE)
+    assert named == set(defined)
+    assert len(defined) == len(set(defined))
