@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, final
 
 import trio
-from google.protobuf.message import DecodeError
 
 from ._backoff import MAX_DELAY
 from ._channel import API_VERSION, Channel, Credentials, flaw_of_token, needs_tls
@@ -20,6 +19,7 @@ from ._grpc.connection import Connection
 from ._grpc.metadata import Metadata
 from ._grpc.status import Status, StatusCode, StreamLost, TooManyPings
 from ._log import printable
+from ._parsing import parse
 from ._pb import watch_pb2 as pb
 from ._rotation import Rotation, Source
 from ._statistics import EndpointStatistics
@@ -405,6 +405,6 @@ class Connector:
                     raise AuthenticationError(reply.code, reply.message)
             raise StreamLost(f"no token: {reply}")
         try:
-            return pb.AuthenticateResponse.FromString(reply).token
-        except DecodeError as exc:
+            return parse(pb.AuthenticateResponse, reply).token
+        except ValueError as exc:
             raise StreamLost("the answer to Authenticate cannot be parsed") from exc

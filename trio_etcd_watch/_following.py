@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import Protocol, final
 
 import trio
-from google.protobuf.message import DecodeError
 
 from ._endpoints import Endpoint
 from ._errors import RpcError
@@ -22,6 +21,7 @@ from ._grpc.metadata import Metadata
 from ._grpc.status import Status, StreamLost
 from ._log import printable
 from ._members import MAX_LIST_SIZE, usable_members
+from ._parsing import parse
 from ._pb import watch_pb2 as pb
 from ._verdicts import MAX_REFUSED_TOKENS, Call, Verdict, verdict_on
 
@@ -122,8 +122,8 @@ class Following:
             reason = f"a list of {len(reply)} bytes is none of etcd's"
             return self._unknown(teller, reason, INTERVAL)
         try:
-            answer = pb.MemberListResponse.FromString(reply)
-        except (DecodeError, ValueError):  # the latter of protobuf in pure Python
+            answer = parse(pb.MemberListResponse, reply)
+        except ValueError:
             return self._unknown(teller, "the answer cannot be parsed", INTERVAL)
         if not any(each.clientURLs for each in answer.members):
             # A cluster has at least the member that answers.

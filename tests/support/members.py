@@ -35,6 +35,7 @@ class Member:
         tokens: what each Watch stream brought as its token.
         lists: the requests for a list of members, each with its token.
         list_reply: the bytes of that list, instead.
+        token_reply: the answers to Authenticate, instead.
         lists_wait: whether such requests get no answer.
         tokens_wait: what Authenticate waits for, after the first.
         refuses_connections: whether those to come are closed at once.
@@ -53,6 +54,7 @@ class Member:
         self.urls = urls
         self.lists: list[tuple[pb.MemberListRequest, str | None]] = []
         self.list_reply: bytes | None = None
+        self.token_reply: bytes | None = None
         self.lists_wait = False
         self.tokens_wait: trio.Event | None = None
         self.refuses_connections = False
@@ -121,6 +123,7 @@ class Member:
         elif path == AUTHENTICATE:
             token = f"token {self.authentications - 1}"
             reply = pb.AuthenticateResponse(token=token).SerializeToString()
+            reply = self.token_reply or reply
         else:
             reply = NOTHING.SerializeToString()
         await peer.messages(stream_id, reply)
