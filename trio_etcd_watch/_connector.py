@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, final
 
 import trio
-from google.protobuf.message import DecodeError
 
+from ._backoff import MAX_DELAY
 from ._channel import API_VERSION, Channel, Credentials, flaw_of_token, needs_tls
 from ._dialer import Dialer
 from ._endpoints import Endpoint, SrvName
@@ -19,8 +19,9 @@ from ._grpc.connection import Connection
 from ._grpc.metadata import Metadata
 from ._grpc.status import Status, StatusCode, StreamLost, TooManyPings
 from ._log import printable
+from ._parsing import parse
 from ._pb import watch_pb2 as pb
-from ._rotation import Rotation
+from ._rotation import Rotation, Source
 from ._statistics import EndpointStatistics
 from ._verdicts import MAX_REFUSED_TOKENS, Call, Verdict, verdict_on
 
@@ -96,7 +97,12 @@ class Connector:
         self._discovery = _discovery_of(channel)
         self._dialer = Dialer(channel, self._start)
         self._connection: Connection | None = None
+        # Where it leads, where from that is known, and since when it is there.
         self._reached: Endpoint | None = None
+        self._source: Source = "given"
+        self._since = 0.0
+        # The one that told the members.
+        self._served: Connection | None = None
         self._token: str | None = None
         # Where and when the token was taken in place of a refused one.
         self._token_origin: tuple[Connection | None, float] = (None, -math.inf)
@@ -105,6 +111,8 @@ class Connector:
         self._closed = False
         self._suspect: Connection | None = None
         self._lock = trio.Lock()
+        # The user's function for tokens need not stand two calls at once.
+        self._source_lock = trio.Lock()
         self._following = _following_of(channel, self)
         if self._following:
             nursery.start_soon(self._following.run)
@@ -129,28 +137,41 @@ class Connector:
             self._check_open()
             connection = self._connection
             if connection is None or connection.lost:
+                self._note_loss()
                 connection = await self._dial(await self._next_endpoint())
-            return connection, await self._metadata_on(connection)
+            if self._token is None:
+                await self._take_token(connection)
+            return connection, self._metadata_with(self._token)
 
-    async def metadata_on(self, connection: Connection) -> Metadata:
-        """Return the metadata for a call on this connection. Dials nobody.
+    async def metadata_on(
+        self, connection: Connection, *, anew: bool = False
+    ) -> Metadata:
+        """Return the metadata for a call that is no stream's. Dials and leaves nobody.
+
+        Args:
+            connection: that the call is on.
+            anew: come with another token than the streams, which keep theirs. Whatever
+                becomes of it, it is none of their tries.
 
         Raises:
             StreamLost: it is not the one in use any more, or gave no token that can be
                 sent.
-            AuthenticationError: as `connect()`.
+            AuthenticationError: the credentials are refused, or `token=` raised.
         """
-        async with self._lock:
+        async with self._lock:  # streams may be about to have a token
             self._check_open()
             if connection is not self._connection or connection.lost:
                 raise StreamLost("there is another connection by now, or none")
-            return await self._metadata_on(connection)
+            token = self._token
+        if anew or token is None:
+            token = await self._new_token(connection)
+            if token is not None and (flaw := flaw_of_token(token)):
+                raise StreamLost(f"the token {flaw}")
+        return self._metadata_with(token)
 
-    async def _metadata_on(self, connection: Connection) -> Metadata:
-        if self._token is None:
-            await self._take_token(connection)
-        token: Metadata = (("token", self._token),) if self._token else ()
-        return (*API_VERSION, *self.channel.metadata, *token)
+    def _metadata_with(self, token: str | None) -> Metadata:
+        pair: Metadata = (("token", token),) if token else ()
+        return (*API_VERSION, *self.channel.metadata, *pair)
 
     @property
     def reached(self) -> tuple[Connection, Endpoint] | None:
@@ -162,15 +183,25 @@ class Connector:
 
     def endpoints(self) -> tuple[EndpointStatistics, ...]:
         """Return the endpoints that are known."""
+        known = dict(self._rotation.known())
         reached = self.reached
         in_use = reached[1] if reached else None
+        if in_use:
+            # Its member may be gone, or its record.
+            known.setdefault(in_use, self._source)
         return tuple(
             EndpointStatistics(str(endpoint), source, endpoint == in_use)
-            for endpoint, source in self._rotation.known()
+            for endpoint, source in known.items()
         )
 
-    def join(self, members: Sequence[Endpoint]) -> None:
-        """Take these for the members that are there, beside the given endpoints."""
+    def join(self, connection: Connection, members: Sequence[Endpoint]) -> None:
+        """Take these for the members that are there, beside the given endpoints.
+
+        Args:
+            connection: that tells, and so serves.
+            members: their endpoints.
+        """
+        self._served = connection
         if self._rotation.join(random.sample(members, len(members))):
             names = printable(", ".join(map(str, members)))
             line = "members beside the given endpoints: %s"
@@ -183,8 +214,20 @@ class Connector:
         Streams that it serves go on; with the last of them the connection ends.
         """
         if connection is self._connection:
+            self._note_loss()
             self._connection = None
             connection.retire()
+
+    def _note_loss(self) -> None:
+        """If the connection is lost that has served, and has lasted, have it tried again.
+
+        Else the next has its turn: what answers, and serves nobody, leads elsewhere.
+        """
+        connection, lasted = self._served, trio.current_time() - self._since > MAX_DELAY
+        if connection and connection is self._connection and connection.lost and lasted:
+            assert self._reached is not None
+            self._rotation.lost(self._reached)
+            self._served = None
 
     def suspect(self, connection: Connection) -> None:
         """Note that users gave up before any reply; at the second time leave it."""
@@ -238,13 +281,15 @@ class Connector:
         return turn
 
     async def _dial(self, endpoint: Endpoint) -> Connection:
+        source = self._rotation.source_of(endpoint)
         try:
             connection = await self._dialer.dial(endpoint)
         except StreamLost:
             self._rotation.failed(endpoint)
             raise
         self._rotation.worked(endpoint)
-        self._connection, self._reached = connection, endpoint
+        self._connection, self._reached, self._source = connection, endpoint, source
+        self._since = trio.current_time()
         self.connections_made += 1
         if self._following:
             self._following.connected()
@@ -281,26 +326,20 @@ class Connector:
     # Tokens
 
     async def _take_token(self, connection: Connection) -> None:
-        source, credentials = self.channel.token, self.channel.credentials
-        token: str | None
-        if isinstance(source, str):
-            token = source
-        elif source is not None:
-            token = await self._call(source)
-        elif credentials is not None:
-            asked = trio.current_time()
-            try:
-                token = await self._authenticate(connection, credentials)
-            except StreamLost:
+        """Take one for the streams."""
+        asked = trio.current_time()
+        try:
+            token = await self._new_token(connection)
+        except StreamLost:
+            if self.channel.credentials is not None:
                 # It takes a quorum, which another member may have.
                 self.leave(connection)
-                raise
-            except trio.Cancelled:
-                if trio.current_time() - asked > PATIENCE:
-                    self.suspect(connection)
-                raise
-        else:
-            return
+            raise
+        except trio.Cancelled:
+            waited = trio.current_time() - asked
+            if self.channel.credentials is not None and waited > PATIENCE:
+                self.suspect(connection)
+            raise
         if token is None:
             return
         if flaw := flaw_of_token(token):
@@ -315,6 +354,18 @@ class Connector:
         taken = trio.current_time() if self._token_refused else -math.inf
         self._token_origin = (connection, taken)
         self._token_refused = False
+
+    async def _new_token(self, connection: Connection) -> str | None:
+        """Return a token; None where there is none, or the cluster wants none."""
+        source, credentials = self.channel.token, self.channel.credentials
+        if isinstance(source, str):
+            return source
+        if source is not None:
+            async with self._source_lock:
+                return await self._call(source)
+        if credentials is not None:
+            return await self._authenticate(connection, credentials)
+        return None
 
     async def _call(self, source: Callable[[], Awaitable[str]]) -> str:
         """Ask the user's function for a token."""
@@ -354,6 +405,6 @@ class Connector:
                     raise AuthenticationError(reply.code, reply.message)
             raise StreamLost(f"no token: {reply}")
         try:
-            return pb.AuthenticateResponse.FromString(reply).token
-        except DecodeError as exc:
+            return parse(pb.AuthenticateResponse, reply).token
+        except ValueError as exc:
             raise StreamLost("the answer to Authenticate cannot be parsed") from exc

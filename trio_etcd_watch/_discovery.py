@@ -31,6 +31,10 @@ MAX_LINES = 10
 FAILURE_TTL = 1.0
 """Seconds in which a look-up that failed is not made again, whoever wants it."""
 
+MAX_DENIAL_TTL = 60.0
+"""Seconds for which it is believed at most that there are no records: a cluster may come,
+and watches wait for it. RFC 2308 (5) lets resolvers choose a limit, of some hours."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Found:
@@ -126,11 +130,15 @@ class Discovery:
         return endpoints
 
     async def _ask(self, name: SrvName) -> _Found:
+        loss: StreamLost
+        ttl = FAILURE_TTL
         try:
             with trio.fail_after(self._timeout):
                 records, ttl, tls = await self._query(name)
         except trio.TooSlowError:
             loss = StreamLost(f"DNS gives no answer within {self._timeout:g} s")
+        except NoRecords as exc:
+            loss, ttl = exc, max(FAILURE_TTL, min(exc.ttl, MAX_DENIAL_TTL))
         except StreamLost as exc:
             loss = exc
         else:
@@ -138,7 +146,7 @@ class Discovery:
             # Whatever is more would cost more to draw than it is worth.
             records = sorted(records, key=attrgetter("priority"))[:MAX_RECORDS]
             return _Found(records, tls, None, expires)
-        return _Found([], True, loss, trio.current_time() + FAILURE_TTL)
+        return _Found([], True, loss, trio.current_time() + ttl)
 
     async def _query(self, name: SrvName) -> tuple[list[Record], float, bool]:
         # Here, since only who gives such a name has dnspython.
@@ -149,8 +157,11 @@ class Discovery:
         except NoRecords as exc:
             # Only if DNS says so: else who suppresses an answer has us go on in
             # plaintext.
-            if self._tls_only or name in self._had_tls:
-                raise NoRecords(
-                    f"{exc}, and plaintext is not for this channel"
-                ) from exc
-        return *await query_srv(name.query(tls=False), self._timeout), False
+            denial = exc
+        if self._tls_only or name in self._had_tls:
+            reason = f"{denial}, and plaintext is not for this channel"
+            raise NoRecords(reason, denial.ttl) from denial
+        try:
+            return *await query_srv(name.query(tls=False), self._timeout), False
+        except NoRecords as exc:
+            raise NoRecords(str(exc), min(exc.ttl, denial.ttl)) from exc

@@ -3,7 +3,7 @@
 At each new connection, and every five minutes while one lasts. After a round in which
 nobody answered there is nobody to ask, but the connection that ends it is a new one. A
 refusal is no error: then what is known stays as it is. Nothing here ends a connection,
-or makes one.
+makes one, or costs the streams a token.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import Protocol, final
 
 import trio
-from google.protobuf.message import DecodeError
 
 from ._endpoints import Endpoint
 from ._errors import RpcError
@@ -22,6 +21,7 @@ from ._grpc.metadata import Metadata
 from ._grpc.status import Status, StreamLost
 from ._log import printable
 from ._members import MAX_LIST_SIZE, usable_members
+from ._parsing import parse
 from ._pb import watch_pb2 as pb
 from ._verdicts import MAX_REFUSED_TOKENS, Call, Verdict, verdict_on
 
@@ -47,14 +47,13 @@ class Reach(Protocol):
     def reached(self) -> tuple[Connection, Endpoint] | None:
         """The connection that lives just now, and where it leads."""
 
-    async def metadata_on(self, connection: Connection) -> Metadata:
+    async def metadata_on(
+        self, connection: Connection, *, anew: bool = False
+    ) -> Metadata:
         """As `Connector.metadata_on()`."""
 
-    def forget_token(self, token: str | bytes | None) -> bool:
-        """As `Connector.forget_token()`."""
-
-    def join(self, members: Sequence[Endpoint]) -> None:
-        """Take these for the members that are there."""
+    def join(self, connection: Connection, members: Sequence[Endpoint]) -> None:
+        """Take these for the members that are there, as this connection tells."""
 
 
 @final
@@ -81,10 +80,13 @@ class Following:
         self._secure = secure
         self._timeout = timeout
         self._connected = trio.Event()
+        # What this asks with, once the streams' token was refused.
+        self._own: Metadata | None = None
         self._left_out: list[str] = []
 
     def connected(self) -> None:
         """Look soon: there is a new connection."""
+        self._own = None
         self._connected.set()
 
     @trio.lowlevel.enable_ki_protection
@@ -120,36 +122,40 @@ class Following:
             reason = f"a list of {len(reply)} bytes is none of etcd's"
             return self._unknown(teller, reason, INTERVAL)
         try:
-            answer = pb.MemberListResponse.FromString(reply)
-        except (DecodeError, ValueError):  # the latter of protobuf in pure Python
+            answer = parse(pb.MemberListResponse, reply)
+        except ValueError:
             return self._unknown(teller, "the answer cannot be parsed", INTERVAL)
         if not any(each.clientURLs for each in answer.members):
             # A cluster has at least the member that answers.
             return self._unknown(teller, "the list has no started member", INTERVAL)
-        self._take(answer, teller)
+        self._take(answer, connection, teller)
         return INTERVAL
 
     async def _ask(self, connection: Connection) -> bytes | Status:
-        """Ask, with new tokens if those that are there are refused."""
+        """Ask; if the streams' token is refused, with some that no stream has.
+
+        What a user may watch with may be no good for this, and the reverse.
+        """
         refused = 0
         while True:
-            metadata = await self._connector.metadata_on(connection)
-            # The limit is for this alone: a token may take longer, and who gives up on
-            # one makes its member suspect.
+            metadata = self._own or await self._connector.metadata_on(connection)
+            # The limit is for this alone: a token may take longer.
             with trio.fail_after(self._timeout):
                 reply = await connection.unary(_MEMBER_LIST, _REQUEST, metadata)
-            token = dict(metadata).get("token")
             if (
                 not isinstance(reply, Status)
                 or verdict_on(Call.MEMBERS, reply) is not Verdict.NEW_TOKEN
-                or token is None
-                or refused == MAX_REFUSED_TOKENS
             ):
                 return reply
+            self._own = None
+            if "token" not in dict(metadata) or refused == MAX_REFUSED_TOKENS:
+                return reply
             refused += 1
-            self._connector.forget_token(token)
+            self._own = await self._connector.metadata_on(connection, anew=True)
 
-    def _take(self, answer: pb.MemberListResponse, teller: Endpoint) -> None:
+    def _take(
+        self, answer: pb.MemberListResponse, connection: Connection, teller: Endpoint
+    ) -> None:
         endpoints, left_out = usable_members(
             answer.members,
             teller=teller,
@@ -160,7 +166,7 @@ class Following:
             if line not in self._left_out:
                 logger.debug("%s", printable(line))
         self._left_out = left_out
-        self._connector.join(endpoints)
+        self._connector.join(connection, endpoints)
 
     def _unknown(self, teller: Endpoint, reason: str, wait: float = RETRY) -> float:
         logger.debug(

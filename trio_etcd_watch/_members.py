@@ -4,8 +4,8 @@ Sans-IO. The list comes from outside, and each of its URLs is left out unless
 
 1. its member has started, and has a vote: a learner serves no watch;
 2. it is `http://host:port` or `https://host:port`, and nothing more;
-3. its host means the same here as there: no `0.0.0.0`, no zone, and `localhost` only
-   where this very member was reached at such an address;
+3. its host means the same here as there: no `0.0.0.0`, no zone, and a machine's name for
+   itself (`localhost` and its like) only where this very member was reached at one;
 4. it is https, if what was given is.
 """
 
@@ -111,18 +111,38 @@ def _flaw_of_host(host: str, *, local: bool) -> str | None:
     return None
 
 
+_LOCAL_NAMES = frozenset(
+    {
+        "localhost",
+        "localhost4",
+        "localhost6",
+        "ip6-localhost",
+        "ip6-loopback",
+        "ipv6-localhost",
+        "ipv6-loopback",
+        "loopback",
+    }
+)
+"""As /etc/hosts has them on one system or another, some with a domain behind."""
+
+
 def is_local(host: str) -> bool:
-    """Whether a host is each machine's name for itself."""
+    """Whether a host is each machine's name for itself (RFC 6761, 6.3, and others)."""
+    host = host.removesuffix(".").lower()
     if address := _ip(host):
         return address.is_loopback
-    labels = host.removesuffix(".").lower().split(".")
-    return "localhost" in (labels[0], labels[-1])
+    labels = host.split(".")
+    return labels[0] in _LOCAL_NAMES or labels[-1] == "localhost"
 
 
 def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return the address that a host is; that of IPv4, if it is one in IPv6's clothes."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
         return None
-    mapped = address.ipv4_mapped if address.version == 6 else None
-    return mapped or address
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    if not int(address) >> 32 and int(address) >> 16:  # ::127.0.0.1, but not ::1
+        return ipaddress.IPv4Address(int(address))
+    return address.ipv4_mapped or address

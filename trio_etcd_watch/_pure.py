@@ -15,8 +15,7 @@ from itertools import chain
 from operator import attrgetter, lt
 from typing import Any, NamedTuple, TypeVar, cast, overload
 
-from google.protobuf.message import DecodeError
-
+from ._parsing import UNPARSABLE
 from ._pb import watch_pb2 as pb
 
 
@@ -209,7 +208,7 @@ def decode(messages: Sequence[bytes], classes: Classes) -> object:
     data = messages[0] if len(messages) == 1 else b"".join(messages)
     try:
         raw = pb.WatchResponse.FromString(data)
-    except DecodeError as exc:
+    except UNPARSABLE as exc:
         raise ValueError(f"{len(data)} bytes are no watch response") from exc
     header = raw.header
     response = classes.response()
@@ -248,7 +247,7 @@ def decode_range(message: bytes, kv_class: type[KeyValue]) -> tuple[Any, ...]:
     """
     try:
         raw = pb.RangeResponse.FromString(message)
-    except DecodeError as exc:
+    except UNPARSABLE as exc:
         raise ValueError(f"{len(message)} bytes are no range response") from exc
     header = raw.header
     return (

@@ -11,6 +11,7 @@ import dns.exception
 import dns.flags
 import dns.message
 import dns.name
+import dns.rdatatype
 import dns.resolver
 
 from ._grpc.status import StreamLost
@@ -48,9 +49,11 @@ async def query_srv(name: str, lifetime: float) -> tuple[list[Record], float]:
             backend=_BACKEND,
         )
     except dns.resolver.NXDOMAIN as exc:
-        if any(map(_is_cut, exc.kwargs.get("responses", {}).values())):
+        responses = exc.kwargs.get("responses", {}).values()
+        if any(map(_is_cut, responses)):
             raise StreamLost(f"{name} is not resolved: the answer is cut") from exc
-        raise NoRecords(f"DNS has no {name}") from exc
+        ttl = min(map(_denied_for, responses), default=0.0)
+        raise NoRecords(f"DNS has no {name}", ttl) from exc
     except (dns.exception.DNSException, OSError, ValueError) as exc:
         # The latter two of a system's configuration that makes no sense.
         raise StreamLost(f"{name} is not resolved: {exc}") from exc
@@ -59,7 +62,7 @@ async def query_srv(name: str, lifetime: float) -> tuple[list[Record], float]:
         # and might be all of it.
         raise StreamLost(f"{name} is not resolved: the answer is cut")
     if answer.rrset is None:
-        raise NoRecords(f"DNS has no {name}")
+        raise NoRecords(f"DNS has no {name}", _denied_for(answer.response))
     records = [
         Record(rdata.priority, rdata.weight, rdata.port, _text(rdata.target))
         for rdata in answer.rrset
@@ -69,6 +72,16 @@ async def query_srv(name: str, lifetime: float) -> tuple[list[Record], float]:
 
 def _is_cut(response: dns.message.Message) -> bool:
     return bool(response.flags & dns.flags.TC)
+
+
+def _denied_for(response: dns.message.Message) -> float:
+    """Return for how many seconds there is nothing: what its SOA says (RFC 2308, 5)."""
+    for rrset in response.authority:
+        if rrset.rdtype == dns.rdatatype.SOA:
+            # Those of an alias hold for what follows from it.
+            ttls = [each.ttl for each in (rrset, *response.answer)]
+            return float(min(rrset[0].minimum, *ttls))
+    return 0.0
 
 
 def _text(name: dns.name.Name) -> str:

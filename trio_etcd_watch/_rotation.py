@@ -5,14 +5,17 @@ taken by the endpoints that it stands for just then.
 
 1. What was given is never forgotten.
 2. Members that join have their turn in this round; those that are gone have none.
-3. Once members are known, a round begins with those that have not failed of late: when a
-   cluster has moved, what was given may be dead for good.
+3. Once members are known, those come last that have failed of late: when a cluster has
+   moved, what was given may be dead for good.
+4. Before them, but behind all others, come members that were never tried: their addresses
+   may be reached from inside alone, and each try would cost its timeout. So who is lost
+   after it has served has one more turn before them.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, TypeAlias, final
 
 from ._endpoints import Endpoint, SrvName
@@ -33,7 +36,8 @@ class Rotation:
         self._targets: dict[SrvName, tuple[Endpoint, ...]] = {}
         self._members: tuple[Endpoint, ...] = ()
         self._waiting: deque[Endpoint | SrvName] = deque()
-        self._failed: set[Endpoint] = set()
+        # Of those that were tried: whether it worked the last time.
+        self._worked: dict[Endpoint, bool] = {}
 
     def take(self) -> Endpoint | SrvName:
         """Return whose turn it is.
@@ -41,10 +45,7 @@ class Rotation:
         A name has to be looked up: then call `expand()`, and again `take()`.
         """
         if not self._waiting:
-            turns = [*self._given, *self._members]
-            if self._members:
-                turns.sort(key=self._has_failed)
-            self._waiting.extend(turns)
+            self._wait([*self._given, *self._members])
         return self._waiting.popleft()
 
     def expand(self, name: SrvName, targets: Sequence[Endpoint]) -> None:
@@ -72,22 +73,31 @@ class Rotation:
         members = [member for member in members if member not in self._given]
         if before == set(members):
             return False
-        gone = before - set(members)
-        waiting = [turn for turn in self._waiting if turn not in gone]
-        waiting += [member for member in members if member not in before]
-        self._waiting = deque(waiting)
         self._members = tuple(members)
+        known = dict(self.known())
+        waiting = [
+            turn for turn in self._waiting if turn in known or turn in self._given
+        ]
+        joined = [member for member in members if member not in before]
+        self._wait([*waiting, *(turn for turn in joined if turn not in waiting)])
         self._prune()
         return True
 
     def failed(self, endpoint: Endpoint) -> None:
         """Note that it could not be reached."""
-        self._failed.add(endpoint)
+        self._worked[endpoint] = False
         self._prune()
 
     def worked(self, endpoint: Endpoint) -> None:
         """Note that it was reached."""
-        self._failed.discard(endpoint)
+        self._worked[endpoint] = True
+        self._prune()
+
+    def lost(self, endpoint: Endpoint) -> None:
+        """Note that it has served for a while, and was lost just now."""
+        if self._members and endpoint in dict(self.known()):
+            others = [turn for turn in self._waiting if turn != endpoint]
+            self._wait([*others, endpoint])
 
     def known(self) -> Iterator[tuple[Endpoint, Source]]:
         """Yield the endpoints that are known, each once, and where from."""
@@ -102,11 +112,29 @@ class Rotation:
             found.setdefault(member, "member")
         yield from found.items()
 
-    def _has_failed(self, turn: Endpoint | SrvName) -> bool:
-        if isinstance(turn, Endpoint):
-            return turn in self._failed
-        targets = self._targets.get(turn, ())
-        return bool(targets) and self._failed.issuperset(targets)
+    def source_of(self, endpoint: Endpoint) -> Source:
+        """Say where one is from that has its turn."""
+        # What is not known any more was a name's.
+        return dict(self.known()).get(endpoint, "srv")
+
+    def _wait(self, turns: list[Endpoint | SrvName]) -> None:
+        """Let these have their turns, in this order but for those that are in doubt."""
+        if self._members:
+            sources = dict(self.known())
+            turns = sorted(turns, key=lambda turn: self._doubt(turn, sources))
+        self._waiting = deque(turns)
+
+    def _doubt(
+        self, turn: Endpoint | SrvName, sources: Mapping[Endpoint, Source]
+    ) -> int:
+        if isinstance(turn, SrvName):
+            targets = self._targets.get(turn, ())
+            failed = [self._worked.get(target) is False for target in targets]
+            return 2 if failed and all(failed) else 0
+        if turn in self._worked:
+            return 0 if self._worked[turn] else 2
+        return int(sources.get(turn) == "member")
 
     def _prune(self) -> None:
-        self._failed.intersection_update(endpoint for endpoint, _ in self.known())
+        known = {endpoint for endpoint, _ in self.known()}
+        self._worked = {e: worked for e, worked in self._worked.items() if e in known}

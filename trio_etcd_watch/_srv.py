@@ -39,7 +39,15 @@ class Record:
 
 
 class NoRecords(StreamLost):
-    """DNS says that there are none."""
+    """DNS says that there are none.
+
+    Attributes:
+        ttl: for how many seconds it says so; 0 if it does not say (RFC 2308).
+    """
+
+    def __init__(self, reason: str, ttl: float = 0.0) -> None:
+        super().__init__(reason)
+        self.ttl = ttl
 
 
 def in_order(records: Sequence[Record], random: Callable[[], float]) -> list[Record]:

@@ -6,8 +6,6 @@ import logging
 import random
 import ssl
 from collections import Counter
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import dns.rcode
@@ -15,9 +13,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.support.helpers import limit_in_real_time
+from tests.support.looks import looks
 from tests.support.names import Hosts
-from tests.support.nameserver import PLAIN, TLS, NameServer, open_nameserver
+from tests.support.nameserver import PLAIN, TLS
 from trio_etcd_watch import Channel, Credentials
 from trio_etcd_watch._connector import Connector
 from trio_etcd_watch._discovery import (
@@ -34,38 +32,6 @@ from trio_etcd_watch._srv import NoRecords
 
 NAME = SrvName("example.com")
 GOOD = ["0 0 2379 m0.example.com."]
-
-
-class Looks:
-    """A discovery, and the name server that it asks."""
-
-    def __init__(self, server: NameServer, channel: Channel) -> None:
-        self.server = server
-        self.discovery = Discovery(channel)
-        [self._name] = channel._srv_names
-
-    async def hosts(self) -> list[str]:
-        return [endpoint.host for endpoint in await self.endpoints()]
-
-    async def endpoints(self) -> list[Endpoint]:
-        return await self.discovery.look_up(self._name)
-
-    async def failure(self) -> StreamLost:
-        with pytest.raises(StreamLost) as info:
-            await self.endpoints()
-        assert str(info.value).startswith(f"{self._name}: ")
-        return info.value
-
-
-@asynccontextmanager
-async def looks(
-    monkeypatch: pytest.MonkeyPatch,
-    *endpoints: str,
-    name: str = "etcd+srv://example.com",
-    **arguments: Any,  # noqa: ANN401  # a channel's
-) -> AsyncGenerator[Looks]:
-    async with limit_in_real_time(), open_nameserver(monkeypatch) as server:
-        yield Looks(server, Channel(*endpoints, name, **arguments))
 
 
 @pytest.fixture

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Sequence
 from types import EllipsisType
-from typing import Any
+from typing import cast
 
 import pytest
 import trio
 import trio.testing
 from trio.testing import MockClock
 
-from tests.support.helpers import limit_in_real_time
-from tests.support.members import MEMBER_LIST, RANGE, Member, members_at
-from tests.support.names import Hosts
-from tests.support.peer import serve_tcp
+from tests.support.following import cluster
+from tests.support.members import (
+    MEMBER_LIST,
+    Member,
+    members_at,
+)
 from trio_etcd_watch import Channel, Credentials, StatusCode
 from trio_etcd_watch._connector import Connector
 from trio_etcd_watch._endpoints import Endpoint
@@ -31,56 +31,6 @@ from trio_etcd_watch._pb import watch_pb2 as pb
 SECRET = "s3cret"
 USER = Credentials("root", SECRET)
 OLD_TOKEN = Status(StatusCode.UNAUTHENTICATED, "etcdserver: invalid auth token")
-
-
-class Cluster:
-    """A connector that follows the first of some scripted members."""
-
-    def __init__(
-        self, members: list[Member], endpoints: list[str], connector: Connector
-    ) -> None:
-        self.members = members
-        self.endpoints = endpoints
-        self.connector = connector
-
-    async def connect(self) -> Connection:
-        """Connect as streams do: to the next, until one is there."""
-        while True:
-            with contextlib.suppress(StreamLost):
-                return (await self.connector.connect())[0]
-
-    async def settle(self, lists: int, member: int = 0) -> None:
-        """Wait until a member was asked so often, and what it said is dealt with."""
-        await self.members[member].wait_lists(lists)
-        connection = await self.connect()
-        # Answers come in turn, and are handed on in turn.
-        await connection.unary(RANGE, b"", ())
-        await trio.testing.wait_all_tasks_blocked()
-
-    def known(self, source: str) -> list[str]:
-        return sorted(
-            each.endpoint
-            for each in self.connector.endpoints()
-            if each.source == source
-        )
-
-    def in_use(self) -> list[str]:
-        return [each.endpoint for each in self.connector.endpoints() if each.in_use]
-
-
-@asynccontextmanager
-async def cluster(*members: Member, **arguments: Any) -> AsyncGenerator[Cluster]:  # noqa: ANN401  # a channel's
-    """Given is the first member alone; hosts that members name are not there."""
-    Hosts().use()
-    async with limit_in_real_time(), AsyncExitStack() as stack:
-        endpoints = [
-            await stack.enter_async_context(serve_tcp(member.serve))
-            for member in members
-        ]
-        channel = Channel(endpoints[0], **{"follow_members": True, **arguments})
-        nursery = await stack.enter_async_context(trio.open_nursery())
-        yield Cluster(list(members), endpoints, Connector(channel, nursery))
-        nursery.cancel_scope.cancel(reason="the test is over")
 
 
 @pytest.fixture
@@ -140,8 +90,12 @@ async def test_members_join_and_serve_when_the_given_one_is_gone() -> None:
         assert made.in_use() == [made.endpoints[1]]
         # It does not list itself, and what was given stays.
         await made.settle(1, member=1)
-        assert made.known("member") == []
         assert made.known("given") == [made.endpoints[0]]
+        # It is shown for as long as it is used.
+        assert made.known("member") == [made.endpoints[1]]
+        assert made.in_use() == [made.endpoints[1]]
+        made.connector.leave(await made.connect())
+        assert made.known("member") == []
         assert made.in_use() == []
 
 
@@ -228,32 +182,6 @@ async def test_what_is_known_stays_through_a_refusal(clock: MockClock) -> None:
             assert made.known("member") == ["m2:1"]
 
 
-async def test_a_token_that_is_refused_is_renewed() -> None:
-    member = Member(refusals={MEMBER_LIST: [OLD_TOKEN] * 2}, urls=["http://m2:1"])
-    async with cluster(member, credentials=USER) as made:
-        await made.connect()
-        await made.settle(3)
-        assert made.known("member") == ["m2:1"]
-        assert member.authentications == 3
-        assert all(token for _, token in member.lists)
-
-
-async def test_a_token_may_take_longer_than_an_answer(clock: MockClock) -> None:
-    member = Member(refusals={MEMBER_LIST: [OLD_TOKEN]}, urls=["http://m2:1"])
-    member.tokens_wait = trio.Event()
-    async with cluster(member, credentials=USER, keepalive_time=INTERVAL) as made:
-        await made.connect()
-        await member.wait_lists(1)
-        await member.wait_authentications(2)
-        clock.jump(10)  # twice connect_timeout
-        await trio.testing.wait_all_tasks_blocked()
-        member.tokens_wait.set()
-        await made.settle(2)
-        assert made.known("member") == ["m2:1"]
-        assert member.authentications == 2
-        assert member.connections == 1
-
-
 async def test_an_empty_list_changes_nothing(clock: MockClock) -> None:
     member = Member(urls=["http://m2:1"])
     async with cluster(member, keepalive_time=10 * INTERVAL) as made:
@@ -264,16 +192,6 @@ async def test_an_empty_list_changes_nothing(clock: MockClock) -> None:
         clock.jump(INTERVAL)
         await made.settle(2)
         assert made.known("member") == ["m2:1"]
-
-
-async def test_tokens_that_are_refused_have_an_end() -> None:
-    member = Member(refusals={MEMBER_LIST: [OLD_TOKEN] * 9}, urls=["http://m2:1"])
-    async with cluster(member, credentials=USER) as made:
-        await made.connect()
-        await made.settle(4)
-        await made.settle(4)
-        assert len(member.lists) == 4
-        assert made.known("member") == []
 
 
 HOSTILE = [
@@ -331,7 +249,7 @@ async def test_a_list_that_changes_each_time_leaves_nothing_behind() -> None:
             await made.settle(count)
             connection.close("the test wants another")
         # Each that was tried has failed.
-        assert len(made.connector._rotation._failed) <= 20
+        assert len(made.connector._rotation._worked) <= 21
         assert len(made.connector._dialer._tried) <= 21
 
 
@@ -343,13 +261,12 @@ class Joined:
     def __init__(self) -> None:
         self.members: list[str] = []
 
-    async def metadata_on(self, connection: Connection) -> Metadata:
+    async def metadata_on(
+        self, connection: Connection, *, anew: bool = False
+    ) -> Metadata:
         raise AssertionError
 
-    def forget_token(self, token: str | bytes | None) -> bool:
-        raise AssertionError
-
-    def join(self, members: Sequence[Endpoint]) -> None:
+    def join(self, connection: Connection, members: Sequence[Endpoint]) -> None:
         self.members = [str(member) for member in members]
 
 
@@ -379,7 +296,9 @@ def test_no_plaintext_joins_where_there_is_tls(
     secure = has_context or given is True
     following = Following(joined, endpoints, secure=secure, timeout=1.0)
     answer = pb.MemberListResponse.FromString(members_at("http://m1:1", "https://m2:1"))
-    following._take(answer, Endpoint("m0", 1, "", told_by_tls))
+    following._take(
+        answer, cast("Connection", None), Endpoint("m0", 1, "", told_by_tls)
+    )
     assert joined.members == (["m1:1", "m2:1"] if plaintext else ["m2:1"])
 
 
@@ -403,10 +322,11 @@ async def test_a_try_is_noted_for_the_next_rounds() -> None:
         [given] = made.connector.channel._endpoints
         rotation.failed(given)
         await made.connect()
-        assert rotation._failed == set()
+        assert rotation._worked == {given: True}
     async with trio.open_nursery() as nursery:
         # Nobody listens there.
         connector = Connector(Channel("127.0.0.1:1"), nursery)
         with pytest.raises(StreamLost):
             await connector.connect()
-        assert connector._rotation._failed == set(connector.channel._endpoints)
+        [given] = connector.channel._endpoints
+        assert connector._rotation._worked == {given: False}

@@ -77,6 +77,37 @@ async def test_names_without_records(
     assert str(loss) == f"DNS has no {TLS}"
 
 
+@pytest.mark.parametrize("exists", [False, True])
+@pytest.mark.parametrize(
+    ("soa", "alias", "ttl"),
+    [
+        ((300, 40), False, 40.0),
+        ((30, 40), False, 30.0),
+        # What follows from two answers holds no longer than either.
+        ((300, 400), True, 77.0),
+        # RFC 2308 (5): an answer without SOA is not to be believed for any time.
+        (None, False, 0.0),
+        (None, True, 0.0),
+    ],
+)
+async def test_for_how_long_there_are_none(
+    monkeypatch: pytest.MonkeyPatch,
+    exists: bool,
+    soa: tuple[int, int] | None,
+    alias: bool,
+    ttl: float,
+) -> None:
+    async with open_nameserver(monkeypatch) as server:
+        server.soa, server.ttl = soa, 77
+        if alias:
+            server.cnames[TLS] = "other.example.com."
+        if exists:
+            server.records["other.example.com." if alias else TLS] = []
+        loss = await failure()
+    assert isinstance(loss, NoRecords)
+    assert loss.ttl == ttl
+
+
 @pytest.mark.parametrize("rcode", [dns.rcode.SERVFAIL, dns.rcode.REFUSED])
 async def test_a_server_that_fails(
     monkeypatch: pytest.MonkeyPatch, rcode: dns.rcode.Rcode

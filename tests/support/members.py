@@ -35,8 +35,10 @@ class Member:
         tokens: what each Watch stream brought as its token.
         lists: the requests for a list of members, each with its token.
         list_reply: the bytes of that list, instead.
+        token_reply: the answers to Authenticate, instead.
         lists_wait: whether such requests get no answer.
         tokens_wait: what Authenticate waits for, after the first.
+        refuses_connections: whether those to come are closed at once.
     """
 
     def __init__(
@@ -52,18 +54,26 @@ class Member:
         self.urls = urls
         self.lists: list[tuple[pb.MemberListRequest, str | None]] = []
         self.list_reply: bytes | None = None
+        self.token_reply: bytes | None = None
         self.lists_wait = False
         self.tokens_wait: trio.Event | None = None
+        self.refuses_connections = False
         self._asked = trio.Event()
         self._refusals = {path: list(ends) for path, ends in (refusals or {}).items()}
 
     async def serve(self, stream: trio.abc.Stream) -> None:
+        if self.refuses_connections:
+            return
         self.connections += 1
         peer = Peer(stream)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._serve_calls, peer, nursery)
             await peer.run()
             nursery.cancel_scope.cancel()
+
+    def refuse(self, path: str, *statuses: Status) -> None:
+        """Answer the next unary calls of this path with these."""
+        self._refusals.setdefault(path, []).extend(statuses)
 
     async def wait_lists(self, count: int) -> None:
         """Wait until it was asked so often for a list."""
@@ -111,8 +121,9 @@ class Member:
         if path == MEMBER_LIST:
             reply = self.list_reply or members_at(*self.urls)
         elif path == AUTHENTICATE:
-            token = f"token {len(self.tokens)}"
+            token = f"token {self.authentications - 1}"
             reply = pb.AuthenticateResponse(token=token).SerializeToString()
+            reply = self.token_reply or reply
         else:
             reply = NOTHING.SerializeToString()
         await peer.messages(stream_id, reply)

@@ -31,6 +31,8 @@ class NameServer:
     """By name, SRV records as text: priority, weight, port, target. Of no other name is
     there anything (NXDOMAIN)."""
     ttl: int = 60
+    soa: tuple[int, int] | None = None
+    """TTL and MINIMUM of the SOA record that comes where there is nothing."""
     rcodes: dict[str, dns.rcode.Rcode] = field(default_factory=dict)
     """By name: what to answer instead."""
     cnames: dict[str, str] = field(default_factory=dict)
@@ -76,6 +78,11 @@ class NameServer:
                 response.answer.append(rrset)
             elif name not in self.records:
                 response.set_rcode(dns.rcode.NXDOMAIN)
+            if self.soa and not self.records.get(name):
+                ttl, minimum = self.soa
+                text = f"ns.example.com. root.example.com. 1 2 3 4 {minimum}"
+                soa = dns.rrset.from_text("example.com.", ttl, "IN", "SOA", text)
+                response.authority.append(soa)
         return response.to_wire()
 
     async def _serve_udp(self, sock: trio.socket.SocketType) -> None:

@@ -34,6 +34,7 @@ SANS_IO = [
     "_log",
     "_members",
     "_outage",
+    "_parsing",
     "_verdicts",
     "_grpc.metadata",
     "_grpc.status",

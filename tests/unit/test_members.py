@@ -117,11 +117,24 @@ def test_addresses_of_no_server(host: str, teller: Endpoint) -> None:
 LOCAL = [
     "localhost",
     "localhost.localdomain",
+    "localhost4",
+    "localhost4.localdomain4",
+    "localhost6",
+    "localhost6.localdomain6",
+    "ip6-localhost",
+    "ip6-loopback",
+    "ipv6-localhost",
+    "ipv6-loopback",
+    "loopback",
     "etcd.localhost",
+    "a.b.localhost",
     "127.0.0.1",
     "127.1.2.3",
     "[::1]",
+    "[0:0:0:0:0:0:0:1]",
     "[::ffff:127.0.0.1]",
+    "[::ffff:7f01:203]",
+    "[::127.0.0.1]",
 ]
 
 
@@ -135,9 +148,29 @@ def test_local_hosts_from_elsewhere(host: str) -> None:
 
 
 def test_what_is_local() -> None:
-    assert all(is_local(host.strip("[]")) for host in LOCAL)
-    others = ("localhost-1", "m", "10.0.0.1", "2001:db8::1", "localhosts.example.com")
-    assert not any(is_local(host) for host in others)
+    hosts = [host.strip("[]") for host in LOCAL]
+    assert [host for host in hosts if not is_local(host)] == []
+    assert all(is_local(f"{host.upper()}.") for host in hosts if ":" not in host)
+    others = (
+        "localhost-1",
+        "m",
+        "m.localdomain",
+        "10.0.0.1",
+        "2001:db8::1",
+        "::10.0.0.1",
+        "::2",
+        "localhosts.example.com",
+        "my-ip6-localhost",
+        "localhost5",
+    )
+    assert [host for host in others if is_local(host)] == []
+
+
+@pytest.mark.parametrize("url", ["http://LocalHost.:1", "http://127.0.0.1.:1"])
+def test_local_hosts_spelled_otherwise(url: str) -> None:
+    used, [line] = usable(url)
+    assert used == []
+    assert "own name for itself" in line
 
 
 def test_no_plaintext_where_tls_was_given() -> None:

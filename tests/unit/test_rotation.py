@@ -82,6 +82,111 @@ def test_with_members_those_that_failed_come_last() -> None:
     assert turns(rotation, 4) == [B, D, A, C]
 
 
+def test_who_worked_has_its_turn_before_members_that_were_never_tried() -> None:
+    """Members may announce addresses that are reached from inside alone."""
+    rotation = Rotation([A])
+    for _ in range(3):
+        assert rotation.take() == A
+        rotation.worked(A)
+        rotation.join([C, D])
+        rotation.lost(A)
+    assert turns(rotation, 3) == [A, C, D]
+    assert turns(rotation, 3) == [A, C, D]
+
+
+def test_who_is_lost_has_its_turn_behind_others_that_are_not_in_doubt() -> None:
+    rotation = Rotation([A, B])
+    assert rotation.take() == A
+    rotation.worked(A)
+    rotation.join([C, D, E])
+    for failed in (C, D):
+        rotation.failed(failed)
+    rotation.worked(D)
+    rotation.lost(A)
+    # B was given, and D has worked; E was never tried, and C has failed.
+    assert turns(rotation, 5) == [B, D, A, E, C]
+
+
+def test_who_is_lost_and_does_not_work_again_leads_to_the_next() -> None:
+    rotation = Rotation([A, B])
+    assert rotation.take() == A
+    rotation.worked(A)
+    rotation.join([C, D])
+    rotation.lost(A)
+    for dead in (B, A):
+        assert rotation.take() == dead
+        rotation.failed(dead)
+    assert turns(rotation, 2) == [C, D]
+    rotation.worked(C)
+    assert turns(rotation, 4) == [C, D, A, B]
+
+
+def test_who_works_and_does_not_last_leads_to_the_next() -> None:
+    rotation = Rotation([A])
+    assert rotation.take() == A
+    rotation.worked(A)
+    rotation.join([C, D])
+    assert turns(rotation, 3) == [C, D, A]
+
+
+def test_members_that_join_have_their_turn_before_those_that_failed() -> None:
+    rotation = Rotation([A, B])
+    for dead in (A, B):
+        assert rotation.take() == dead
+        rotation.failed(dead)
+    assert rotation.take() == A
+    rotation.worked(A)
+    rotation.join([C])
+    assert turns(rotation, 2) == [C, B]
+
+
+def test_who_is_lost_has_one_turn_and_none_if_it_is_gone() -> None:
+    rotation = Rotation([A])
+    assert rotation.take() == A
+    rotation.worked(A)
+    rotation.join([C, D])
+    for _ in range(3):
+        rotation.lost(A)
+    assert turns(rotation, 3) == [A, C, D]
+    rotation.worked(C)
+    rotation.join([D])
+    rotation.lost(C)
+    assert turns(rotation, 3) == [A, D, A]
+
+
+def test_without_members_who_is_lost_has_its_turn_in_the_next_round() -> None:
+    rotation = Rotation([A, B, C])
+    assert rotation.take() == A
+    rotation.worked(A)
+    rotation.lost(A)
+    assert turns(rotation, 3) == [B, C, A]
+
+
+def test_a_name_of_which_one_target_works_is_not_in_doubt() -> None:
+    rotation = Rotation([NAME])
+    rotation.take()
+    rotation.expand(NAME, [C, D])
+    assert rotation.take() == C
+    rotation.worked(C)
+    rotation.join([E])
+    rotation.lost(C)
+    assert turns(rotation, 4) == [D, C, E, NAME]
+
+
+def test_a_target_that_is_a_member_too_has_its_turn_as_a_target() -> None:
+    rotation = Rotation([NAME])
+    rotation.take()
+    rotation.expand(NAME, [C, D, E])
+    assert rotation.take() == C
+    rotation.worked(C)
+    rotation.join([C, D, F])
+    rotation.lost(C)
+    # Once, and before F, that is nothing but a member; then it is none any more.
+    assert turns(rotation, 1) == [D]
+    rotation.join([F])
+    assert turns(rotation, 4) == [E, C, F, NAME]
+
+
 def test_a_name_stands_for_its_targets_in_their_order() -> None:
     rotation = Rotation([A, NAME, B])
     assert turns(rotation, 2) == [A, NAME]
@@ -132,6 +237,14 @@ def test_where_each_is_from() -> None:
     rotation.expand(NAME, [C])
     rotation.join([A, C, D])
     assert list(rotation.known()) == [(A, "given"), (C, "srv"), (D, "member")]
+    assert [rotation.source_of(each) for each in (A, C, D)] == [
+        "given",
+        "srv",
+        "member",
+    ]
+    rotation.forget(NAME)
+    rotation.join([])
+    assert rotation.source_of(C) == "srv"
 
 
 class RotationMachine(RuleBasedStateMachine):
@@ -163,15 +276,20 @@ class RotationMachine(RuleBasedStateMachine):
         (self.rotation.worked if works else self.rotation.failed)(turn)
 
     @rule()
-    def lose(self) -> None:
+    def forget(self) -> None:
         self.rotation.forget(NAME)
         self.targets = []
+
+    @rule(endpoint=st.sampled_from([A, B, C, D, E, F]))
+    def lose(self, endpoint: Endpoint) -> None:
+        self.rotation.lost(endpoint)
 
     @invariant()
     def each_is_known(self) -> None:
         known = {endpoint for endpoint, _ in self.rotation.known()}
         assert known == {A, B, *self.members, *self.targets}
-        assert self.rotation._failed <= known
+        assert self.rotation._worked.keys() <= known
+        assert len(self.rotation._waiting) <= 12
 
     def teardown(self) -> None:
         # A round from now on has them all, and ends.

@@ -1,0 +1,79 @@
+"""Whose turn it is when a connection is lost, once members are known."""
+
+from __future__ import annotations
+
+import pytest
+from trio.testing import MockClock
+
+from tests.support.following import cluster
+from tests.support.members import MEMBER_LIST, Member
+from trio_etcd_watch import StatusCode
+from trio_etcd_watch._backoff import MAX_DELAY
+from trio_etcd_watch._following import INTERVAL
+from trio_etcd_watch._grpc.status import Status, StreamLost
+
+UNREACHABLE = ["http://127.0.0.1:1", "http://127.0.0.1:2"]
+"""Nobody listens there."""
+
+
+@pytest.fixture
+def clock() -> MockClock:
+    """Real sockets are served while it stands still."""
+    return MockClock()
+
+
+async def test_who_served_and_is_lost_is_tried_before_members_that_never_were(
+    clock: MockClock,
+) -> None:
+    """Members may announce addresses that are reached from inside alone."""
+    async with cluster(Member(urls=UNREACHABLE), keepalive_time=INTERVAL) as made:
+        for count in (1, 2, 3):
+            connection, _ = await made.connector.connect()  # at the first try
+            await made.settle(count)
+            assert len(made.known("member")) == 2
+            clock.jump(MAX_DELAY + 0.1)
+            connection.close("the test wants another")
+            if count == 2:
+                # A read that it carried says so, too.
+                made.connector.leave(connection)
+        assert made.members[0].connections == 3
+
+
+async def test_who_served_is_tried_once_before_the_others(clock: MockClock) -> None:
+    async with cluster(Member(urls=UNREACHABLE), keepalive_time=INTERVAL) as made:
+        [member] = made.members
+        connection = await made.connect()
+        await made.settle(1)
+        clock.jump(MAX_DELAY + 0.1)
+        member.refuses_connections = True
+        connection.close("the test wants another")
+        tried = []
+        for _ in range(4):
+            with pytest.raises(StreamLost) as info:
+                await made.connector.connect()
+            tried.append(str(info.value).partition(": ")[0])
+        given = made.endpoints[0]
+        assert tried[0] == tried[3] == given
+        assert sorted(tried[1:3]) == ["127.0.0.1:1", "127.0.0.1:2"]
+
+
+@pytest.mark.parametrize("why", ["it is left", "it does not last", "it told nothing"])
+async def test_who_did_not_serve_leads_to_the_next(why: str, clock: MockClock) -> None:
+    async with cluster(Member(urls=UNREACHABLE), keepalive_time=INTERVAL) as made:
+        [member] = made.members
+        await made.connect()
+        await made.settle(1)
+        if why == "it told nothing":
+            # Of this connection's life.
+            member.refuse(MEMBER_LIST, Status(StatusCode.UNAVAILABLE, "no leader"))
+            (await made.connect()).close("the test wants another")
+            await made.connect()
+            await made.settle(2)
+        if why != "it does not last":
+            clock.jump(MAX_DELAY + 0.1)
+        connection = await made.connect()
+        if why == "it is left":
+            made.connector.leave(connection)
+        connection.close("the test wants another")
+        with pytest.raises(StreamLost, match=r"127\.0\.0\.1:[12]: "):
+            await made.connector.connect()
