@@ -178,7 +178,8 @@ class Channel:
             needs more fails with `RpcError` (RESOURCE_EXHAUSTED).
         follow_members: ask the cluster for its members, at each new connection and
             every five minutes, and use their addresses beside the endpoints, which
-            are never forgotten (README, "Finding the cluster").
+            are never forgotten (README, "Finding the cluster"). If the streams' token
+            is refused for that, it is asked with others, up to three each time.
 
     Raises:
         TypeError, ValueError: naming the argument, and never a password or token.

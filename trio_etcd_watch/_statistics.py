@@ -39,7 +39,8 @@ class WatcherStatistics:
     resuming: int
     """Watches that wait for a stream."""
     endpoints: tuple[EndpointStatistics, ...]
-    """That are known just now. Names whose SRV records are not known have none."""
+    """That are known just now, and the one in use, though its member or record may be gone.
+    Names whose SRV records are not known have none."""
     connections_made: int
     """Since the watcher was opened."""
     reconnects: int
