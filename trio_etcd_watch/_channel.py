@@ -185,7 +185,8 @@ class Channel:
             needs more fails with `RpcError` (RESOURCE_EXHAUSTED).
         follow_members: ask the cluster for its members, at each new connection and
             every five minutes, and use their addresses beside the endpoints, which
-            are never forgotten.
+            are never forgotten. If the streams' token is refused for that, the cluster
+            is asked with others, up to three each time.
 
     Raises:
         TypeError, ValueError: An argument is wrong; the text names it, and never has a

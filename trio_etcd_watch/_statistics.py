@@ -39,8 +39,8 @@ class WatcherStatistics:
     resuming: int
     """Watches that wait for a stream."""
     endpoints: tuple[EndpointStatistics, ...]
-    """The endpoints that are known just now. A name whose SRV records are not known has
-    none."""
+    """The endpoints that are known just now, and the one in use, even if its member or
+    record is gone. A name whose SRV records are not known has none."""
     connections_made: int
     """How many, since the watcher was opened."""
     reconnects: int

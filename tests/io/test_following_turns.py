@@ -48,12 +48,12 @@ async def test_who_served_is_tried_once_before_the_others(clock: MockClock) -> N
         member.refuses_connections = True
         connection.close("the test wants another")
         tried = []
-        for _ in range(4):
+        for _ in range(7):
             with pytest.raises(StreamLost) as info:
                 await made.connector.connect()
             tried.append(str(info.value).partition(": ")[0])
         given = made.endpoints[0]
-        assert tried[0] == tried[3] == given
+        assert [i for i in range(7) if tried[i] == given] == [0, 3, 6]
         assert sorted(tried[1:3]) == ["127.0.0.1:1", "127.0.0.1:2"]
 
 
