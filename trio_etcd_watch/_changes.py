@@ -22,10 +22,11 @@ class Change:
     """How one key differs between two states of a mirror."""
 
     key: bytes
+    """Which key."""
     old: KeyValue | None
-    """As this consumer saw it last; None if it was not there."""
+    """The key as this consumer saw it last; None if it was not there."""
     new: KeyValue | None
-    """As it is now; None if it is gone."""
+    """The key as it is now; None if it is gone."""
 
 
 @final
@@ -34,11 +35,13 @@ class MirrorUpdate:
     """What takes one consumer of a mirror from one whole state to a later one."""
 
     revision: int
-    """Of the later state: `mirror.revision`."""
+    """The revision of the later state, `Mirror.revision`."""
     changes: tuple[Change, ...]
-    """Net differences in key order, of any of the six fields of `KeyValue`."""
+    """The net differences, in key order; a key counts as changed if any of the six fields
+    of its `KeyValue` has."""
     resynced: bool
-    """Whether some were not told by events: the range had to be read anew."""
+    """Whether the range had to be read anew, so that some changes did not come as
+    events."""
 
 
 @final

@@ -36,10 +36,17 @@ upgrades a cluster can see who is left; without it we would be "unknown"."""
 @final
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """A user of etcd's auth, and the password; the latter is in no repr."""
+    """A user of etcd's auth, and the password, which is in no repr.
+
+    Raises:
+        TypeError, ValueError: One of them is no str, or the user is empty; the text never
+            has the password.
+    """
 
     user: str
+    """The name of the user."""
     password: str = field(repr=False)
+    """The password."""
 
     def __post_init__(self) -> None:
         for name, value in (("user", self.user), ("password", self.password)):
@@ -140,7 +147,7 @@ def flaw_of_token(token: str) -> str | None:
 @final
 @dataclass(frozen=True, slots=True, init=False, repr=False)
 class Channel:
-    """How to reach a cluster; an immutable description that opens nothing.
+    """How to reach a cluster: an immutable description that opens nothing.
 
     Channels of equal arguments are equal.
 
@@ -149,8 +156,8 @@ class Channel:
             `[::1]:2379` or `unix:///path`. One is picked at random to begin with;
             after each failure the next has its turn, and so has each address of a
             name with several. `etcd+srv://example.com` stands for what the SRV
-            records of that domain name; the extra `[srv]` looks them up (README,
-            "Finding the cluster").
+            records of that domain name; `pip install 'trio-etcd-watch[srv]'` brings
+            what looks them up.
         ssl_context: for TLS, with whatever certificates it has loaded. It is left as
             it is, but for the moment (far below a millisecond) in which a connection
             is made: `h2` is its ALPN protocol then, also for another thread that
@@ -167,10 +174,10 @@ class Channel:
             raises, with that as the cause. It may take `connect_timeout`, after
             which it is cancelled and called again later.
         metadata: sent with every stream: a mapping, or pairs of name and value.
-        connect_timeout: seconds that looking up a name, or SRV records, may take, and then each
-            attempt at one of its addresses, until the server has proven to speak
-            HTTP/2. (The next address does not wait that long for the one before:
-            0.25 s, and the first that works is taken.)
+        connect_timeout: seconds that looking up a name or its SRV records may take,
+            and then each attempt at one of its addresses, until the server has proven
+            to speak HTTP/2. The next address does not wait for the end of the one
+            before: it is tried 0.25 s later, and the first that works is taken.
         keepalive_time: seconds of silence after which the server is pinged; etcd
             ends connections that ping more often than every 5 s.
         keepalive_timeout: seconds that it then has to answer.
@@ -178,10 +185,11 @@ class Channel:
             needs more fails with `RpcError` (RESOURCE_EXHAUSTED).
         follow_members: ask the cluster for its members, at each new connection and
             every five minutes, and use their addresses beside the endpoints, which
-            are never forgotten (README, "Finding the cluster").
+            are never forgotten.
 
     Raises:
-        TypeError, ValueError: naming the argument, and never a password or token.
+        TypeError, ValueError: An argument is wrong; the text names it, and never has a
+            password or a token.
     """
 
     _endpoints: tuple[Endpoint, ...]

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 
 class WatchError(Exception):
-    """Base of every error that this package raises about a watch.
+    """Base of every error that this package raises about a watch, a mirror or a read.
 
-    All can be pickled and copied, with their fields and notes.
+    All of them can be pickled and copied, with their fields and notes.
     """
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -106,7 +106,11 @@ class PermissionDeniedError(WatchCanceledError):
 
 
 class FutureRevisionError(WatchCanceledError):
-    """The server gave no reason, which Go's client reads as a future revision."""
+    """The revision is ahead of the store.
+
+    Of a read the server says so. Of a watch it means that the server canceled it without
+    a reason, which Go's client reads as a future revision.
+    """
 
 
 class RpcError(WatchError):
@@ -131,9 +135,9 @@ class NoLeaderError(RpcError):
 
 
 class AuthenticationError(RpcError):
-    """The server refuses the credentials, or their token again and again.
+    """The server refuses the credentials, or one token after the other.
 
-    Or the function given as `token=` raised: what, is the `__cause__`.
+    Or the function that was given as `token` raised: its exception is the `__cause__`.
     """
 
 
@@ -161,7 +165,7 @@ class HistoryLostError(WatchError):
     """The cluster, under the same id, is behind what it has already told us.
 
     Its data was wiped, or restored from an older backup: the revisions to come will be
-    given out a second time, for other events. Watch from now, or read what is there.
+    given out a second time, for other events. Take a snapshot, and watch from there.
 
     Attributes:
         expected: a revision that it has told us.

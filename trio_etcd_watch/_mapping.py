@@ -67,7 +67,7 @@ class Snapshot(KeyMapping):
 
     @property
     def revision(self) -> int:
-        """The one revision: `watch(start_revision=revision + 1)` goes on exactly."""
+        """The one revision; a watch from `revision + 1` on goes on exactly."""
         return self._revision
 
     @property

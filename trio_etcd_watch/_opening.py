@@ -19,9 +19,9 @@ def open_watcher(
 ) -> AbstractAsyncContextManager[Watcher]:
     """Open a watcher on a cluster.
 
-    It connects when the first watch is opened, and again whenever it has to.
-    Leaving, or cancelling, the block ends every watch and closes the connection. An
-    exception of the block comes out as itself.
+    Entering does no I/O: it connects with the first watch, mirror or snapshot, and again
+    whenever it has to. Leaving the block, also by cancellation, ends every watch and
+    closes the connection. An exception of the block comes out as itself.
 
     Args:
         channel: a `Channel`, an endpoint, a sequence of endpoints, or a purerpc
@@ -29,8 +29,9 @@ def open_watcher(
             its own connection is left alone, since it cannot reconnect.
 
     Raises:
-        TypeError, ValueError: at the call, naming the argument.
-        RuntimeError: a bug of this package; please report it.
+        TypeError, ValueError: An argument is wrong; raised by the call, and the text
+            names the argument.
+        RuntimeError: From the block: a bug of this package; please report it.
     """
     checked = as_channel(channel)
     return WatcherManager(lambda nursery: Connector(checked, nursery))

@@ -45,7 +45,9 @@ class EventType(enum.IntEnum):
     """What happened to the key."""
 
     PUT = 0
+    """It was created, or has a new value."""
     DELETE = 1
+    """It was deleted, or its lease has expired."""
     UNKNOWN = -1
     """A kind that this version does not know; no server has one."""
 
@@ -68,7 +70,7 @@ class KeyValue(_pure.KeyValueFields):
     mod_revision: int
     """The revision of this change."""
     version: int
-    """How many puts since the key was created, this one included."""
+    """How many puts since the key was created, this one included; 0 in a DELETE."""
     lease: int
     """The id of the lease that the key is attached to; 0 for none."""
 
@@ -154,9 +156,13 @@ class ResponseHeader:
     """
 
     cluster_id: int
+    """The id of the cluster."""
     member_id: int
+    """The id of the member that answered."""
     revision: int
+    """The newest revision of that member's store."""
     raft_term: int
+    """The term of raft."""
 
 
 @final

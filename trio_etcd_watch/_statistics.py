@@ -15,10 +15,10 @@ class EndpointStatistics:
     """What `WatcherStatistics.endpoints` tells of one endpoint."""
 
     endpoint: str
-    """As `host:port`, or `unix:///path`."""
+    """Host and port, or the URL of a unix socket."""
     source: Literal["given", "srv", "member"]
-    """Whether it was given to the channel, is the target of an SRV record, or the
-    address of a member (`follow_members`)."""
+    """Whether it was given to the channel (`given`), is the target of an SRV record
+    (`srv`), or is the address of a member (`member`, with `follow_members`)."""
     in_use: bool
     """Whether a connection to it is open, and takes new streams."""
 
@@ -29,7 +29,7 @@ class WatcherStatistics:
     """What `Watcher.statistics()` tells."""
 
     streams: int
-    """Open, or being reopened."""
+    """How many streams are open, or being reopened."""
     creating: int
     """Watches whose creation the server has still to confirm."""
     live: int
@@ -39,20 +39,21 @@ class WatcherStatistics:
     resuming: int
     """Watches that wait for a stream."""
     endpoints: tuple[EndpointStatistics, ...]
-    """That are known just now. Names whose SRV records are not known have none."""
+    """The endpoints that are known just now. A name whose SRV records are not known has
+    none."""
     connections_made: int
-    """Since the watcher was opened."""
+    """How many, since the watcher was opened."""
     reconnects: int
     """How often a stream that had worked was lost."""
     last_loss: str | None
     """Why a stream was lost, refused or not opened, the last time; None if never."""
     bytes_received: int
-    """Of watch responses, without their frames."""
+    """How many bytes of watch responses, without their frames."""
     events_received: int
-    """By all its watches so far."""
+    """How many events all its watches have received so far."""
     events_delivered: int
-    """Of these, taken by the users of the watches."""
+    """How many of these the users of the watches have taken."""
     unread_events: int
-    """Held for the users of open watches."""
+    """How many are held for the users of open watches."""
     speedups: bool
     """Whether responses are decoded in C (`trio_etcd_watch.__speedups__`)."""

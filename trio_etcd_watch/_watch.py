@@ -20,11 +20,11 @@ class WatchStatistics:
     """What `Watch.statistics()` tells."""
 
     state: str
-    """`creating`, `live`, `parked`, `resuming` or `ended`."""
+    """One of `creating`, `live`, `parked`, `resuming` and `ended`."""
     events_received: int
     """Since the watch was opened."""
     events_delivered: int
-    """Of these, taken by the user: whole responses, also under `events()`."""
+    """Of these, taken by the user; under `events()`, too, whole responses count."""
     unread_events: int
     """Of these, still held here."""
     lag: int
@@ -33,16 +33,17 @@ class WatchStatistics:
     """Why its stream was lost, refused or not opened, the last time; None if never."""
     disconnected_since: float | None
     """When it lost its stream, as `trio.current_time()`; None while it has one, or is
-    parked. Of a watch that has ended it says nothing."""
+    parked. It has no meaning for a watch that has ended."""
 
 
 @final
 class Watch:
     """One watch: an async iterator of `WatchResponse`. Made by `Watcher.watch()`.
 
-    A watch that fails hands over all that came before its failure, then raises,
-    now and at each later try. Responses that wait come as one, whole revisions in
-    order, so a consumer that lags pays per batch.
+    A watch that fails hands over everything that came before its failure, then raises,
+    and raises again at each later step. Responses that wait for the consumer come merged
+    into one: whole revisions, in order. So a consumer that lags pays per batch, and not
+    per message.
     """
 
     def __init__(
@@ -72,19 +73,19 @@ class Watch:
 
     @property
     def created(self) -> WatchResponse:
-        """The server's creation response; its header says when that was."""
+        """The server's creation response; its header has the revision of that moment."""
         # Nobody holds a Watch before this is set.
         assert self._created is not None
         return self._created
 
     @property
     def next_revision(self) -> int:
-        """The start_revision that continues exactly after what was handed over.
+        """The `start_revision` that continues exactly after what was handed over.
 
-        Store it after the response has been dealt with, and give it to
-        `Watcher.watch(start_revision=...)` after a restart. Under `events()` it
-        passes a revision with that revision's last event. While the watch is idle it
-        moves with the server's progress notifications, every 10 minutes by default.
+        Store it once you have dealt with a response, and give it to `Watcher.watch()`
+        as `start_revision` after a restart. Under `events()` it passes a revision with
+        that revision's last event. While the watch is idle it moves with the server's
+        progress notifications, every 10 minutes by default.
         """
         if self._handed == self._count:
             return self._next_revision
@@ -99,14 +100,15 @@ class Watch:
 
     @trio.lowlevel.enable_ki_protection
     async def __anext__(self) -> WatchResponse:
-        """Return what has come, or wait for it.
+        """Return the next response, and wait for it if there is none.
 
-        A checkpoint. Cancellation loses nothing.
+        This is what `async for response in watch` calls. A checkpoint. Cancellation
+        loses nothing: what was not returned comes at the next step.
 
         Raises:
-            WatchError: the watch has failed.
-            trio.ClosedResourceError: the watch was left, or its watcher closed.
-            trio.BusyResourceError: another task is waiting here.
+            WatchError: The watch has failed; a subclass says how.
+            trio.ClosedResourceError: The watch was left, or its watcher closed.
+            trio.BusyResourceError: Another task is waiting here.
         """
         await self._wait()
         if self._current is not None:
@@ -118,8 +120,8 @@ class Watch:
     def events(self) -> Events:
         """Iterate over events, one by one, instead of responses.
 
-        Either way goes on where the other stopped: a response of which some events
-        were handed over comes as the rest of it.
+        You may change between the two: each goes on where the other stopped, and a
+        response of which some events were handed over comes as the rest of it.
         """
         return Events(self)
 
@@ -265,14 +267,15 @@ class Events:
 
     @trio.lowlevel.enable_ki_protection
     async def __anext__(self) -> Event:
-        """Return the next event, or wait for it.
+        """Return the next event, and wait for it if there is none.
 
-        A checkpoint once per response, not per event. Cancellation loses nothing.
+        This is what `async for event in watch.events()` calls. A checkpoint once for
+        each response, and not for each event. Cancellation loses nothing.
 
         Raises:
-            WatchError: the watch has failed.
-            trio.ClosedResourceError: the watch was left, or its watcher closed.
-            trio.BusyResourceError: another task is waiting here.
+            WatchError: The watch has failed; a subclass says how.
+            trio.ClosedResourceError: The watch was left, or its watcher closed.
+            trio.BusyResourceError: Another task is waiting here.
         """
         watch = self._watch
         if watch._handed == watch._count:

@@ -42,7 +42,7 @@ _StreamKey: TypeAlias = "tuple[Metadata, bool]"
 
 @final
 class Watcher:
-    """Opens watches. Made by `open_watcher()`."""
+    """Opens watches and mirrors, and reads snapshots. Made by `open_watcher()`."""
 
     def __init__(self, connector: Connector, nursery: trio.Nursery) -> None:
         self._connector = connector
@@ -79,17 +79,18 @@ class Watcher:
 
         Entering returns once the server has confirmed the watch; while no endpoint
         answers it waits and retries, so bound it with `trio.fail_after()`. Leaving
-        cancels the watch, on the server too. Cancelled, either leaves nothing
-        behind.
+        cancels the watch on the server too. If entering or leaving is cancelled, nothing
+        of the watch remains.
 
         Args:
             key: the key, or where the prefix or range begins; str is UTF-8.
             prefix: every key that begins with `key`; with "" every key.
             range_end: every key from `key` up to, not including, this one.
             from_key: every key from `key` on; with "" every key.
-            start_revision: the first revision wanted, past ones included; 0 is from
-                now: exactly what comes after `created.header.revision`.
-            prev_kv: give `Event.prev_kv`.
+            start_revision: the first revision wanted, in the past or the future; 0 is
+                from now, which means exactly what comes after
+                `created.header.revision`.
+            prev_kv: fill in `Event.prev_kv`, the key before each change.
             no_put: leave out puts.
             no_delete: leave out deletes.
             progress_notify: hand over the server's progress notifications: after
@@ -105,17 +106,20 @@ class Watcher:
             max_buffered_bytes: the same in bytes, as the server sent them.
 
         Raises:
-            TypeError, ValueError: at the call, naming the argument.
-            trio.ClosedResourceError: the watcher is closed.
-            WatchCanceledError: entering: the server refuses the watch.
-            RpcError: entering: it refuses the stream.
+            TypeError, ValueError: An argument is wrong; raised by the call, and the text
+                names the argument.
+            trio.ClosedResourceError: From entering: the watcher is closed.
+            WatchCanceledError: From entering: the server refuses the watch; a subclass
+                says why.
+            RpcError: From entering: the server refuses the stream or the credentials.
 
         Recovery:
-            A lost stream is opened anew, on the next endpoint, with growing waits
-            of at most 3 s, and the watch resumes behind the last event received. If
-            that has been compacted meanwhile: `CompactedError`, after what was
-            received. If another cluster answers: `ClusterChangedError`. If this one
-            is behind what it has told the watch: `HistoryLostError`.
+            A lost stream is opened anew, at the next endpoint, with growing waits of at
+            most 3 s, and the watch resumes after the last event that it received. If
+            that revision has been compacted meanwhile, the watch ends in
+            `CompactedError`, after it has handed over what it received. If another
+            cluster answers, it ends in `ClusterChangedError`; if the cluster is behind
+            what it has told the watch, in `HistoryLostError`.
         """
         spec = watch_spec(
             key,
@@ -146,9 +150,9 @@ class Watcher:
     ) -> Snapshot:
         """Read a key, a prefix or a range as it stood at exactly one revision.
 
-        `watch(..., start_revision=snapshot.revision + 1)` goes on exactly. While no
-        endpoint answers it waits and retries, so bound it with `trio.fail_after()`. A
-        checkpoint; cancelled, it leaves nothing behind.
+        A watch with `start_revision=snapshot.revision + 1` goes on exactly where it
+        ends. While no endpoint answers it waits and retries, so bound it with
+        `trio.fail_after()`. A checkpoint; if it is cancelled, nothing of it remains.
 
         It is read in pages of up to 16 MiB (4 MiB without speedups), all of the first
         one's revision. A range of 100,000 keys of 100 bytes takes about as long as in one
@@ -164,14 +168,15 @@ class Watcher:
             metadata: sent with the requests, beyond that of the channel.
 
         Raises:
-            TypeError, ValueError: naming the argument.
-            trio.ClosedResourceError: the watcher is closed.
-            CompactedError: the given revision has been compacted; or, time after time,
-                the newest was before all of it had come.
-            FutureRevisionError: the given revision is ahead of the store.
-            PermissionDeniedError: the user may not read the range.
-            ClusterChangedError: two clusters answered.
-            RpcError: the server refuses the read; or a key with its value is larger
+            TypeError, ValueError: An argument is wrong; the text names it.
+            trio.ClosedResourceError: The watcher is closed.
+            CompactedError: The given revision has been compacted; or, time after time,
+                the newest one was, before all of its pages had come.
+            FutureRevisionError: The given revision is ahead of the store.
+            PermissionDeniedError: The user may not read the range.
+            AuthenticationError: The credentials are refused.
+            ClusterChangedError: Two clusters answered.
+            RpcError: The server refuses the read; or a key with its value is larger
                 than `max_message_size` (RESOURCE_EXHAUSTED).
         """
         keys = Range(
@@ -204,9 +209,9 @@ class Watcher:
     ) -> AbstractAsyncContextManager[Mirror]:
         """Keep a live copy of a key, a prefix or a range.
 
-        Entering returns once it is read, and its watch confirmed; while no endpoint
-        answers it waits and retries, so bound it with `trio.fail_after()`. Cancelled,
-        entering and leaving leave nothing behind.
+        Entering returns once the range is read, and its watch confirmed; while no
+        endpoint answers it waits and retries, so bound it with `trio.fail_after()`. If
+        entering or leaving is cancelled, nothing of the mirror remains.
 
         Args:
             key: the key, or where the prefix or range begins; str is UTF-8.
@@ -216,11 +221,13 @@ class Watcher:
             metadata: sent with the stream and the reads, beyond that of the channel.
 
         Raises:
-            TypeError, ValueError: at the call, naming the argument.
-            trio.ClosedResourceError: the watcher is closed.
+            TypeError, ValueError: An argument is wrong; raised by the call, and the text
+                names the argument.
+            trio.ClosedResourceError: From entering: the watcher is closed.
             PermissionDeniedError, AuthenticationError, ClusterChangedError, RpcError:
-                from the block, which it ends: what no other try can mend. If the block
-                raises as well, that comes out, with this as its context.
+                From the block, which is cancelled: what no other try can mend. If the
+                block raises as well, its exception comes out, with this one as its
+                context.
 
         Recovery:
             As that of `watch()`. Where a watch would fail because history is compacted
@@ -247,10 +254,11 @@ class Watcher:
         The answer reaches each watch as a progress notification, if it comes: some
         servers give none while a watch is behind, and a lost stream loses it. It
         does not move `Watch.next_revision`, since etcd before 3.4.25 and 3.5.8 sends
-        it ahead of events that it covers. Returns at once; a checkpoint.
+        it ahead of events that it covers. Returns at once; a checkpoint. If it is
+        cancelled, nothing was asked.
 
         Raises:
-            trio.ClosedResourceError: the watcher is closed.
+            trio.ClosedResourceError: The watcher is closed.
         """
         await trio.lowlevel.checkpoint()
         self._check_open()

@@ -68,7 +68,10 @@ class EtcdStartError(RuntimeError):
 class Etcd(Gateway, trio.abc.AsyncResource):
     """A running etcd, its data, and a client that writes. Made by `open_etcd()`.
 
-    Holds nothing of Trio's, so one `trio.run()` may go on with what another started.
+    It belongs to no `trio.run()`, so one may go on with what another started. Each request
+    raises `EtcdRequestError` if the server refuses it, and `OSError` if the server cannot
+    be reached or goes away before it has replied. A request that is cancelled may still
+    take effect; with a paused server, only after it was resumed.
 
     Attributes:
         endpoint: where it serves clients, as `host:port`; the same after a restart.

@@ -47,7 +47,9 @@ class Put:
 
     field: ClassVar[str] = "request_put"
     key: str | bytes
+    """Which key."""
     value: str | bytes
+    """Its value."""
 
     def to_json(self) -> dict[str, str]:
         """Return a `PutRequest`."""
@@ -61,7 +63,9 @@ class Delete:
 
     field: ClassVar[str] = "request_delete_range"
     key: str | bytes
+    """Which key."""
     prefix: bool = False
+    """Whether to delete every key that starts with it."""
 
     def to_json(self) -> dict[str, str]:
         """Return a `DeleteRangeRequest`."""

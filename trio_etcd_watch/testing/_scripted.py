@@ -33,9 +33,11 @@ _FIRST_CLUSTER = 1
 class ScriptedEtcd:
     """An etcd in memory: as `Etcd`, without a process, and with more to command.
 
+    Its watchers are the library's own `Watcher`; only the server is a stand-in::
+
         etcd = ScriptedEtcd({"/config/limit": "5"})
         async with etcd.open_watcher() as watcher:
-            ...  # a `Watcher`, for the code under test
+            ...  # run the code under test
             await etcd.put("/config/limit", "7")
             await etcd.compact(await etcd.revision())
             await etcd.kill()

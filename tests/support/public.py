@@ -1,0 +1,70 @@
+"""Which names are public, and what of each has to be in the reference."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from pathlib import Path
+
+import trio_etcd_watch
+from trio_etcd_watch import testing
+
+NO_ENTRY = {
+    # Methods of every mapping, which the page tells of once.
+    "trio_etcd_watch.Mirror.get",
+    "trio_etcd_watch.Snapshot.get",
+    # For the library itself, though without an underscore.
+    "trio_etcd_watch.WatchResponse.after",
+    "trio_etcd_watch.WatchResponse.merged",
+    *(f"trio_etcd_watch.testing.{name}.field" for name in ("Put", "Delete")),
+    *(f"trio_etcd_watch.testing.{name}.to_json" for name in ("Put", "Delete")),
+    # They are its arguments, which its entry tells of.
+    *(
+        f"trio_etcd_watch.Channel.{name}"
+        for name in inspect.signature(trio_etcd_watch.Channel).parameters
+    ),
+}
+"""Names without an entry of their own."""
+
+
+def names_of_testing() -> set[str]:
+    """What `trio_etcd_watch.testing` re-exports, defines or gives as a fixture."""
+    tree = ast.parse(Path(inspect.getfile(testing)).read_text())
+    exported = {
+        alias.name
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.asname == alias.name
+    }
+    defined = {
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and not node.name.startswith("_")
+        and hasattr(testing, node.name)
+    }
+    return exported | defined
+
+
+def public_names() -> set[str]:
+    """All of them, with the public attributes of each class."""
+    names = {f"trio_etcd_watch.{name}" for name in trio_etcd_watch.__all__}
+    names |= {"trio_etcd_watch.__version__", "trio_etcd_watch.__speedups__"}
+    names |= {f"trio_etcd_watch.testing.{name}" for name in names_of_testing()}
+    for name in list(names):
+        module = testing if ".testing." in name else trio_etcd_watch
+        obj = getattr(module, name.rpartition(".")[2])
+        if inspect.isclass(obj):
+            names |= {f"{name}.{each}" for each in attributes(obj)}
+    return names - NO_ENTRY
+
+
+def attributes(cls: type) -> set[str]:
+    """The public attributes that the classes of this package give to a class."""
+    bases = [
+        base for base in cls.__mro__ if base.__module__.startswith("trio_etcd_watch")
+    ]
+    found = {name for base in bases for name in vars(base)}
+    found |= {name for base in bases for name in vars(base).get("__annotations__", ())}
+    return {name for name in found if not name.startswith("_")}
