@@ -15,6 +15,7 @@
 #                          a cluster under faults, judged by etcd's own validator (Go)
 #   make fuzz SECONDS=600 SEED=7    the decoder in C against protobuf, under ASAN
 #   make gcov              which lines of the decoder in C the tests miss; needs GCC
+#   make docs-follow       do what the tutorial says, in an empty environment
 #   make wheels            build and install both wheels, with and without a compiler
 #   make clean             remove what these have made, but for the servers
 #   make distclean         remove these, too
@@ -47,7 +48,7 @@ find_python = $(shell for python in $(1); do \
 PYTHON = $(call find_python,python3 \
 	$(foreach v,$(VERSIONS),python$(v) $(PYENV)/$(v).*/bin/python3))
 
-.PHONY: demo test lint docs coverage gcov wheels bench chaos validate judge fuzz protos servers clean distclean
+.PHONY: demo test lint docs docs-follow coverage gcov wheels bench chaos validate judge fuzz protos servers clean distclean
 .PHONY: test-all test-oldest $(VERSIONS:%=test-%)
 
 demo: $(VENV)/.demo
@@ -129,6 +130,9 @@ gcov: $(VENV)/.test
 	@cd build/gcov && gcov -o trio_etcd_watch trio_etcd_watch/*.gcda >gcov.txt && \
 		grep -A 1 speedups.c gcov.txt
 	@grep -n '#####' build/gcov/_speedups.c.gcov || true
+
+docs-follow: $(VENV)/.test
+	$(BIN)/python -m tests.support.tutorial
 
 wheels: $(VENV)/.test
 	$(BIN)/python -m tests.support.wheels $(ARGS)

@@ -1,0 +1,59 @@
+"""The tutorial does what it says: each command and program of it, in order.
+
+It has the programs "follow.py" and "live_config.py". `make docs-follow` does the same in an
+empty environment, with what is installed there.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+from tests.support.cli import environment
+from tests.support.pages import follow, steps_of
+from tests.support.programs import ENDPOINT
+
+INSTALLING = r"python3 -m venv|\. \.venv|pip install"
+
+
+def ports() -> tuple[str, str]:
+    """Two that are free just now."""
+    with socket.socket() as one, socket.socket() as two:
+        for each in (one, two):
+            each.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{one.getsockname()[1]}", f"127.0.0.1:{two.getsockname()[1]}"
+
+
+def test_tutorial(newest_binary: str, tmp_path: Path) -> None:
+    endpoint, peer = ports()
+    folders = [str(Path(each).parent) for each in (newest_binary, sys.executable)]
+    env = environment(
+        PATH=os.pathsep.join([*folders, os.environ["PATH"]]),
+        ETCDCTL_ENDPOINTS=endpoint,
+        ETCD_LISTEN_CLIENT_URLS=f"http://{endpoint}",
+        ETCD_ADVERTISE_CLIENT_URLS=f"http://{endpoint}",
+        ETCD_LISTEN_PEER_URLS=f"http://{peer}",
+        ETCD_INITIAL_ADVERTISE_PEER_URLS=f"http://{peer}",
+        ETCD_INITIAL_CLUSTER=f"default=http://{peer}",
+    )
+    follow(
+        "tutorial.md",
+        tmp_path,
+        env,
+        lambda text: text.replace(ENDPOINT, endpoint),
+        INSTALLING,
+    )
+    assert not (tmp_path / "tutorial.etcd").exists()
+
+
+def test_nothing_of_the_tutorial_is_passed_over() -> None:
+    steps = steps_of("tutorial.md")
+    kinds = [step.kind for step in steps]
+    assert [step.text for step in steps if step.kind == "save"] == [
+        "/programs/follow.py",
+        "/programs/live_config.py",
+    ]
+    assert (kinds.count("press"), kinds.count("type")) == (4, 15)
+    assert {step.terminal for step in steps} == {"", "etcd", "program"}
