@@ -42,6 +42,13 @@ def test_members_have_their_turn_in_this_round() -> None:
     assert turns(rotation, 4) == [A, B, C, D]
 
 
+def test_a_name_that_waits_keeps_its_turn_when_members_join() -> None:
+    rotation = Rotation([A, NAME])
+    assert rotation.take() == A
+    rotation.join([C])
+    assert turns(rotation, 2) == [NAME, C]
+
+
 def test_members_that_are_gone_have_no_turn() -> None:
     rotation = Rotation([A])
     rotation.take()
