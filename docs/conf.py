@@ -50,6 +50,8 @@ python_maximum_signature_line_length = 72
 add_module_names = False
 
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
 html_title = f"trio-etcd-watch {release}"
 html_show_sphinx = False
 html_copy_source = False

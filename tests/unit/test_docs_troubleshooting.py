@@ -1,0 +1,149 @@
+"""Troubleshooting has each line that the library may log, and each of its errors."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import trio_etcd_watch
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/troubleshooting.md").read_text()
+MODULES = [
+    module
+    for module in sorted((ROOT / "trio_etcd_watch").rglob("*.py"))
+    # Generated, a user's server, and a program with output of its own.
+    if not {"_pb", "testing", "_cli"} & set(module.parts)
+]
+
+LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
+
+SPEAKERS = LEVELS | {"_tell", "_warn"}
+"""Methods that are given a line and its values; the latter hand it to `warning()`."""
+
+OUTAGES = ("watch stream", "answer to a read")
+"""What `Outage` says is missing."""
+
+LEFT_OUT = {
+    "a URL of member … is left out: …",
+    "only the first … URLs of members are looked at",
+}
+"""Lines that other modules make up, for `_following` to log."""
+
+
+def gaps(text: str) -> str:
+    """A line with "…" for what is filled in."""
+    return re.sub(r"%[.\d]*[sdgf]", "…", text)
+
+
+def joined(parts: Sequence[ast.expr]) -> str:
+    """An f-string with "…" for what is filled in."""
+    return "".join(
+        str(part.value) if isinstance(part, ast.Constant) else "…" for part in parts
+    )
+
+
+def texts(node: ast.expr) -> set[str]:
+    """What an expression may stand for as a line; none if it is no text of its own."""
+    match node:
+        case ast.Constant(str() as text):
+            return {gaps(text)}
+        case ast.JoinedStr(parts):
+            whole = joined(parts)
+            return {gaps(whole.replace("…", what)) for what in OUTAGES}
+    return set()
+
+
+def lines_of(module: Path) -> Iterator[str]:
+    """The lines that a module logs."""
+    tree = ast.parse(module.read_text())
+    names = {
+        target.id: texts(node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(ast.Attribute(attr=name), [_, *_] as arguments) if (
+                name in SPEAKERS
+            ):
+                # `_tell()` has the time before the line.
+                given = next(arg for arg in arguments[:2] if ast.unparse(arg) != "now")
+                found = texts(given)
+                if isinstance(given, ast.Name):
+                    found = names.get(given.id, set())
+                yield from found
+                # What forwards the line of another is no line.
+                assert found or ast.unparse(given) == "line", ast.unparse(node)
+
+
+def logged() -> set[str]:
+    """All lines that say something themselves."""
+    lines = {line for module in MODULES for line in lines_of(module)}
+    resumed = {f"{what} resumed after … tries in … s" for what in OUTAGES}
+    bare = {"…: …", "…"}
+    assert "… resumed after … tries in … s" in lines
+    assert bare <= lines
+    return lines - bare - {"… resumed after … tries in … s"} | resumed | LEFT_OUT
+
+
+def test_each_line_of_the_log_is_explained() -> None:
+    headings = set(re.findall(r"^### `(.+)`$", PAGE, re.MULTILINE))
+    lines = logged()
+    assert len(lines) >= 15
+    assert lines - headings == set()
+    # Those of `_srv`, which are reasons as well.
+    assert {line for line in headings - lines if not line.startswith("…")} == {
+        "target … is outside …, and may be forged"
+    }
+    assert {line for line in headings - lines if line.startswith("…")} == {
+        "… stands for …"
+    }
+
+
+def words() -> str:
+    """All texts in the sources, each with "…" for what is filled in."""
+    found = []
+    for module in MODULES:
+        for node in ast.walk(ast.parse(module.read_text())):
+            match node:
+                case ast.JoinedStr(parts):
+                    found.append(joined(parts))
+                case ast.Constant(str() as text):
+                    found.append(text)
+    return "\n".join(found)
+
+
+def test_reasons_are_the_librarys() -> None:
+    """In the first column; words of others are said to be such."""
+    sources = words()
+    reasons = [
+        reason
+        for row in re.findall(r"^\| (`.+?) \| ", PAGE, re.MULTILINE)
+        if "other words of" not in row and "Hostname mismatch" not in row
+        for reason in re.findall(r"`([^`]* [^`]*)`", row)
+    ]
+    assert len(reasons) >= 40
+    missing = [
+        part
+        for reason in reasons
+        for part in re.split("…|: |; ", reason.removeprefix("RuntimeError: "))
+        if part.strip(" :;,()") and part.strip(" :;,()") not in sources
+    ]
+    assert missing == []
+
+
+def test_each_error_is_explained() -> None:
+    explained = set(re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE))
+    errors = {
+        name
+        for name in trio_etcd_watch.__all__
+        if isinstance(getattr(trio_etcd_watch, name), type)
+        and issubclass(getattr(trio_etcd_watch, name), Exception)
+    }
+    assert len(errors) == 10
+    assert errors - explained == set()
