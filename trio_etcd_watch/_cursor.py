@@ -1,6 +1,9 @@
 """One watch's place in history: its next revision, and the only rules that move it.
 
-Sans-IO. README's section "How it resumes" lists all the rules, under the same numbers.
+Sans-IO. docs/explanation/guarantees.md has all the rules, by name; their numbers here are
+1 exact_start, 2 creation_moves_nothing, 3 events_move, 4 own_progress_moves and
+answers_move_nothing, 5 never_backwards, 6 whole_revisions, 7 resumed_at_once,
+8 progress_always, 9 unread_survives.
 
 1. A watch from now (start_revision 0) covers exactly the revisions above the header
    of its creation. (The Go client resumes at that header, and repeats its event.)
