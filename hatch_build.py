@@ -8,6 +8,7 @@ free-threaded ones, which have no limited API, get the pure wheel.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import sysconfig
 import tempfile
@@ -23,7 +24,13 @@ from setuptools.errors import CCompilerError, ExecError, PlatformError
 
 HOME = os.environ.get("TRIO_ETCD_WATCH_HOME", "").rstrip("/")
 """Where the project lives, as https://host/owner/name: every URL is below it. What is
-built without it names none."""
+built without it names none, and has no links from one file to another."""
+
+EMAIL = os.environ.get("TRIO_ETCD_WATCH_EMAIL", "")
+"""Where whoever releases it can be reached. What is built without it names no address."""
+
+FILES = f"{HOME}/blob/main/"
+"""Where the files of the tree can be read."""
 
 SPEEDUPS = Extension(
     "trio_etcd_watch._speedups",
@@ -37,14 +44,22 @@ class CustomMetadataHook(MetadataHookInterface):
     """Found by hatchling by its file."""
 
     def update(self, metadata: dict[str, Any]) -> None:
-        """Add what depends on where the project lives."""
-        below = {
-            "Homepage": "",
-            "Source": "",
-            "Issues": "/issues",
-            "Changelog": "/blob/main/CHANGELOG.md",
+        """Add what depends on where the project lives, and who releases it."""
+        urls = {
+            "Homepage": HOME,
+            "Documentation": f"{FILES}docs/index.md",
+            "Source": HOME,
+            "Issues": f"{HOME}/issues",
+            "Changelog": f"{FILES}CHANGELOG.md",
         }
-        metadata["urls"] = {name: HOME + rest for name, rest in below.items() if HOME}
+        metadata["urls"] = urls if HOME else {}
+        author = {"name": "The trio-etcd-watch project"}
+        metadata["authors"] = [author | ({"email": EMAIL} if EMAIL else {})]
+        text = (Path(self.root) / "README.md").read_text(encoding="utf-8")
+        metadata["readme"] = {
+            "content-type": "text/markdown",
+            "text": _with_absolute_links(text),
+        }
 
 
 class CustomBuildHook(BuildHookInterface):
@@ -63,6 +78,12 @@ class CustomBuildHook(BuildHookInterface):
         build_data["tag"] = f"cp311-abi3-{platform}"
         build_data["pure_python"] = False
         build_data["artifacts"].append(extension)
+
+
+def _with_absolute_links(text: str) -> str:
+    """Return Markdown whose links to files of the tree lead there from anywhere."""
+    absolute = rf"[\1]({FILES}\2)" if HOME else r"\1"
+    return re.sub(r"\[([^\]]+)\]\((?![a-z]+:|#)([^)]+)\)", absolute, text)
 
 
 def _is_wanted() -> bool:

@@ -34,7 +34,7 @@ from ._watch import Watch as Watch
 from ._watch import WatchStatistics as WatchStatistics
 from ._watcher import Watcher as Watcher
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 """Of this package; what is built has it from here."""
 
 __speedups__ = SPEEDUPS

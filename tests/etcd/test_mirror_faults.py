@@ -1,4 +1,4 @@
-"""What a mirror does, fault by fault; README's table names these."""
+"""What a mirror does, fault by fault; docs/explanation/faults.md names these."""
 
 from __future__ import annotations
 

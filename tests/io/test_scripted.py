@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
@@ -44,15 +41,6 @@ async def watcher_on(etcd: ScriptedEtcd) -> AsyncGenerator[Watcher]:
     with trio.fail_after(LIMIT):
         async with etcd.open_watcher() as watcher:
             yield watcher
-
-
-async def test_the_readmes_test(autojump_clock: MockClock) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    (block,) = re.findall(r"```python\n(from [^`]+ScriptedEtcd[^`]+)```", readme)
-    names: dict[str, Any] = {}
-    exec(block, names)
-    with trio.fail_after(LIMIT):
-        await names["test_waits_for_a_limit"](autojump_clock)
 
 
 async def test_it_is_a_watcher(autojump_clock: MockClock) -> None:

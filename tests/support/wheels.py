@@ -5,8 +5,9 @@
 With a compiler there must be one wheel for every CPython from 3.11 on (abi3), and
 without one a wheel for any machine. Each is installed into an empty environment of each
 PYTHON, by default the one that runs this, and must be importable and know whether it has
-its speedups; the command line starts, and a test without a server runs. It needs the package
-index.
+its speedups; the command line starts, and a test without a server runs. With the extra
+`testing` the first is tried on an etcd: the command line, the fixtures of pytest, and mypy
+on programs of the documentation. It needs the package index.
 """
 
 from __future__ import annotations
@@ -42,6 +43,36 @@ async def main():
 trio.run(main)
 print(trio_etcd_watch.__speedups__, trio_etcd_watch.__file__)
 """
+
+USER_TEST = """
+import signal, subprocess, sys
+from pathlib import Path
+
+import trio
+
+PROGRAM = str(Path(sys.executable).with_name("trio-etcd-watch"))
+
+async def test_on_an_etcd(etcd) -> None:
+    revision = await etcd.put("/config/limit", "5")
+    where = ["/config/", "--prefix", "--endpoints", etcd.endpoint]
+    got = await trio.run_process([PROGRAM, "get", *where], capture_stdout=True)
+    assert got.stdout == b"/config/limit\\n5\\n"
+    watch = [PROGRAM, "watch", *where, "--rev", str(revision)]
+    async with trio.open_nursery() as nursery:
+        process = await nursery.start(
+            lambda task_status: trio.run_process(
+                watch, stdout=subprocess.PIPE, check=False, task_status=task_status
+            )
+        )
+        seen = b""
+        with trio.fail_after(30):
+            while seen.count(b"\\n") < 3:
+                seen += await process.stdout.receive_some()
+        assert seen == b"PUT\\n/config/limit\\n5\\n"
+        process.send_signal(signal.SIGTERM)
+"""
+PROGRAMS = ["conftest.py", "follow.py", "live_config.py"]
+"""Of the documentation: what a user has."""
 
 
 def copy_sources(folder: Path) -> None:
@@ -88,6 +119,25 @@ def has_speedups(wheel: Path, python: str, folder: Path) -> bool:
     return speedups == "True"
 
 
+def try_on_etcd(wheel: Path, python: str, folder: Path) -> None:
+    """Install it as a user does who writes tests; run one, and check types."""
+    subprocess.run([python, "-m", "venv", folder], check=True)
+    inside = str(folder / "bin" / "python")
+    what = f"trio-etcd-watch[testing] @ {wheel.as_uri()}"
+    subprocess.run([inside, *PIP, "install", what, "mypy"], check=True)
+    desk = folder / "desk"
+    desk.mkdir()
+    for name in PROGRAMS:
+        shutil.copy(ROOT / "docs/programs" / name, desk)
+    (desk / "test_user.py").write_text(USER_TEST)
+    env = {**os.environ, "PYTHONPATH": ""}
+    for command in (
+        ["pytest", "-q", "-o", "trio_mode=true", "test_user.py"],
+        ["mypy", "--strict", *PROGRAMS],
+    ):
+        subprocess.run([inside, "-m", *command], cwd=desk, env=env, check=True)
+
+
 def main(pythons: list[str]) -> None:
     """Try each wheel on each Python."""
     with tempfile.TemporaryDirectory() as name:
@@ -101,6 +151,7 @@ def main(pythons: list[str]) -> None:
                 inside = folder / f"{wheel.parent.parent.name}-{number}"
                 assert has_speedups(wheel, python, inside) == expected, wheel.name
                 print(f"{wheel.name} on {python}: speedups {expected}", flush=True)
+            try_on_etcd(compiled, python, folder / f"testing-{number}")
 
 
 if __name__ == "__main__":
