@@ -28,9 +28,10 @@ SECONDS := 60
 SEED := 7
 ARGS :=
 # What is installed for each purpose: extras, which users have too, and groups.
-PURPOSE_demo := '.[testing]'
-PURPOSE_bench := '.[testing]' --group bench
-PURPOSE_test := '.[testing,srv]' --group test
+PURPOSE_demo := --editable '.[testing]'
+PURPOSE_bench := --editable '.[testing]' --group bench
+PURPOSE_test := --editable '.[testing,srv]' --group test
+PURPOSE_lint := --group lint
 # The tests that decode anything, but for those on a server.
 DECODING := tests/unit tests/io tests/machine/test_session_machine.py
 # Requirements beyond pyproject.toml's.
@@ -72,10 +73,11 @@ test coverage $(VERSIONS:%=test-%) test-oldest: .venv-purerpc/.made
 		--editable '.[purerpc,testing]'
 	@touch $@
 
-lint: $(VENV)/.test
+lint: $(VENV)/.test $(VENV)/.lint
 	$(BIN)/python -m ruff check
 	$(BIN)/python -m ruff format --check
 	$(BIN)/python -m mypy
+	$(BIN)/python -m tests.typing
 
 # Of the modules in Python, whose docstrings are the reference, in whatever environment.
 docs: .venv-docs/.made
@@ -212,7 +214,7 @@ $(VENV)/.made: pyproject.toml hatch_build.py trio_etcd_watch/_speedups.c
 	@$(call upgrade_pip,$(VENV))
 	@touch $@
 
-$(VENV)/.bench $(VENV)/.demo $(VENV)/.test: $(VENV)/.%: $(VENV)/.made
+$(VENV)/.bench $(VENV)/.demo $(VENV)/.lint $(VENV)/.test: $(VENV)/.%: $(VENV)/.made
 	@echo "installing into $(VENV)"
-	@$(PIP_INSTALL) --editable $(PURPOSE_$*) $(PINS)
+	@$(PIP_INSTALL) $(PURPOSE_$*) $(PINS)
 	@touch $@

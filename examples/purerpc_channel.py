@@ -9,6 +9,7 @@ watch outlives its connection. Without arguments it runs on a private etcd.
 
 import ssl
 import sys
+from typing import Any
 
 import purerpc
 import trio
@@ -25,7 +26,7 @@ async def show(host: str, port: int, context: ssl.SSLContext | None) -> None:
         await show_first("entered", channel)
 
 
-async def show_first(state: str, channel: object) -> None:
+async def show_first(state: str, channel: Any) -> None:  # noqa: ANN401  # purerpc has no types
     """Print the first change of the key `color` that is in the history."""
     async with open_watcher(channel) as watcher:
         async with watcher.watch("color", start_revision=1) as watch:

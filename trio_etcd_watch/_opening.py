@@ -11,11 +11,12 @@ import trio
 
 from ._channel import Channel, as_channel
 from ._connector import Connector
+from ._purerpc import PurerpcChannel
 from ._watcher import Watcher
 
 
 def open_watcher(
-    channel: Channel | str | Sequence[str] | object,
+    channel: Channel | str | Sequence[str] | PurerpcChannel,
 ) -> AbstractAsyncContextManager[Watcher]:
     """Open a watcher on a cluster.
 

@@ -7,6 +7,14 @@ that has h2 4 can have us and not it.
 from __future__ import annotations
 
 from ssl import SSLContext
+from typing import Protocol
+
+
+class PurerpcChannel(Protocol):
+    """What a type checker sees of a channel of purerpc 0.8."""
+
+    _host: str
+    _port: int
 
 
 def address_of(channel: object) -> tuple[str, int, SSLContext | None] | None:

@@ -126,7 +126,7 @@ def test_hints(text: str, hint: str) -> None:
             )
         ),
         lambda: Channel([f"root:{SECRET}@etcd:2379"]),  # type: ignore[arg-type]
-        lambda: open_watcher(f"root:{SECRET}@etcd:2379".encode()),
+        lambda: open_watcher(f"root:{SECRET}@etcd:2379".encode()),  # type: ignore[arg-type]
     ],
 )
 def test_passwords_in_an_endpoint_are_not_repeated(make: Callable[[], object]) -> None:
@@ -483,7 +483,7 @@ def test_what_stands_for_a_channel() -> None:
 def test_what_stands_for_none(value: object) -> None:
     # At the call, before anything is entered.
     with pytest.raises(TypeError, match="channel must be") as info:
-        open_watcher(value)
+        open_watcher(value)  # type: ignore[arg-type]  # that is the point
     assert repr(value) in str(info.value)
 
 

@@ -1,0 +1,82 @@
+"""What type checkers have to say of the library, and do.
+
+    python -m tests.typing
+
+The public names are typed whole; `uses.py` is accepted, and of `misuses.py` each line
+that says so is refused, and no other; by mypy and by pyright (as basedpyright, which
+brings its own Node).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+MISUSES = HERE / "misuses.py"
+REFUSED = "  # refused"
+
+
+def run(module: str, *arguments: object) -> str:
+    """Run a checker of this environment; return what it prints."""
+    environment = {
+        # Where basedpyright looks for what is installed.
+        "VIRTUAL_ENV": sys.prefix,
+        "PATH": f"{sys.prefix}/bin{os.pathsep}{os.environ['PATH']}",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | environment,
+        cwd=HERE.parents[1],
+        check=False,
+    )
+    return done.stdout
+
+
+def of_mypy(file: Path) -> set[int]:
+    """The lines in which mypy finds an error."""
+    output = run("mypy", "--output=json", "--no-warn-unused-ignores", file)
+    found = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    errors = [each for each in found if each["severity"] == "error"]
+    return {each["line"] for each in errors}
+
+
+def of_pyright(file: Path) -> set[int]:
+    """The lines in which pyright finds an error."""
+    found = json.loads(run("basedpyright", "--level=error", "--outputjson", file))
+    return {
+        each["range"]["start"]["line"] + 1
+        for each in found["generalDiagnostics"]
+        if each["severity"] == "error"
+    }
+
+
+def main() -> None:
+    """Say what is wrong, if anything is."""
+    refused = {
+        number
+        for number, line in enumerate(MISUSES.read_text().splitlines(), 1)
+        if line.endswith(REFUSED)
+    }
+    wrong = []
+    for name, errors_in in (("mypy", of_mypy), ("pyright", of_pyright)):
+        if lines := errors_in(HERE / "uses.py"):
+            wrong.append(f"{name} refuses lines {sorted(lines)} of uses.py")
+        if lines := errors_in(MISUSES) ^ refused:
+            wrong.append(
+                f"{name} is otherwise about lines {sorted(lines)} of {MISUSES.name}"
+            )
+    report = run("basedpyright", "--verifytypes", "trio_etcd_watch", "--ignoreexternal")
+    if "\nType completeness score: 100%\n" not in report:
+        wrong.append(report)
+    if wrong:
+        sys.exit("\n".join(wrong))
+
+
+if __name__ == "__main__":
+    main()
