@@ -159,15 +159,22 @@ async def test_worker_pool(newest_etcd: Etcd) -> None:
 
 async def test_leader(newest_etcd: Etcd) -> None:
     elect = [etcdctl(), f"--endpoints={newest_etcd.endpoint}", "elect"]
+
+    def run_for_it(name: str) -> AbstractAsyncContextManager[Cli]:
+        return open_command([*elect, "/election/mail", name], {})
+
     async with open_program("leader.py", newest_etcd.endpoint) as program:
         await program.lines(1)
-        async with open_command([*elect, "/election/mail", "host-1"], {}) as first:
+        async with run_for_it("host-1") as first:
             await program.lines(2)
-            async with open_command([*elect, "/election/mail", "host-2"], {}):
+            async with run_for_it("another") as second:
                 await until_candidates(newest_etcd, 2)
-                # It resigns.
-                await first.end(signal.SIGINT)
-                assert await program.lines(3) == shown("leader.md")
+                async with run_for_it("host-2"):
+                    await until_candidates(newest_etcd, 3)
+                    # They resign.
+                    await second.end(signal.SIGINT)
+                    await first.end(signal.SIGINT)
+                    assert await program.lines(3) == shown("leader.md")
 
 
 async def test_snapshot_then_watch(newest_etcd: Etcd) -> None:
