@@ -51,7 +51,7 @@ add_module_names = False
 
 html_theme = "furo"
 html_static_path = ["_static"]
-html_css_files = ["tables.css"]
+html_css_files = ["tables.css", "pages.css"]
 html_title = f"trio-etcd-watch {release}"
 html_show_sphinx = False
 html_copy_source = False
