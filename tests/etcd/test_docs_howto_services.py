@@ -148,8 +148,9 @@ async def test_an_application_that_hypercorn_starts(
 ) -> None:
     write_program(tmp_path, "quart_app.py", newest_etcd.endpoint, {})
     await newest_etcd.put("/config/mode", "fast")
-    command = [sys.executable, "-m", "hypercorn", "--worker-class", "trio"]
-    command += ["--bind", address, "quart_app:app"]
+    serve, _ = blocks("howto/hypercorn.md", "console")[-1].splitlines()
+    _, *arguments = serve.removeprefix("$ ").replace("127.0.0.1:8000", address).split()
+    command = [sys.executable, "-m", "hypercorn", *arguments]
     async with (
         open_command(command, {}, tmp_path) as program,
         open_client(address) as client,

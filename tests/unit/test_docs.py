@@ -36,6 +36,26 @@ def test_each_program_is_run_by_a_test() -> None:
         assert any(f'"{path.name}"' in text for text in tests), path.name
 
 
+NOT_RUN = {
+    "performance.md": "it takes minutes",
+    "explanation/etcd-limits.md": "test_history restores such snapshots, by the same flags",
+    "explanation/finding-the-cluster.md": "it installs an extra",
+    "howto/membership.md": "the system's resolver would have to know the domain",
+}
+"""Pages whose commands no test of the documentation runs, and why."""
+
+
+def test_commands_are_run_by_a_test() -> None:
+    tests = "".join(
+        path.read_text() for path in (ROOT / "tests/etcd").glob("test_docs*.py")
+    )
+    for page, text in PAGES.items():
+        if "```console" in text:
+            # By its path, or by its name to a helper that knows the folder.
+            named = re.search(rf'"({page}|{Path(page).name})"', tests)
+            assert named or page in NOT_RUN, page
+
+
 def test_no_program_is_written_into_a_page() -> None:
     for page, text in PAGES.items():
         opened = re.findall(r"^[ >]*(?:```+|~~~+|:::+)([^`~:\n]+)$", text, re.MULTILINE)
