@@ -76,3 +76,20 @@ def test_libraries_at_both_ends(name: str) -> None:
 
 def test_no_other_library_is_required() -> None:
     assert len(PROJECT["dependencies"]) == 4
+
+
+def test_the_forge_tests_what_is_declared() -> None:
+    workflow = (ROOT / ".github/workflows/ci.yml").read_text()
+    targets = {*re.findall(r"target: (\S+)", workflow), "fuzz"}
+    assert targets == {"test", "test-oldest", "coverage", "wheels", "fuzz"}
+    for target in targets:
+        assert re.search(rf"^{target}\b.*:", MAKEFILE, re.MULTILINE), target
+    assert set(re.findall(r'python(?:-version)?: "(.+)"', workflow)) == {
+        *numbers(row("Python"))
+    }
+
+
+def test_commits_are_checked_by_the_same_ruff() -> None:
+    config = (ROOT / ".pre-commit-config.yaml").read_text()
+    pinned = re.findall(r'"ruff == (.+)"', (ROOT / "pyproject.toml").read_text())
+    assert re.findall(r"rev: v(\S+) +# as in pyproject", config) == pinned
