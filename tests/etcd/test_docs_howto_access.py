@@ -144,10 +144,11 @@ async def test_members(newest_binary: str) -> None:
             # Each event is a look at what is known by then.
             count = 1
             await program.lines(count)
-            while program.output.count(b" member\n") < 2:
-                await second.put("/config/a", "1")
-                count += 2
-                await program.lines(count)
+            with trio.fail_after(LIMIT):
+                while program.output.count(b" member\n") < 2:
+                    await second.put("/config/a", "1")
+                    count += 2
+                    await program.lines(count)
     (page,) = blocks("howto/membership.md", "text")
     for shown, here in (
         ("127.0.0.1:2379", first),
