@@ -15,7 +15,7 @@ from tests.support.helpers import LIMIT, eventually
 from tests.support.howto import cli_command
 from tests.support.programs import blocks, open_program
 from trio_etcd_watch import open_watcher
-from trio_etcd_watch.testing import Etcd, Put
+from trio_etcd_watch.testing import Etcd, Put, open_etcd
 
 
 async def until(program: Cli, line: str) -> int:
@@ -174,24 +174,26 @@ async def test_leader(newest_etcd: Etcd, etcdctl: str) -> None:
                     assert await program.lines(3) == shown("leader.md")
 
 
-async def test_snapshot_then_watch(newest_etcd: Etcd) -> None:
-    page = shown("snapshot-then-watch.md")
-    await newest_etcd.put("/jobs/1", "sweep")
-    async with open_program("snapshot_then_watch.py", newest_etcd.endpoint) as program:
-        assert await program.lines(1) == page[:1]
-        await newest_etcd.put("/jobs/2", "mop")
-        await newest_etcd.delete("/jobs/1")
-        assert await program.lines(3) == page[:3]
-        # What it misses while it is paused, with its connection broken.
-        program.process.send_signal(signal.SIGSTOP)
-        await newest_etcd.restart()
-        await newest_etcd.put("/jobs/3", "")
-        await newest_etcd.delete("/jobs/3")
-        revision = await newest_etcd.put("/jobs/4", "dust")
-        await newest_etcd.compact(revision)
-        program.process.send_signal(signal.SIGCONT)
-        page[3] = b"compacted at revision %d" % revision
-        assert await program.lines(6) == page
+async def test_snapshot_then_watch(newest_binary: str) -> None:
+    # What is compacted stays so: a server of its own.
+    async with open_etcd(binary=newest_binary) as etcd:
+        page = shown("snapshot-then-watch.md")
+        await etcd.put("/jobs/1", "sweep")
+        async with open_program("snapshot_then_watch.py", etcd.endpoint) as program:
+            assert await program.lines(1) == page[:1]
+            await etcd.put("/jobs/2", "mop")
+            await etcd.delete("/jobs/1")
+            assert await program.lines(3) == page[:3]
+            # What it misses while it is paused, with its connection broken.
+            program.process.send_signal(signal.SIGSTOP)
+            await etcd.restart()
+            await etcd.put("/jobs/3", "")
+            await etcd.delete("/jobs/3")
+            revision = await etcd.put("/jobs/4", "dust")
+            await etcd.compact(revision)
+            program.process.send_signal(signal.SIGCONT)
+            page[3] = b"compacted at revision %d" % revision
+            assert await program.lines(6) == page
 
 
 async def until_candidates(etcd: Etcd, count: int) -> None:
