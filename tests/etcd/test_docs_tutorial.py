@@ -7,28 +7,26 @@ empty environment, with what is installed there.
 from __future__ import annotations
 
 import os
-import socket
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 from tests.support.cli import environment
 from tests.support.pages import follow, steps_of
 from tests.support.programs import ENDPOINT
+from trio_etcd_watch.testing import _reserve_port
 
 INSTALLING = r"python3 -m venv|\. \.venv|pip install"
 
 
-def ports() -> tuple[str, str]:
-    """Two that are free just now."""
-    with socket.socket() as one, socket.socket() as two:
-        for each in (one, two):
-            each.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{one.getsockname()[1]}", f"127.0.0.1:{two.getsockname()[1]}"
-
-
 def test_tutorial(newest_binary: str, tmp_path: Path) -> None:
-    endpoint, peer = ports()
-    folders = [str(Path(each).parent) for each in (newest_binary, sys.executable)]
+    with ExitStack() as ports:
+        _follow(newest_binary, tmp_path, _reserve_port(ports), _reserve_port(ports))
+    assert not (tmp_path / "tutorial.etcd").exists()
+
+
+def _follow(binary: str, folder: Path, endpoint: str, peer: str) -> None:
+    folders = [str(Path(each).parent) for each in (binary, sys.executable)]
     env = environment(
         PATH=os.pathsep.join([*folders, os.environ["PATH"]]),
         ETCDCTL_ENDPOINTS=endpoint,
@@ -40,12 +38,11 @@ def test_tutorial(newest_binary: str, tmp_path: Path) -> None:
     )
     follow(
         "tutorial.md",
-        tmp_path,
+        folder,
         env,
         lambda text: text.replace(ENDPOINT, endpoint),
         INSTALLING,
     )
-    assert not (tmp_path / "tutorial.etcd").exists()
 
 
 def test_nothing_of_the_tutorial_is_passed_over() -> None:

@@ -13,10 +13,12 @@ on programs of the documentation. It needs the package index.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -96,6 +98,12 @@ def build(folder: Path, compiler: str) -> Path:
         check=True,
     )
     (wheel,) = (folder / "dist").iterdir()
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
+        text = archive.read(name).decode()
+    # Whoever reads README elsewhere has no files beside it.
+    assert "## Install" in text
+    assert re.findall(r"\]\((?![a-z]+:)[^)]*\)", text) == []
     return wheel
 
 
