@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, final
 
 import trio
 
-from ._backoff import MAX_DELAY
 from ._channel import API_VERSION, Channel, Credentials, flaw_of_token, needs_tls
 from ._dialer import Dialer
 from ._endpoints import Endpoint, SrvName
@@ -97,10 +96,10 @@ class Connector:
         self._discovery = _discovery_of(channel)
         self._dialer = Dialer(channel, self._start)
         self._connection: Connection | None = None
-        # Where it leads, where from that is known, and since when it is there.
+        # Where it leads, where from that is known, and from when until when it was there.
         self._reached: Endpoint | None = None
         self._source: Source = "given"
-        self._since = 0.0
+        self._since, self._until = 0.0, math.inf
         # The one that told the members.
         self._served: Connection | None = None
         self._token: str | None = None
@@ -219,15 +218,18 @@ class Connector:
             connection.retire()
 
     def _note_loss(self) -> None:
-        """If the connection is lost that has served, and has lasted, have it tried again.
+        """If the connection is lost that has told the members, tell the rotation.
 
-        Else the next has its turn: what answers, and serves nobody, leads elsewhere.
+        What has told nothing serves nobody, perhaps: then the next has its turn.
         """
-        connection, lasted = self._served, trio.current_time() - self._since > MAX_DELAY
-        if connection and connection is self._connection and connection.lost and lasted:
+        connection = self._connection
+        if connection is None or not connection.lost:
+            return
+        if connection is self._served:
             assert self._reached is not None
-            self._rotation.lost(self._reached)
-            self._served = None
+            until = min(self._until, trio.current_time())
+            self._rotation.lost(self._reached, until - self._since)
+        self._served = None
 
     def suspect(self, connection: Connection) -> None:
         """Note that users gave up before any reply; at the second time leave it."""
@@ -289,7 +291,7 @@ class Connector:
             raise
         self._rotation.worked(endpoint)
         self._connection, self._reached, self._source = connection, endpoint, source
-        self._since = trio.current_time()
+        self._since, self._until = trio.current_time(), math.inf
         self.connections_made += 1
         if self._following:
             self._following.connected()
@@ -306,6 +308,7 @@ class Connector:
         if isinstance(connection.lost, TooManyPings):
             self._ping_less(connection, endpoint)
         if connection is self._connection:
+            self._until = trio.current_time()
             reason = printable(connection.lost)
             logger.debug("lost the connection to %s: %s", printable(endpoint), reason)
 

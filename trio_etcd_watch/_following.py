@@ -80,13 +80,12 @@ class Following:
         self._secure = secure
         self._timeout = timeout
         self._connected = trio.Event()
-        # What this asks with, once the streams' token was refused.
-        self._own: Metadata | None = None
+        # What this asks with, on which connection, once the streams' token was refused.
+        self._own: tuple[Connection, Metadata] | None = None
         self._left_out: list[str] = []
 
     def connected(self) -> None:
         """Look soon: there is a new connection."""
-        self._own = None
         self._connected.set()
 
     @trio.lowlevel.enable_ki_protection
@@ -138,7 +137,10 @@ class Following:
         """
         refused = 0
         while True:
-            metadata = self._own or await self._connector.metadata_on(connection)
+            if self._own is not None and self._own[0] is connection:
+                metadata = self._own[1]
+            else:
+                metadata = await self._connector.metadata_on(connection)
             # The limit is for this alone: a token may take longer.
             with trio.fail_after(self._timeout):
                 reply = await connection.unary(_MEMBER_LIST, _REQUEST, metadata)
@@ -151,7 +153,11 @@ class Following:
             if "token" not in dict(metadata) or refused == MAX_REFUSED_TOKENS:
                 return reply
             refused += 1
-            self._own = await self._connector.metadata_on(connection, anew=True)
+            another = await self._connector.metadata_on(connection, anew=True)
+            if another == metadata:
+                # A `token=` that is a text.
+                return reply
+            self._own = connection, another
 
     def _take(
         self, answer: pb.MemberListResponse, connection: Connection, teller: Endpoint

@@ -8,8 +8,9 @@ taken by the endpoints that it stands for just then.
 3. Once members are known, those come last that have failed of late: when a cluster has
    moved, what was given may be dead for good.
 4. Before them, but behind all others, come members that were never tried: their addresses
-   may be reached from inside alone, and each try would cost its timeout. So who is lost
-   after it has served has one more turn before them.
+   may be reached from inside alone, and each try would cost its timeout. So an endpoint
+   that is lost after it has served has another turn before them, but not again and again:
+   one that comes and goes leads to the next.
 """
 
 from __future__ import annotations
@@ -21,6 +22,15 @@ from typing import Literal, TypeAlias, final
 from ._endpoints import Endpoint, SrvName
 
 Source: TypeAlias = Literal["given", "srv", "member"]
+
+BRIEF = 3.0
+"""Seconds: an endpoint that served no longer has no other turn."""
+
+LASTING = 60.0
+"""Seconds: one that served longer does not come and go."""
+
+MAX_RETURNS = 3
+"""Other turns in a row of one that never lasts."""
 
 
 @final
@@ -38,6 +48,9 @@ class Rotation:
         self._waiting: deque[Endpoint | SrvName] = deque()
         # Of those that were tried: whether it worked the last time.
         self._worked: dict[Endpoint, bool] = {}
+        # The last that worked, and how often in a row it has had another turn.
+        self._last: Endpoint | None = None
+        self._returns = 0
 
     def take(self) -> Endpoint | SrvName:
         """Return whose turn it is.
@@ -90,14 +103,21 @@ class Rotation:
 
     def worked(self, endpoint: Endpoint) -> None:
         """Note that it was reached."""
+        if endpoint != self._last:
+            self._last, self._returns = endpoint, 0
         self._worked[endpoint] = True
         self._prune()
 
-    def lost(self, endpoint: Endpoint) -> None:
-        """Note that it has served for a while, and was lost just now."""
-        if self._members and endpoint in dict(self.known()):
-            others = [turn for turn in self._waiting if turn != endpoint]
-            self._wait([*others, endpoint])
+    def lost(self, endpoint: Endpoint, served: float) -> None:
+        """Note that it was lost, after it has served for so many seconds."""
+        if served > LASTING:
+            self._returns = 0
+        if not self._members or served <= BRIEF or self._returns == MAX_RETURNS:
+            return
+        if (turn := self._turn_of(endpoint)) is not None:
+            self._returns += 1
+            others = [each for each in self._waiting if each not in (endpoint, turn)]
+            self._wait([*others, turn])
 
     def known(self) -> Iterator[tuple[Endpoint, Source]]:
         """Yield the endpoints that are known, each once, and where from."""
@@ -116,6 +136,13 @@ class Rotation:
         """Say where one is from that has its turn."""
         # What is not known any more was a name's.
         return dict(self.known()).get(endpoint, "srv")
+
+    def _turn_of(self, endpoint: Endpoint) -> Endpoint | SrvName | None:
+        """Return in whose turn it is tried: a name's may lead elsewhere by now."""
+        source = dict(self.known()).get(endpoint)
+        if source != "srv":
+            return endpoint if source else None
+        return next(name for name, found in self._targets.items() if endpoint in found)
 
     def _wait(self, turns: list[Endpoint | SrvName]) -> None:
         """Let these have their turns, in this order but for those that are in doubt."""

@@ -24,7 +24,7 @@ async def test_the_tests_pass(tmp_path: Path, newest_binary: str) -> None:
     done = await trio.run_process(
         [sys.executable, "-m", "pytest", "-q", *(f"-pno:{each}" for each in plugins)],
         cwd=tmp_path,
-        env=environment(TRIO_ETCD_WATCH_ETCD=newest_binary),
+        env=environment(TRIO_ETCD_WATCH_ETCD=newest_binary, PYTEST_ADDOPTS=""),
         capture_stdout=True,
         check=False,
     )

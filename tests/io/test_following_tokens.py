@@ -164,3 +164,13 @@ async def test_tokens_that_are_refused_have_an_end() -> None:
         await made.settle(4)
         assert len(member.lists) == 4
         assert made.known("member") == []
+
+
+async def test_a_token_that_is_a_text_is_refused_once_a_look(clock: MockClock) -> None:
+    member = Member(refusals={MEMBER_LIST: [OLD_TOKEN] * 4})
+    async with cluster(member, token="a.b.c", keepalive_time=10 * INTERVAL) as made:
+        await made.connect()
+        for looks in (1, 2, 3):
+            await made.settle(looks)
+            assert len(member.lists) == looks
+            clock.jump(INTERVAL)

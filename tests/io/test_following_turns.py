@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.support.following import cluster
 from tests.support.members import MEMBER_LIST, Member
 from trio_etcd_watch import StatusCode
-from trio_etcd_watch._backoff import MAX_DELAY
 from trio_etcd_watch._following import INTERVAL
 from trio_etcd_watch._grpc.status import Status, StreamLost
+from trio_etcd_watch._rotation import BRIEF
 
 UNREACHABLE = ["http://127.0.0.1:1", "http://127.0.0.1:2"]
 """Nobody listens there."""
@@ -31,7 +31,7 @@ async def test_who_served_and_is_lost_is_tried_before_members_that_never_were(
             connection, _ = await made.connector.connect()  # at the first try
             await made.settle(count)
             assert len(made.known("member")) == 2
-            clock.jump(MAX_DELAY + 0.1)
+            clock.jump(BRIEF + 0.1)
             connection.close("the test wants another")
             if count == 2:
                 # A read that it carried says so, too.
@@ -44,7 +44,7 @@ async def test_who_served_is_tried_once_before_the_others(clock: MockClock) -> N
         [member] = made.members
         connection = await made.connect()
         await made.settle(1)
-        clock.jump(MAX_DELAY + 0.1)
+        clock.jump(BRIEF + 0.1)
         member.refuses_connections = True
         connection.close("the test wants another")
         tried = []
@@ -57,7 +57,9 @@ async def test_who_served_is_tried_once_before_the_others(clock: MockClock) -> N
         assert sorted(tried[1:3]) == ["127.0.0.1:1", "127.0.0.1:2"]
 
 
-@pytest.mark.parametrize("why", ["it is left", "it does not last", "it told nothing"])
+@pytest.mark.parametrize(
+    "why", ["it is left", "it does not last", "it is soon lost", "it told nothing"]
+)
 async def test_who_did_not_serve_leads_to_the_next(why: str, clock: MockClock) -> None:
     async with cluster(Member(urls=UNREACHABLE), keepalive_time=INTERVAL) as made:
         [member] = made.members
@@ -69,11 +71,15 @@ async def test_who_did_not_serve_leads_to_the_next(why: str, clock: MockClock) -
             (await made.connect()).close("the test wants another")
             await made.connect()
             await made.settle(2)
-        if why != "it does not last":
-            clock.jump(MAX_DELAY + 0.1)
+        if why in ("it is left", "it told nothing"):
+            clock.jump(BRIEF + 0.1)
         connection = await made.connect()
         if why == "it is left":
             made.connector.leave(connection)
         connection.close("the test wants another")
+        if why == "it is soon lost":
+            # That nobody wants another at once does not make it last.
+            await wait_all_tasks_blocked()
+            clock.jump(BRIEF + 0.1)
         with pytest.raises(StreamLost, match=r"127\.0\.0\.1:[12]: "):
             await made.connector.connect()

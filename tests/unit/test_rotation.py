@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from operator import sub
+
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from trio_etcd_watch._endpoints import Endpoint, SrvName
-from trio_etcd_watch._rotation import Rotation
+from trio_etcd_watch._rotation import BRIEF, LASTING, MAX_RETURNS, Rotation
 
 NAME = SrvName("example.com")
 
@@ -96,7 +99,7 @@ def test_who_worked_has_its_turn_before_members_that_were_never_tried() -> None:
         assert rotation.take() == A
         rotation.worked(A)
         rotation.join([C, D])
-        rotation.lost(A)
+        rotation.lost(A, LASTING + 1)
     assert turns(rotation, 3) == [A, C, D]
     assert turns(rotation, 3) == [A, C, D]
 
@@ -109,7 +112,7 @@ def test_who_is_lost_has_its_turn_behind_others_that_are_not_in_doubt() -> None:
     for failed in (C, D):
         rotation.failed(failed)
     rotation.worked(D)
-    rotation.lost(A)
+    rotation.lost(A, LASTING + 1)
     # B was given, and D has worked; E was never tried, and C has failed.
     assert turns(rotation, 5) == [B, D, A, E, C]
 
@@ -119,7 +122,7 @@ def test_who_is_lost_and_does_not_work_again_leads_to_the_next() -> None:
     assert rotation.take() == A
     rotation.worked(A)
     rotation.join([C, D])
-    rotation.lost(A)
+    rotation.lost(A, LASTING + 1)
     for dead in (B, A):
         assert rotation.take() == dead
         rotation.failed(dead)
@@ -128,11 +131,72 @@ def test_who_is_lost_and_does_not_work_again_leads_to_the_next() -> None:
     assert turns(rotation, 4) == [C, D, A, B]
 
 
+@pytest.mark.parametrize("served", [BRIEF + 0.1, LASTING])
+def test_who_comes_and_goes_leads_to_the_next(served: float) -> None:
+    rotation = Rotation([A, B])
+    assert rotation.take() == A
+    rotation.worked(A)
+    rotation.join([C])
+    assert rotation.take() == B
+    rotation.failed(B)
+    tried = []
+    for _ in range(20):
+        rotation.lost(A, served)
+        turn = rotation.take()
+        assert isinstance(turn, Endpoint)
+        (rotation.worked if turn == A else rotation.failed)(turn)
+        tried.append(turn)
+    gaps = [i for i, each in enumerate(tried) if each == B]
+    assert gaps
+    assert max(map(sub, gaps[1:], gaps), default=0) <= MAX_RETURNS + 3
+    assert C in tried[: MAX_RETURNS + 2]
+
+
+def test_who_lasted_comes_and_goes_no_more() -> None:
+    rotation = Rotation([A])
+    assert rotation.take() == A
+    rotation.worked(A)
+    rotation.join([C])
+    for _ in range(MAX_RETURNS):
+        rotation.lost(A, LASTING)
+        assert rotation.take() == A
+    rotation.lost(A, LASTING + 1)
+    assert turns(rotation, 2) == [A, C]
+
+
+def test_each_comes_and_goes_for_itself() -> None:
+    rotation = Rotation([A])
+    assert rotation.take() == A
+    rotation.worked(A)
+    rotation.join([C])
+    for _ in range(MAX_RETURNS):
+        rotation.lost(A, LASTING)
+        assert rotation.take() == A
+    assert rotation.take() == C
+    rotation.worked(C)
+    rotation.lost(C, LASTING)
+    assert turns(rotation, 2) == [C, A]
+
+
+def test_a_target_that_is_lost_is_looked_up_again() -> None:
+    rotation = Rotation([NAME])
+    rotation.take()
+    rotation.expand(NAME, [C])
+    assert rotation.take() == C
+    rotation.worked(C)
+    rotation.join([E])
+    rotation.lost(C, LASTING + 1)
+    assert rotation.take() == NAME
+    rotation.expand(NAME, [D])
+    assert turns(rotation, 2) == [D, E]
+
+
 def test_who_works_and_does_not_last_leads_to_the_next() -> None:
     rotation = Rotation([A])
     assert rotation.take() == A
     rotation.worked(A)
     rotation.join([C, D])
+    rotation.lost(A, BRIEF)
     assert turns(rotation, 3) == [C, D, A]
 
 
@@ -153,11 +217,11 @@ def test_who_is_lost_has_one_turn_and_none_if_it_is_gone() -> None:
     rotation.worked(A)
     rotation.join([C, D])
     for _ in range(3):
-        rotation.lost(A)
+        rotation.lost(A, LASTING + 1)
     assert turns(rotation, 3) == [A, C, D]
     rotation.worked(C)
     rotation.join([D])
-    rotation.lost(C)
+    rotation.lost(C, LASTING + 1)
     assert turns(rotation, 3) == [A, D, A]
 
 
@@ -165,7 +229,7 @@ def test_without_members_who_is_lost_has_its_turn_in_the_next_round() -> None:
     rotation = Rotation([A, B, C])
     assert rotation.take() == A
     rotation.worked(A)
-    rotation.lost(A)
+    rotation.lost(A, LASTING + 1)
     assert turns(rotation, 5) == [B, C, A, B, C]
 
 
@@ -176,8 +240,8 @@ def test_a_name_of_which_one_target_works_is_not_in_doubt() -> None:
     assert rotation.take() == C
     rotation.worked(C)
     rotation.join([E])
-    rotation.lost(C)
-    assert turns(rotation, 4) == [D, C, E, NAME]
+    rotation.lost(C, LASTING + 1)
+    assert turns(rotation, 3) == [D, NAME, E]
 
 
 def test_a_target_that_is_a_member_too_has_its_turn_as_a_target() -> None:
@@ -187,11 +251,11 @@ def test_a_target_that_is_a_member_too_has_its_turn_as_a_target() -> None:
     assert rotation.take() == C
     rotation.worked(C)
     rotation.join([C, D, F])
-    rotation.lost(C)
-    # Once, and before F, that is nothing but a member; then it is none any more.
+    rotation.lost(C, LASTING + 1)
+    # As one, and before F, that is nothing but a member; then it is none any more.
     assert turns(rotation, 1) == [D]
     rotation.join([F])
-    assert turns(rotation, 4) == [E, C, F, NAME]
+    assert turns(rotation, 3) == [E, NAME, F]
 
 
 def test_a_name_stands_for_its_targets_in_their_order() -> None:
@@ -287,9 +351,11 @@ class RotationMachine(RuleBasedStateMachine):
         self.rotation.forget(NAME)
         self.targets = []
 
-    @rule(endpoint=st.sampled_from([A, B, C, D, E, F]))
-    def lose(self, endpoint: Endpoint) -> None:
-        self.rotation.lost(endpoint)
+    @rule(
+        endpoint=st.sampled_from([A, B, C, D, E, F]), served=st.sampled_from([1, 5, 90])
+    )
+    def lose(self, endpoint: Endpoint, served: int) -> None:
+        self.rotation.lost(endpoint, served)
 
     @invariant()
     def each_is_known(self) -> None:
