@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -83,10 +84,27 @@ async def test_a_reader_in_time_gets_all_of_it(pipe: Pipe) -> None:
     assert scope.cancelled_caught
 
 
+def end_of_writer(output: Output, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """What is set when the thread that writes ends, left behind or not."""
+    ended, write = threading.Event(), output._write
+
+    def write_and_say_so(parts: Iterable[bytes], then: Callable[[], None]) -> None:
+        try:
+            write(parts, then)
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(output, "_write", write_and_say_so)
+    return ended
+
+
 @pytest.mark.parametrize("whole", [True, False])
-async def test_a_reader_that_stalls_is_left(pipe: Pipe, whole: bool) -> None:
+async def test_a_reader_that_stalls_is_left(
+    pipe: Pipe, whole: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     noted: list[int] = []
     output = Output(pipe.write_end)
+    ended = end_of_writer(output, monkeypatch)
     with trio.fail_after(LIMIT), trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
 
@@ -100,8 +118,10 @@ async def test_a_reader_that_stalls_is_left(pipe: Pipe, whole: bool) -> None:
             scope.cancel()
     assert scope.cancelled_caught
     assert noted == []
-    # The writer ends with an error that nobody hears.
+    # The writer ends with an error that nobody hears. Not later: what is opened next may
+    # have its descriptor.
     pipe.close(pipe.read_end)
+    assert ended.wait(LIMIT)
 
 
 async def test_nobody_reads_any_more(pipe: Pipe) -> None:
