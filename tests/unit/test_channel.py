@@ -126,7 +126,7 @@ def test_hints(text: str, hint: str) -> None:
             )
         ),
         lambda: Channel([f"root:{SECRET}@etcd:2379"]),  # type: ignore[arg-type]
-        lambda: open_watcher(f"root:{SECRET}@etcd:2379".encode()),  # type: ignore[arg-type]
+        lambda: open_watcher(f"root:{SECRET}@etcd:2379".encode()),  # type: ignore[arg-type]  # bytes
     ],
 )
 def test_passwords_in_an_endpoint_are_not_repeated(make: Callable[[], object]) -> None:

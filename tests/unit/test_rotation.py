@@ -152,7 +152,8 @@ def test_who_comes_and_goes_leads_to_the_next(served: float) -> None:
     assert C in tried[: MAX_RETURNS + 2]
 
 
-def test_who_lasted_comes_and_goes_no_more() -> None:
+def that_came_and_went() -> Rotation:
+    """A has had all its other turns; C is a member that was never tried."""
     rotation = Rotation([A])
     assert rotation.take() == A
     rotation.worked(A)
@@ -160,18 +161,17 @@ def test_who_lasted_comes_and_goes_no_more() -> None:
     for _ in range(MAX_RETURNS):
         rotation.lost(A, LASTING)
         assert rotation.take() == A
+    return rotation
+
+
+def test_who_lasted_comes_and_goes_no_more() -> None:
+    rotation = that_came_and_went()
     rotation.lost(A, LASTING + 1)
     assert turns(rotation, 2) == [A, C]
 
 
 def test_each_comes_and_goes_for_itself() -> None:
-    rotation = Rotation([A])
-    assert rotation.take() == A
-    rotation.worked(A)
-    rotation.join([C])
-    for _ in range(MAX_RETURNS):
-        rotation.lost(A, LASTING)
-        assert rotation.take() == A
+    rotation = that_came_and_went()
     assert rotation.take() == C
     rotation.worked(C)
     rotation.lost(C, LASTING)
