@@ -41,10 +41,10 @@ from ._snapshot import (
     check_of,
     count_request,
     newest_request,
-    proof_values,
+    put_key_values,
+    put_rows,
     read_pages,
     snapshot_of,
-    snapshot_values,
 )
 from ._watch import Watch
 
@@ -168,7 +168,7 @@ class Follower:
 
     async def _read(self) -> None:
         """Take over the range as it is now, in one step."""
-        read = PagedRead(self._keys, snapshot_values)
+        read = PagedRead(self._keys, put_key_values)
         await read_pages(self._reads.ask, read)
         self._take_over(snapshot_of(read))
 
@@ -333,7 +333,7 @@ class Follower:
         known, proof = self.header, self.replica.proof()
         read = PagedRead(
             self._keys,
-            proof_values,
+            put_rows,
             revision=proof.revision,
             keys_only=True,
             above=proof.since,

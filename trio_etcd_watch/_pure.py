@@ -235,12 +235,12 @@ def decode(messages: Sequence[bytes], classes: Classes) -> object:
     return response
 
 
-def decode_range(message: bytes, kv_class: type[KeyValue]) -> tuple[Any, ...]:
-    """Decode a page of a range.
+def decode_range(message: bytes) -> tuple[Any, ...]:
+    """Decode a page of a range, but for its keys.
 
     Returns:
-        The header's cluster_id, member_id, revision and raft_term; a list with a
-        `kv_class` for each key; more, and count.
+        The header's cluster_id, member_id, revision and raft_term; more, and count; how
+        many keys the page has, and its last one; and what `put_range()` wants of it.
 
     Raises:
         ValueError: it is no `RangeResponse`.
@@ -249,19 +249,31 @@ def decode_range(message: bytes, kv_class: type[KeyValue]) -> tuple[Any, ...]:
         raw = pb.RangeResponse.FromString(message)
     except UNPARSABLE as exc:
         raise ValueError(f"{len(message)} bytes are no range response") from exc
-    header = raw.header
+    header, kvs = raw.header, raw.kvs
     return (
         header.cluster_id,
         header.member_id,
         header.revision,
         header.raft_term,
-        list(_key_values(raw.kvs, kv_class)),
         raw.more,
         raw.count,
+        len(kvs),
+        kvs[-1].key if kvs else b"",
+        kvs,
     )
 
 
-def _key_values(raws: Iterable[pb.KeyValue], kv_class: type[Any]) -> Iterator[object]:
+def put_range(
+    mapping: dict[bytes, KeyValue],
+    keys: Iterable[pb.KeyValue],
+    kv_class: type[KeyValue],
+) -> None:
+    """Put the keys of a page, as `decode_range()` gave them, into a mapping."""
+    for kv in _key_values(keys, kv_class):
+        mapping[kv.key] = kv
+
+
+def _key_values(raws: Iterable[pb.KeyValue], kv_class: type[Any]) -> Iterator[Any]:
     # As in `Events`: no call is made that can be done without.
     for raw in raws:
         kv = KeyValueFields()

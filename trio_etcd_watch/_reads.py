@@ -54,8 +54,15 @@ class Reads:
         self._outage = Outage(lines, "answer to a read")
         self._refused_tokens = 0
 
-    async def ask(self, request: bytes, accept: Callable[[Reply], T]) -> T:
+    async def ask(
+        self,
+        request: bytes,
+        accept: Callable[[Reply], T],
+        meanwhile: Callable[[], None] | None = None,
+    ) -> T:
         """Return what `accept` makes of the reply; its StreamLost means another try.
+
+        `meanwhile` is called once the request is on its way; at each try.
 
         A checkpoint. Cancellation leaves nothing behind.
 
@@ -67,7 +74,7 @@ class Reads:
         waits = delays(random.random)
         while True:
             try:
-                result = await self._try(request, accept)
+                result = await self._try(request, accept, meanwhile)
             except StreamLost as loss:
                 # Closing the watcher may be what lost it, and is no outage.
                 await self._checkpoint()
@@ -84,11 +91,17 @@ class Reads:
         await trio.lowlevel.checkpoint()
         self._check_open()
 
-    async def _try(self, request: bytes, accept: Callable[[Reply], T]) -> T:
+    async def _try(
+        self,
+        request: bytes,
+        accept: Callable[[Reply], T],
+        meanwhile: Callable[[], None] | None,
+    ) -> T:
         await self._checkpoint()
         connection, metadata = await self._connector.connect()
         with self._leaving(connection):
-            reply = await _call(connection, request, (*metadata, *self._metadata))
+            own = (*metadata, *self._metadata)
+            reply = await _call(connection, request, own, meanwhile)
         if isinstance(reply, Status) and not is_too_large(reply):
             self._judge(connection, metadata, reply)
         with self._leaving(connection):
@@ -123,7 +136,12 @@ class Reads:
         raise StreamLost(f"the server answered a read with {reply}")
 
 
-async def _call(connection: Connection, request: bytes, metadata: Metadata) -> Reply:
+async def _call(
+    connection: Connection,
+    request: bytes,
+    metadata: Metadata,
+    meanwhile: Callable[[], None] | None,
+) -> Reply:
     messages: list[bytes | Oversized] = []
     call = connection.open_call(RANGE, metadata, messages.extend)
     try:
@@ -131,6 +149,11 @@ async def _call(connection: Connection, request: bytes, metadata: Metadata) -> R
             # A server may refuse before it has read it all; its end says how.
             with contextlib.suppress(StreamLost):
                 await call.send([request], end=True)
+        if meanwhile is not None:
+            # It is written in the next pass of Trio's loop, before or after this task.
+            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint()
+            meanwhile()
         end = await _end_of(call)
     finally:
         call.reset()

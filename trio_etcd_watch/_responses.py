@@ -348,11 +348,26 @@ class RangePage:
     member_id: int
     revision: int
     raft_term: int
-    kvs: list[KeyValue]
     more: bool
     """More keys are in the range than the read asked for."""
     count: int
     """Of the keys in the range."""
+    size: int
+    """Of the keys in this page."""
+    last_key: bytes
+    """Of this page; empty if it has none."""
+    keys: Any
+    """What the twin's `put_range()` makes them of, which is most of the work."""
+
+    def put_into(self, mapping: dict[bytes, KeyValue]) -> None:
+        """Put the keys of this page into a mapping, in their order."""
+        _twin.put_range(mapping, self.keys, KeyValue)
+
+    def key_values(self) -> dict[bytes, KeyValue]:
+        """Return the keys of this page, in their order."""
+        kvs: dict[bytes, KeyValue] = {}
+        self.put_into(kvs)
+        return kvs
 
     @property
     def header(self) -> ResponseHeader:
@@ -372,7 +387,7 @@ def decode_range(message: bytes) -> RangePage:
         StreamLost: it is no `RangeResponse`.
     """
     try:
-        return RangePage(*_twin.decode_range(message, KeyValue))
+        return RangePage(*_twin.decode_range(message))
     except ValueError as exc:
         raise StreamLost(f"a reply is no range response: {exc}") from exc
 

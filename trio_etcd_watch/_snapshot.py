@@ -10,10 +10,9 @@ etcd 3.7 also has KV.RangeStream. Of 100,000 keys of 100 bytes, on a busy machin
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Generic, Protocol, TypeAlias, TypeVar, final
 
 from ._cursor import MAX_REVISION
@@ -48,11 +47,12 @@ MAX_KEYS = 100_000
 """Keys of a page, and of the first page of a read of keys alone: each page is a walk of
 the server over all that are left. So many are decoded in 50 ms, without a checkpoint."""
 
-PAGE_BYTES = (16 if SPEEDUPS else 4) * 2**20
+PAGE_BYTES = (8 if SPEEDUPS else 4) * 2**20
 """What the other pages should have. For each page the server counts all keys that are
 left (10 ms per 100,000), so small ones cost more than they bring: 100,000 keys of 100
 bytes took 1.5 s in pages of 1,000 keys, and 0.4 s in pages of 10,000 or in one. Larger
-ones would keep the loop from other tasks for longer than some 50 ms."""
+ones would keep the loop from other tasks for longer than some 50 ms, and leave less to be
+decoded while the server makes up the next."""
 
 MAX_GROWTH = 100
 """How many times as many keys as the last the next page may have: they may be larger."""
@@ -91,15 +91,16 @@ class PagedRead(Generic[T]):
     """One read of a range: what to ask for next, and what has come.
 
     Attributes:
-        data: by key, in key order; whole once `done`.
+        data: by key, in key order; whole once `done`, and without the last page before.
         header: of the first page.
         revision: that `data` is of; 0 until the first page has come.
         count: of all keys in the range, also where `above` leaves some out.
+        received: how many keys have come.
         done: whether the last page has come.
 
     Args:
         keys: the range.
-        values_of: makes of a page's keys what `data` holds for them, in their order.
+        put: puts what `data` holds of a page into it.
         revision: to read at; 0 is the newest.
         keys_only: leave out the values.
         above: leave out keys that were last put at this revision or before.
@@ -109,7 +110,7 @@ class PagedRead(Generic[T]):
     def __init__(
         self,
         keys: Range,
-        values_of: Callable[[list[KeyValue]], Iterable[T]],
+        put: Callable[[RangePage, dict[bytes, T]], None],
         *,
         revision: int = 0,
         keys_only: bool = False,
@@ -120,9 +121,10 @@ class PagedRead(Generic[T]):
         self.header: ResponseHeader | None = None
         self.revision = revision
         self.count = 0
+        self.received = 0
         self.done = False
         self._keys = keys
-        self._values_of = values_of
+        self._put = put
         self._wanted = revision
         self._keys_only = keys_only
         self._above = above
@@ -131,6 +133,8 @@ class PagedRead(Generic[T]):
         self._starts = 1
         # Where the next page begins.
         self._next = keys.key
+        # The page that is not in `data` yet.
+        self._page: RangePage | None = None
 
     @property
     def answered(self) -> ResponseHeader:
@@ -173,28 +177,39 @@ class PagedRead(Generic[T]):
             case Status():
                 raise _error_of(reply)
 
+    def put(self) -> None:
+        """Put the page that came last into `data`: while the server makes up the next.
+
+        Else it is done when that comes.
+        """
+        if self._page is not None:
+            page, self._page = self._page, None
+            self._put(page, self.data)
+
     def _take(self, reply: bytes) -> None:
         page = _page_of(reply)
         self._check(page)
+        self.put()
         if self.header is None:
             self.header = page.header
             self.revision = self.revision or page.revision
             self.count = page.count
-        # A call for each key, or a dict of the page, would be as dear as decoding it.
-        keys = map(_key_of, page.kvs)
-        self.data.update(zip(keys, self._values_of(page.kvs), strict=True))
+        self._page = page
+        self.received += page.size
         self.done = not page.more
-        if page.more:
-            self._next = page.kvs[-1].key + b"\0"
-            fitting = self._page_bytes * len(page.kvs) // len(reply)
-            # Not more than are left, so that one page too large tells how large they are.
-            left = max(len(page.kvs), self.count - len(self.data))
-            growing = min(self._limit * MAX_GROWTH, MAX_KEYS, left)
-            self._limit = max(1, min(fitting, growing))
+        if self.done:
+            self.put()
+            return
+        self._next = page.last_key + b"\0"
+        fitting = self._page_bytes * page.size // len(reply)
+        # Not more than are left, so that one page too large tells how large they are.
+        left = max(page.size, self.count - self.received)
+        growing = min(self._limit * MAX_GROWTH, MAX_KEYS, left)
+        self._limit = max(1, min(fitting, growing))
 
     def _check(self, page: RangePage) -> None:
         """See that the page belongs to those before it."""
-        if page.more and (not page.kvs or page.kvs[-1].key < self._next):
+        if page.more and (not page.size or page.last_key < self._next):
             raise StreamLost("a page of a range leads nowhere")
         if self.header is None:
             return
@@ -232,17 +247,24 @@ class PagedRead(Generic[T]):
         if self._wanted or self._starts == MAX_STARTS:
             raise _refusal(kind, f"revision {self.revision} {what}", reason)
         self._starts += 1
-        self.data = {}
+        self.data, self._page = {}, None
         self.header = None
-        self.revision = self.count = 0
+        self.revision = self.count = self.received = 0
         self._next = self._keys.key
 
 
 class Ask(Protocol):
     """Makes a unary call of `RANGE`, and tries again what can be mended so."""
 
-    async def __call__(self, request: bytes, accept: Callable[[Reply], T]) -> T:
+    async def __call__(
+        self,
+        request: bytes,
+        accept: Callable[[Reply], T],
+        meanwhile: Callable[[], None] | None = None,
+    ) -> T:
         """Return what `accept` makes of the reply; its StreamLost means another try.
+
+        `meanwhile` is called once the request is on its way; at each try.
 
         A checkpoint. A reply is a message, or a status that no other try can mend.
         """
@@ -256,9 +278,9 @@ async def read_pages(ask: Ask, read: PagedRead[T]) -> None:
     """
     told = page_read.get()
     while not read.done:
-        await ask(read.request(), read.receive)
+        await ask(read.request(), read.receive, read.put)
         if told is not None:
-            told(len(read.data), read.count)
+            told(read.received, read.count)
 
 
 def snapshot_of(read: PagedRead[KeyValue]) -> Snapshot:
@@ -266,17 +288,14 @@ def snapshot_of(read: PagedRead[KeyValue]) -> Snapshot:
     return Snapshot(read.answered, read.revision, read.data)
 
 
-def snapshot_values(kvs: list[KeyValue]) -> Iterable[KeyValue]:
-    """Give what a snapshot holds."""
-    return kvs
+def put_key_values(page: RangePage, data: dict[bytes, KeyValue]) -> None:
+    """Put what a snapshot holds."""
+    page.put_into(data)
 
 
-def proof_values(kvs: list[KeyValue]) -> Iterable[tuple[int, int]]:
-    """Give what a proof compares. Not the lease: etcd 3.7 leaves it out of keys_only."""
-    return map(row_of, kvs)
-
-
-_key_of = attrgetter("key")
+def put_rows(page: RangePage, data: dict[bytes, tuple[int, int]]) -> None:
+    """Put what a proof compares. Not the lease: etcd 3.7 leaves it out of keys_only."""
+    data.update((key, row_of(kv)) for key, kv in page.key_values().items())
 
 
 def count_request(keys: Range) -> bytes:
@@ -316,7 +335,7 @@ def check_of(reply: Reply, since: int, *, counted: bool) -> Check:
     if isinstance(reply, Oversized):
         raise StreamLost(f"{reply.size} bytes are no answer to a check")
     page = _page_of(reply)
-    newest = page.kvs[0].mod_revision if page.kvs else 0
+    newest = max((kv.mod_revision for kv in page.key_values().values()), default=0)
     return Check(
         since=since,
         header=page.header,

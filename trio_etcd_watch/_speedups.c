@@ -528,29 +528,38 @@ read_message(Span in, Response *response, PyObject *events, const Classes *class
     return true;
 }
 
-/* Read one key and append it; false, with or without an exception, if that fails. */
+/* What a RangeResponse says beside its keys, how many these are, and the last one. The
+ * header's fields alone are used; it is no object. */
+typedef struct {
+    Response header;
+    bool more;
+    int64_t count;
+    Py_ssize_t size;
+    Span last_key;
+} RangeHead;
+
+/* Read one key, and put it into the mapping, if there is one; false, with or without an
+ * exception, if that fails. A loop of its own over the new keys would take as long as
+ * making them: here they are in the processor's cache. */
 static bool
-add_key_value(Span in, PyObject *kvs, PyTypeObject *type)
+add_key_value(Span in, RangeHead *head, PyObject *kvs, PyTypeObject *type)
 {
     static const uint8_t nothing[1];
     KeyValueBytes read = {.key = {nothing, nothing}, .value = {nothing, nothing}};
     if (!read_key_value(in, &read, 1))
         return false;
+    head->size++;
+    head->last_key = read.key;
+    if (kvs == NULL)
+        return true;
     PyObject *kv = new_key_value(type, &read);
-    bool added = kv != NULL && PyList_Append(kvs, kv) == 0;
+    bool added = kv != NULL && PyDict_SetItem(kvs, ((KeyValue *)kv)->key, kv) == 0;
     Py_XDECREF(kv);
     return added;
 }
 
-/* What a RangeResponse says beside its keys. The header's fields alone are used; it is
- * no object. */
-typedef struct {
-    Response header;
-    bool more;
-    int64_t count;
-} RangeHead;
-
-/* Read a RangeResponse; false, with or without an exception, if that fails. */
+/* Read a RangeResponse, and its keys into the mapping, if there is one; false, with or
+ * without an exception, if that fails. */
 static bool
 read_range(Span in, RangeHead *head, PyObject *kvs, PyTypeObject *type)
 {
@@ -564,7 +573,7 @@ read_range(Span in, RangeHead *head, PyObject *kvs, PyTypeObject *type)
                 return false;
             break;
         case TAG(2, LEN):
-            if (!add_key_value(field.bytes, kvs, type))
+            if (!add_key_value(field.bytes, head, kvs, type))
                 return false;
             break;
         case TAG(3, VARINT):
@@ -654,28 +663,48 @@ decode(PyObject *module, PyObject *args)
     return (PyObject *)response;
 }
 
-static PyObject *
-decode_range(PyObject *module, PyObject *args)
+/* Read a RangeResponse, and its keys into the mapping, if there is one; false, with an
+ * exception, if that fails. */
+static bool
+read_reply(PyObject *message, RangeHead *head, PyObject *kvs, PyTypeObject *type)
 {
-    PyObject *message, *type;
-    const State *state = PyModule_GetState(module);
-    if (!PyArg_ParseTuple(args, "SO:decode_range", &message, &type) ||
-        !check_class(type, state->kv))
-        return NULL;
-    PyObject *kvs = PyList_New(0);
     const uint8_t *data = (const uint8_t *)PyBytes_AsString(message);
     Py_ssize_t size = PyBytes_Size(message);
-    RangeHead head = {.more = false};
-    if (kvs == NULL || !read_range((Span){data, data + size}, &head, kvs, state->kv)) {
-        if (!PyErr_Occurred())
-            PyErr_Format(PyExc_ValueError, "%zd bytes are no range response", size);
-        Py_XDECREF(kvs);
+    *head = (RangeHead){.last_key = {data, data}};
+    if (read_range((Span){data, data + size}, head, kvs, type))
+        return true;
+    if (!PyErr_Occurred())
+        PyErr_Format(PyExc_ValueError, "%zd bytes are no range response", size);
+    return false;
+}
+
+static PyObject *
+decode_range(PyObject *Py_UNUSED(module), PyObject *message)
+{
+    RangeHead head;
+    if (!PyBytes_Check(message))
+        return PyErr_Format(PyExc_TypeError, "expected bytes, got %R", message);
+    if (!read_reply(message, &head, NULL, NULL))
         return NULL;
-    }
     const Response *header = &head.header;
-    return Py_BuildValue("KKLKNNL", header->cluster_id, header->member_id,
-                         header->revision, header->raft_term, kvs,
-                         PyBool_FromLong(head.more), (long long)head.count);
+    return Py_BuildValue("KKLKNLnNO", header->cluster_id, header->member_id,
+                         header->revision, header->raft_term,
+                         PyBool_FromLong(head.more), (long long)head.count, head.size,
+                         bytes_of(head.last_key), message);
+}
+
+static PyObject *
+put_range(PyObject *module, PyObject *args)
+{
+    PyObject *mapping, *message, *type;
+    RangeHead head;
+    const State *state = PyModule_GetState(module);
+    if (!PyArg_ParseTuple(args, "O!SO:put_range", &PyDict_Type, &mapping, &message,
+                          &type) ||
+        !check_class(type, state->kv) ||
+        !read_reply(message, &head, mapping, state->kv))
+        return NULL;
+    Py_RETURN_NONE;
 }
 
 static PyObject *
@@ -877,11 +906,12 @@ take_messages(PyObject *Py_UNUSED(module), PyObject *args)
 
 static PyMethodDef methods[] = {
     {"decode", decode, METH_VARARGS, "Decode messages; several are merged into one."},
-    {"decode_range", decode_range, METH_VARARGS, "Decode a page of a range."},
+    {"decode_range", decode_range, METH_O, "Decode a page of a range, but for its keys."},
     {"join", join, METH_O, "Return the events of several responses as one sequence."},
     {"make_event", make_event, METH_VARARGS, "Make an event of its fields."},
     {"make_key_value", make_key_value, METH_VARARGS, "Make a key of its fields."},
     {"put_again", put_again, METH_VARARGS, "Put what continues its key into a mapping."},
+    {"put_range", put_range, METH_VARARGS, "Put the keys of a page into a mapping."},
     {"take_messages", take_messages, METH_VARARGS, "Take frames of one message each."},
     {NULL, NULL, 0, NULL},
 };
@@ -901,7 +931,7 @@ module_exec(PyObject *module)
     if (add_class(module, &kv_spec, &state->kv) < 0 ||
         add_class(module, &event_spec, &state->event) < 0 ||
         /* The same number stands in _twins.py, which refuses any other. */
-        PyModule_AddIntConstant(module, "ABI", 3) < 0)
+        PyModule_AddIntConstant(module, "ABI", 4) < 0)
         return -1;
     return add_class(module, &response_spec, &state->response);
 }

@@ -12,7 +12,7 @@ from contextlib import suppress
 from importlib import import_module
 from types import ModuleType
 
-ABI = 3
+ABI = 4
 """Of what Python and C agree upon; the same number stands in `_speedups.c`. A module in
 C that was built from other sources, beside an editable install, is not used."""
 

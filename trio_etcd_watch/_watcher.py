@@ -25,7 +25,7 @@ from ._requests import (
     watch_spec,
 )
 from ._responses import SPEEDUPS
-from ._snapshot import PagedRead, Range, read_pages, snapshot_of, snapshot_values
+from ._snapshot import PagedRead, Range, put_key_values, read_pages, snapshot_of
 from ._statistics import WatcherStatistics
 from ._stream import Totals, WatchStream
 from ._subscription import State, Subscription
@@ -187,7 +187,7 @@ class Watcher:
         await trio.lowlevel.checkpoint()
         self._check_open()
         reads = Reads(self._connector, pairs, self._totals.lines, self._check_open)
-        read = PagedRead(keys, snapshot_values, revision=revision)
+        read = PagedRead(keys, put_key_values, revision=revision)
         with trio.CancelScope() as scope:
             self._reading.add(scope)
             try:

@@ -27,8 +27,8 @@ from trio_etcd_watch._snapshot import (
     check_of,
     count_request,
     newest_request,
+    put_key_values,
     snapshot_of,
-    snapshot_values,
 )
 from trio_etcd_watch.testing import Delete, Etcd, Put, open_etcd
 
@@ -77,7 +77,7 @@ async def test_pages_are_of_one_revision_under_writes(etcd: Etcd) -> None:
                 await etcd.txn(*(Put(key, str(count)) for key in keys[::4]))
 
         nursery.start_soon(write)
-        read = PagedRead(ALL, snapshot_values, first_page=1)
+        read = PagedRead(ALL, put_key_values, first_page=1)
         pages = 0
         while not read.done:
             read.receive(await reader.call(read.request()))
@@ -98,7 +98,7 @@ async def test_a_compaction_between_pages_starts_over(etcd_binary: str) -> None:
     async with open_etcd(binary=etcd_binary) as etcd:
         await etcd.txn(*(Put(f"{number:02}", "old") for number in range(50)))
         async with open_reader(etcd.endpoint) as reader:
-            read = PagedRead(ALL, snapshot_values, first_page=1)
+            read = PagedRead(ALL, put_key_values, first_page=1)
             read.receive(await reader.call(read.request()))
             last = await etcd.put("00", "new")
             await etcd.compact(last)

@@ -240,13 +240,20 @@ class Cluster(logging.Handler):
         async with core.open_mirror(self.follower(core)) as mirror:
             yield mirror
 
-    async def ask(self, request: bytes, accept: Callable[[Reply], T]) -> T:
+    async def ask(
+        self,
+        request: bytes,
+        accept: Callable[[Reply], T],
+        meanwhile: Callable[[], None] | None = None,
+    ) -> T:
         """Make a read, as `Reads.ask()` does."""
         wanted = pb.RangeRequest.FromString(request)
         kind = kind_of(wanted)
         self.reads.append((trio.current_time(), kind, wanted))
         assert len(self.reads) <= MAX_READS, "it reads without end"
         await trio.lowlevel.checkpoint()
+        if meanwhile is not None:
+            meanwhile()
         reply = self._reply(wanted)
         if kind in self.answers:
             reply = await self.answers[kind](reply)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from _testcapi import remove_mem_hooks, set_nomemory
 from collections.abc import Callable
+from typing import Any
 
 from tests.unit.test_speedups import message, range_reply
 from trio_etcd_watch import Event, EventType, KeyValue, _responses
@@ -34,7 +35,8 @@ def failures(work: Callable[[], object], most: int = 200) -> int:
 
 def main() -> None:
     """Try each function."""
-    twin, classes = _responses._twin, _responses._CLASSES
+    twin: Any = _responses._twin
+    classes = _responses._CLASSES
     data, page = message(), range_reply()
     parts = [(1, 2), (3,)]
     frames = (7 << 8).to_bytes(4) + bytes(6) + (2).to_bytes(4) + b"hi"
@@ -43,7 +45,8 @@ def main() -> None:
     event = twin.make_event(Event, EventType.PUT, next_kv, None)
     work: dict[str, Callable[[], object]] = {
         "decode": lambda: twin.decode((data, data), classes),
-        "decode_range": lambda: twin.decode_range(page, KeyValue),
+        "decode_range": lambda: twin.decode_range(page),
+        "put_range": lambda: twin.put_range({}, page, KeyValue),
         "take_messages": lambda: _take(frames, 0, frames[4:10], 99),
         "join": lambda: twin.join(parts),
         "make_key_value": lambda: twin.make_key_value(KeyValue, b"k", b"v", 1, 2, 3, 4),

@@ -23,10 +23,10 @@ from trio_etcd_watch._snapshot import (
     Range,
     Reply,
     T,
-    proof_values,
+    put_key_values,
+    put_rows,
     read_pages,
     snapshot_of,
-    snapshot_values,
 )
 
 
@@ -55,7 +55,14 @@ class Reader:
         self.replies.append(reply)
         return reply
 
-    async def ask(self, request: bytes, accept: Callable[[Reply], T]) -> T:
+    async def ask(
+        self,
+        request: bytes,
+        accept: Callable[[Reply], T],
+        meanwhile: Callable[[], None] | None = None,
+    ) -> T:
+        if meanwhile is not None:
+            meanwhile()
         return accept(await self.call(request))
 
     async def read(self, read: PagedRead[T]) -> PagedRead[T]:
@@ -66,7 +73,7 @@ class Reader:
         self, keys: Range, *, revision: int = 0, first_page: int = FIRST_PAGE
     ) -> Snapshot:
         read: PagedRead[KeyValue] = PagedRead(
-            keys, snapshot_values, revision=revision, first_page=first_page
+            keys, put_key_values, revision=revision, first_page=first_page
         )
         return snapshot_of(await self.read(read))
 
@@ -77,7 +84,7 @@ class Reader:
         read = await self.read(
             PagedRead(
                 keys,
-                proof_values,
+                put_rows,
                 revision=revision,
                 keys_only=True,
                 above=since,

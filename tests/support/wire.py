@@ -179,9 +179,12 @@ def expected_range(message: bytes) -> Outcome:
     header = raw.header
     return (
         (header.cluster_id, header.member_id, header.revision, header.raft_term),
-        [_fields(kv) for kv in raw.kvs],
+        # Of a key that comes twice, the place of the first and the rest of the last.
+        list({kv.key: _fields(kv) for kv in raw.kvs}.items()),
         raw.more,
         raw.count,
+        len(raw.kvs),
+        raw.kvs[-1].key if raw.kvs else b"",
     )
 
 
@@ -191,12 +194,14 @@ def outcome_range(message: bytes) -> Outcome:
         page = decode_range(message)
     except StreamLost:
         return None
-    header = page.header
+    header, kvs = page.header, page.key_values()
     return (
         (header.cluster_id, header.member_id, header.revision, header.raft_term),
-        [_fields(kv) for kv in page.kvs],
+        [(key, _fields(kv)) for key, kv in kvs.items()],
         page.more,
         page.count,
+        page.size,
+        page.last_key,
     )
 
 

@@ -32,10 +32,10 @@ from trio_etcd_watch._snapshot import (
     check_of,
     count_request,
     newest_request,
-    proof_values,
+    put_key_values,
+    put_rows,
     read_pages,
     snapshot_of,
-    snapshot_values,
 )
 
 ALL = Range(b"\0", b"\0")
@@ -90,7 +90,7 @@ class Server:
 
 
 def snapshot_read(revision: int = 0, first_page: int = 10) -> PagedRead[KeyValue]:
-    return PagedRead(ALL, snapshot_values, revision=revision, first_page=first_page)
+    return PagedRead(ALL, put_key_values, revision=revision, first_page=first_page)
 
 
 def read_all(
@@ -229,9 +229,11 @@ def test_a_revision_that_is_gone_between_pages_starts_over(status: Status) -> No
     read = snapshot_read()
     read.receive(server(read.request()))
     server.put(b"00000", b"new")
+    del server.keys[b"00001"]
     read.receive(status)
     read_all(read, server)
-    assert (read.revision, len(read.data)) == (27, 25)
+    assert (read.revision, len(read.data), read.received) == (27, 24, 24)
+    assert b"00001" not in read.data
     assert read.data[b"00000"].value == b"new"
 
 
@@ -310,9 +312,7 @@ def test_a_page_that_leads_nowhere_is_a_loss(reply: bytes) -> None:
 
 def test_what_was_put_before_can_be_left_out() -> None:
     server = Server(25)
-    read = PagedRead(
-        ALL, proof_values, revision=26, keys_only=True, above=20, first_page=4
-    )
+    read = PagedRead(ALL, put_rows, revision=26, keys_only=True, above=20, first_page=4)
     while not read.done:
         read.receive(server(read.request()))
     assert list(read.data) == [b"%05d" % number for number in range(19, 25)]
@@ -343,10 +343,23 @@ def test_checks() -> None:
 async def test_each_page_is_asked_for_in_turn() -> None:
     server = Server(25)
 
-    async def ask(request: bytes, accept: Callable[[Reply], T]) -> T:
-        return accept(server(request))
+    had = []
+
+    async def ask(
+        request: bytes,
+        accept: Callable[[Reply], T],
+        meanwhile: Callable[[], None] | None = None,
+    ) -> T:
+        reply = server(request)
+        had.append(len(read.data))
+        assert meanwhile is not None
+        meanwhile()
+        had.append(len(read.data))
+        return accept(reply)
 
     read = snapshot_read()
     await read_pages(ask, read)
     assert list(read.data) == sorted(server.keys)
     assert len(server.asked) == 2
+    # A page is put there while the next is made up, and the last one when it comes.
+    assert had == [0, 0, 0, 10]

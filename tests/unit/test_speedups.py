@@ -142,7 +142,7 @@ def test_both_twins_say_the_same_number() -> None:
 @in_c
 def test_nothing_is_tracked_by_the_garbage_collector() -> None:
     raw = decode(message())
-    (kv, *_) = decode_range(range_reply()).kvs
+    (kv, *_) = decode_range(range_reply()).key_values().values()
     for value in (kv, raw, raw.events[0], raw.events[0].kv, raw.events[-1].prev_kv):
         assert not gc.is_tracked(value)
 
@@ -168,9 +168,13 @@ def test_they_cannot_be_derived_from() -> None:
         ("decode", ((b"",), (_responses.RawResponse, KeyValue, KeyValue, 0, 1, 2))),
         ("decode", ((b"",), (_responses.RawResponse, Event, None, 0, 1, 2))),
         ("decode_range", ()),
-        ("decode_range", (bytearray(), KeyValue)),
-        ("decode_range", (b"", Event)),
-        ("decode_range", (b"", None)),
+        ("decode_range", (bytearray(),)),
+        ("decode_range", (b"", KeyValue)),
+        ("put_range", ()),
+        ("put_range", ({}, bytearray(), KeyValue)),
+        ("put_range", ([], b"", KeyValue)),
+        ("put_range", ({}, b"", Event)),
+        ("put_range", ({}, b"", None)),
         ("make_key_value", ()),
         ("make_key_value", (KeyValue, "k", b"", 0, 0, 0, 0)),
         ("make_key_value", (KeyValue, b"", None, 0, 0, 0, 0)),
@@ -361,7 +365,7 @@ def test_no_references_leak() -> None:
             raw = decode(good, good)
             repr(raw.events[0])
             twin().join([raw.events, raw.events])
-            decode_range(page)
+            decode_range(page).key_values()
             mapping = {b"key": version_of(1)}
             following = [put_of(version_of(2)), put_of(version_of(4))]
             put_again_fast(mapping, iter(following), 0, {}, EventType.PUT)
@@ -388,6 +392,12 @@ def test_no_references_leak() -> None:
 
 
 @in_c
+def test_a_page_that_was_not_decoded_before() -> None:
+    with pytest.raises(ValueError, match="no range response"):
+        twin().put_range({}, range_reply()[:-1], KeyValue)
+
+
+@in_c
 def test_memory_that_runs_out() -> None:
     """A MemoryError at each allocation in turn, and never a crash."""
     pytest.importorskip("_testcapi", reason="CPython's own tests are not installed")
@@ -402,7 +412,8 @@ def test_memory_that_runs_out() -> None:
     # How often it failed before all went well, of each function.
     failures = dict(line.split() for line in done.stdout.splitlines())
     assert int(failures["decode"]) > 15
-    assert int(failures["decode_range"]) > 10
+    assert int(failures["decode_range"]) > 1
+    assert int(failures["put_range"]) > 5
     assert int(failures["join"]) > 2
     assert int(failures["take_messages"]) > 2
     assert int(failures["put_again"]) > 1
