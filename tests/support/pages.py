@@ -23,6 +23,18 @@ from tests.support.programs import DOCS
 LIMIT = 60.0
 """Seconds after which a step is stuck."""
 
+INSTALLS = "pip install "
+"""How commands begin that `make docs-follow` runs, in empty environments."""
+
+NOT_RUN = {
+    ("performance.md", "make bench"): "it takes eleven minutes; a part of it is run",
+    (
+        "performance.md",
+        ".venv/bin/python -m benchmarks.present",
+    ): "it takes minutes; a part of it is run",
+}
+"""Commands that neither a test nor `make docs-follow` runs, by page, and why."""
+
 BLOCK = re.compile(
     r"(?:^% terminal: (?P<terminal>\S+)\n)?"
     r"^```(?P<kind>console|text|\{literalinclude\} \S+)\n(?P<body>.*?)^```$",
@@ -62,6 +74,11 @@ def _steps(terminal: str, kind: str, body: str) -> list[Step]:
         elif line.startswith("$ "):
             steps += [Step(terminal, "type", line[2:]), Step(terminal, "see", rest)]
     return [step for step in steps if step.text]
+
+
+def typed(page: str) -> list[str]:
+    """The commands of a page, in their order."""
+    return [step.text for step in steps_of(page) if step.kind == "type"]
 
 
 class Terminal:
@@ -129,7 +146,7 @@ def follow(
                 terminals[terminal] = Terminal(change(text), folder, env)
                 open_terminals.callback(terminals[terminal].close)
             elif kind == "type":
-                output = _run(change(text), folder, env)
+                output = run(change(text), folder, env)
             elif kind == "press":
                 terminals[terminal].press()
             elif terminal:
@@ -138,7 +155,8 @@ def follow(
                 assert output == text, f"the page has {text!r}, and it was {output!r}"
 
 
-def _run(command: str, folder: Path, env: Mapping[str, str]) -> str:
+def run(command: str, folder: Path, env: Mapping[str, str]) -> str:
+    """Type a command, and wait for its end; return what it says."""
     done = subprocess.run(
         ["bash", "-c", command],
         cwd=folder,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tests.support.programs import DOCS, PROGRAMS, ROOT
+from tests.support.pages import INSTALLS, NOT_RUN, typed
+from tests.support.programs import DOCS, PROGRAMS, ROOT, blocks
 from tests.unit.test_readme import functions, named_tests
 
 PAGES = {str(path.relative_to(DOCS)): path.read_text() for path in DOCS.rglob("*.md")}
@@ -36,24 +37,23 @@ def test_each_program_is_run_by_a_test() -> None:
         assert any(f'"{path.name}"' in text for text in tests), path.name
 
 
-NOT_RUN = {
-    "performance.md": "it takes minutes",
-    "explanation/etcd-limits.md": "test_history restores such snapshots, by the same flags",
-    "explanation/finding-the-cluster.md": "it installs an extra",
-    "howto/membership.md": "the system's resolver would have to know the domain",
-}
-"""Pages whose commands no test of the documentation runs, and why."""
-
-
 def test_commands_are_run_by_a_test() -> None:
+    """But for those that `make docs-follow` runs."""
     tests = "".join(
         path.read_text() for path in (ROOT / "tests/etcd").glob("test_docs*.py")
     )
     for page, text in PAGES.items():
-        if "```console" in text:
+        assert text.count("```console") == len(blocks(page, "console")), page
+        commands = {each for each in typed(page) if not each.startswith(INSTALLS)}
+        if commands:
             # By its path, or by its name to a helper that knows the folder.
             named = re.search(rf'"({page}|{Path(page).name})"', tests)
-            assert named or page in NOT_RUN, page
+            assert named, page
+
+
+def test_commands_that_are_not_run_are_there() -> None:
+    for page, command in NOT_RUN:
+        assert command in typed(page), command
 
 
 def test_no_program_is_written_into_a_page() -> None:
