@@ -179,7 +179,7 @@ test-oldest:
 # `watch.proto` alone might be another package's; tests/test_pb.py runs the same.
 protos: $(VENV)/.test
 	$(BIN)/python -m protoc --proto_path=trio_etcd_watch/_pb=protos \
-		--python_out=. --pyi_out=. protos/watch.proto
+		--python_out=. --pyi_out=. protos/columns.proto protos/watch.proto
 
 ifneq ($(shell command -v go 2>/dev/null),)
 servers: $(patsubst %,.servers/etcd-%,$(shell cat servers/versions.txt))

@@ -10,11 +10,12 @@ more in the garbage collector than in their making, and protobuf's are none of i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
-from operator import attrgetter, lt
+from operator import lt
 from typing import Any, NamedTuple, TypeVar, cast, overload
 
+from ._columns import EventColumns, columns_of_events, columns_of_keys
 from ._parsing import UNPARSABLE
 from ._pb import watch_pb2 as pb
 
@@ -114,57 +115,45 @@ class Classes(NamedTuple):
 class Events(Sequence[EventFields]):
     """The events of some messages, each made when it is looked at."""
 
-    __slots__ = ("_classes", "_kvs", "_parts")
+    __slots__ = ("_classes", "_columns")
 
-    def __init__(
-        self,
-        parts: list[Sequence[pb.Event]],
-        classes: Classes,
-        kvs: list[pb.KeyValue] | None = None,
-    ) -> None:
-        self._parts = parts
+    def __init__(self, columns: EventColumns, classes: Classes) -> None:
+        self._columns = columns
         self._classes = classes
-        # Those of all parts, once somebody has read them: they are read again soon.
-        self._kvs = kvs
 
     def __iter__(self) -> Iterator[EventFields]:
         # This is what a response costs: no call is made that can be done without.
         _, event_class, kv_class, put, delete, unknown = self._classes
-        raws = chain.from_iterable(self._parts)
-        kvs = self._kvs or map(_kv_of, chain.from_iterable(self._parts))
-        for raw, raw_kv in zip(raws, kvs, strict=False):
+        rows = zip(*self._columns, strict=True)
+        for kind, key, value, created, modified, version, lease, prev_kv in rows:
             kv = KeyValueFields()
-            kv.key = raw_kv.key
-            kv.value = raw_kv.value
-            kv.create_revision = raw_kv.create_revision
-            kv.mod_revision = raw_kv.mod_revision
-            kv.version = raw_kv.version
-            kv.lease = raw_kv.lease
+            kv.key = key
+            kv.value = value
+            kv.create_revision = created
+            kv.mod_revision = modified
+            kv.version = version
+            kv.lease = lease
             kv.__class__ = kv_class
             event = EventFields()
-            kind = raw.type
             event.type = put if kind == 0 else delete if kind == 1 else unknown
             event.kv = kv
-            event.prev_kv = (
-                key_value_of(raw.prev_kv, kv_class) if raw.HasField("prev_kv") else None
-            )
+            event.prev_kv = prev_kv and make_key_value(kv_class, *prev_kv)
             event.__class__ = event_class
             yield event
 
     def __len__(self) -> int:
-        return sum(map(len, self._parts))
+        return len(self._columns.type)
 
     @overload
     def __getitem__(self, index: int) -> EventFields: ...
     @overload
     def __getitem__(self, index: slice) -> Events: ...
     def __getitem__(self, index: int | slice) -> EventFields | Events:
-        if len(self._parts) != 1:
-            self._parts = [list(chain.from_iterable(self._parts))]
         if isinstance(index, slice):
-            kvs = self._kvs and self._kvs[index]
-            return Events([self._parts[0][index]], self._classes, kvs)
-        return next(iter(Events([[self._parts[0][index]]], self._classes)))
+            columns = EventColumns._make(column[index] for column in self._columns)
+            return Events(columns, self._classes)
+        columns = EventColumns._make([column[index]] for column in self._columns)
+        return next(iter(Events(columns, self._classes)))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Events):
@@ -179,21 +168,15 @@ class Events(Sequence[EventFields]):
 
     def rising(self) -> bool:
         """Whether each has a higher revision than the one before."""
-        self._parts = [list(chain.from_iterable(self._parts))]
-        self._kvs = [raw.kv for raw in self._parts[0]]
-        revisions = [kv.mod_revision for kv in self._kvs]
+        revisions = self._columns.mod_revision
         return all(map(lt, revisions, revisions[1:]))
-
-
-_kv_of = attrgetter("kv")
 
 
 def join(parts: Sequence[Any]) -> Sequence[Any]:
     """Return the events of several responses as one sequence."""
-    raws = list(chain.from_iterable([part._parts for part in parts]))
-    read = [part._kvs for part in parts]
-    kvs = list(chain.from_iterable(read)) if all(read) else None
-    return Events(raws, parts[0]._classes, kvs)
+    columns = zip(*(part._columns for part in parts), strict=True)
+    joined = (list(chain.from_iterable(column)) for column in columns)
+    return Events(EventColumns._make(joined), parts[0]._classes)
 
 
 def decode(messages: Sequence[bytes], classes: Classes) -> object:
@@ -223,15 +206,11 @@ def decode(messages: Sequence[bytes], classes: Classes) -> object:
     response.cancel_reason = raw.cancel_reason
     response.fragment = raw.fragment
     response.size = len(data)
-    events = raw.events
-    response.events = Events([events], classes)
-    first = last = 0
-    if events:
-        first = last = events[0].kv.mod_revision
-        if len(events) > 1:
-            last = events[-1].kv.mod_revision
-    response.first_revision = first
-    response.last_revision = last
+    columns = columns_of_events(data, raw.events)
+    response.events = Events(columns, classes)
+    revisions = columns.mod_revision
+    response.first_revision = revisions[0] if revisions else 0
+    response.last_revision = revisions[-1] if revisions else 0
     return response
 
 
@@ -259,45 +238,28 @@ def decode_range(message: bytes) -> tuple[Any, ...]:
         raw.count,
         len(kvs),
         kvs[-1].key if kvs else b"",
-        kvs,
+        (message, kvs),
     )
 
 
 def put_range(
-    mapping: dict[bytes, KeyValue],
-    keys: Iterable[pb.KeyValue],
-    kv_class: type[KeyValue],
+    mapping: dict[bytes, Any],
+    keys: tuple[bytes, Sequence[pb.KeyValue]],
+    kv_class: type[Any],
 ) -> None:
     """Put the keys of a page, as `decode_range()` gave them, into a mapping."""
-    for kv in _key_values(keys, kv_class):
-        mapping[kv.key] = kv
-
-
-def _key_values(raws: Iterable[pb.KeyValue], kv_class: type[Any]) -> Iterator[Any]:
+    columns = columns_of_keys(*keys)
     # As in `Events`: no call is made that can be done without.
-    for raw in raws:
+    for key, value, created, modified, version, lease in zip(*columns, strict=True):
         kv = KeyValueFields()
-        kv.key = raw.key
-        kv.value = raw.value
-        kv.create_revision = raw.create_revision
-        kv.mod_revision = raw.mod_revision
-        kv.version = raw.version
-        kv.lease = raw.lease
+        kv.key = key
+        kv.value = value
+        kv.create_revision = created
+        kv.mod_revision = modified
+        kv.version = version
+        kv.lease = lease
         kv.__class__ = kv_class
-        yield kv
-
-
-def key_value_of(raw: pb.KeyValue, kv_class: type[KeyValue]) -> KeyValue:
-    """Copy a key into a `kv_class`."""
-    return make_key_value(
-        kv_class,
-        raw.key,
-        raw.value,
-        raw.create_revision,
-        raw.mod_revision,
-        raw.version,
-        raw.lease,
-    )
+        mapping[key] = kv
 
 
 def make_key_value(

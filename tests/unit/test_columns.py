@@ -1,0 +1,228 @@
+"""Events and keys as columns are what protobuf reads one by one, whatever the bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from google.protobuf.message import DecodeError
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from trio_etcd_watch._columns import (
+    FEW,
+    columns_of_events,
+    columns_of_keys,
+    fields_of,
+)
+from trio_etcd_watch._pb import watch_pb2 as pb
+
+MANY = FEW + 2
+
+
+def varint(number: int, length: int = 1) -> bytes:
+    """A varint of at least so many bytes."""
+    digits = []
+    while number > 0x7F or length > 1:
+        digits.append(number & 0x7F | 0x80)
+        number >>= 7
+        length -= 1
+    return bytes([*digits, number])
+
+
+def integer(field: int, number: int, length: int = 1) -> bytes:
+    return varint(field << 3) + varint(number, length)
+
+
+def message(field: int, *parts: bytes) -> bytes:
+    body = b"".join(parts)
+    return varint(field << 3 | 2) + varint(len(body)) + body
+
+
+def key_value(revision: int) -> list[bytes]:
+    """As etcd writes it."""
+    return [
+        message(1, b"key%d" % revision),
+        integer(2, revision - 1),
+        integer(3, revision),
+        integer(4, 2),
+        message(5, b"value%d" % revision),
+    ]
+
+
+def response(*events: bytes) -> bytes:
+    header = message(1, integer(1, 7), integer(3, 500))
+    return header + integer(2, 1) + b"".join(message(11, event) for event in events)
+
+
+def put(revision: int, *more: bytes) -> bytes:
+    return message(2, *key_value(revision)) + b"".join(more)
+
+
+def one_by_one(raws: Sequence[pb.Event]) -> list[tuple[object, ...]]:
+    return [
+        (
+            raw.type,
+            *fields_of(raw.kv),
+            fields_of(raw.prev_kv) if raw.HasField("prev_kv") else None,
+        )
+        for raw in raws
+    ]
+
+
+def check_events(data: bytes) -> None:
+    raws = pb.WatchResponse.FromString(data).events
+    columns = columns_of_events(data, raws)
+    assert list(zip(*columns, strict=True)) == one_by_one(raws)
+
+
+def check_keys(data: bytes) -> None:
+    raws = pb.RangeResponse.FromString(data).kvs
+    columns = columns_of_keys(data, raws)
+    assert list(zip(*columns, strict=True)) == list(map(fields_of, raws))
+
+
+PUTS = [put(revision) for revision in range(10, 10 + MANY)]
+DELETE = integer(1, 1) + message(2, message(1, b"gone"), integer(3, 99))
+PREV = message(3, *key_value(5))
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [],
+        PUTS,
+        [put(10 + n, PREV) for n in range(MANY)],
+        [DELETE] * MANY,
+        [*PUTS, DELETE],
+        [*PUTS, put(50, PREV)],
+        [*PUTS, put(50, message(3))],
+        [b""] * MANY,
+        [message(2, *key_value(9), integer(6, 4))] * MANY,
+        [*PUTS, message(2, *key_value(90), integer(6, 4))],
+    ],
+)
+def test_what_etcd_sends(events: list[bytes]) -> None:
+    check_events(response(*events))
+    # Several messages, one behind another.
+    check_events(b"".join(map(response, events)))
+
+
+PACKED = message(3, varint(77))
+"""mod_revision as a list, which it is not."""
+
+TWICE_AND_NEVER = [
+    # One has two keys, and the next has none.
+    put(60, message(2, message(1, b"other"))),
+    message(2, *key_value(61)[1:]),
+]
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        TWICE_AND_NEVER,
+        # What is lost, five bytes, comes back where a type is read as 32 bits.
+        [
+            message(2, message(1, b"abc"), *key_value(60)),
+            message(2, *key_value(61)[1:]),
+            integer(1, 0xFFFFFFFF) + put(62),
+        ],
+        # A list in place of a number in one, and no number in the next.
+        [
+            message(2, *key_value(60), PACKED),
+            message(2, *[part for part in key_value(61) if part[0] != 0x18]),
+        ],
+        [put(60, put(61)), b""],
+        [put(60, PREV, PREV), put(61)],
+        [put(60, integer(1, 1)), put(61, integer(1, 0, 3))],
+        [message(2, *key_value(60), integer(9, 1))],
+        [message(2, *key_value(60)) + integer(9, 1)],
+        [message(2, message(1, b"k"), integer(3, 60, 5), integer(4, 0))],
+        [message(2, *reversed(key_value(60)))],
+    ],
+)
+def test_what_etcd_does_not_send(events: list[bytes]) -> None:
+    check_events(response(*PUTS, *events))
+    check_events(response(*events, *PUTS))
+
+
+def test_fields_outside_of_the_events_do_not_matter() -> None:
+    for more in (integer(9, 1), message(2, bytes(5)), integer(2, 0), message(8)):
+        check_events(response(*PUTS) + more)
+        check_events(more + response(*PUTS[1:], *TWICE_AND_NEVER) + more)
+
+
+numbers = st.builds(
+    integer,
+    st.integers(1, 7),
+    st.integers(0, 3) | st.just(2**32 - 1),
+    st.integers(1, 3),
+)
+texts = st.builds(message, st.integers(1, 7), st.binary(max_size=3))
+kvs = st.lists(numbers | texts | st.sampled_from(key_value(9)), max_size=8).map(
+    b"".join
+)
+events_of = st.lists(
+    st.builds(message, st.integers(2, 3), kvs) | numbers | texts, max_size=4
+).map(b"".join)
+plain_events = st.sampled_from([*PUTS, DELETE, put(9, PREV)])
+
+
+@given(st.lists(events_of | plain_events, min_size=MANY, max_size=MANY + 3))
+@example([*PUTS, *TWICE_AND_NEVER])
+def test_events_of_any_bytes(events: list[bytes]) -> None:
+    data = response(*events)
+    try:
+        pb.WatchResponse.FromString(data)
+    except DecodeError:
+        return
+    check_events(data)
+
+
+@given(st.lists(kvs, min_size=MANY, max_size=MANY + 3), numbers | texts)
+@example([message(1, b"a") + message(1, b"b"), b"", *[message(1, b"c")] * MANY], b"")
+def test_keys_of_any_bytes(keys: list[bytes], more: bytes) -> None:
+    data = more + b"".join(message(2, key) for key in keys)
+    try:
+        pb.RangeResponse.FromString(data)
+    except DecodeError:
+        return
+    check_keys(data)
+
+
+@pytest.mark.parametrize("count", [0, 1, FEW, FEW + 1, 100])
+def test_keys_that_etcd_sends(count: int) -> None:
+    keys = [message(2, *key_value(revision)) for revision in range(2, count + 2)]
+    check_keys(b"".join(keys))
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        [key_value(60), key_value(61)[1:]],
+        [[message(1, b"other"), *key_value(60)], key_value(61)[1:]],
+        [[*key_value(60), PACKED], [part for part in key_value(61) if part[0] != 0x18]],
+        [[*key_value(60), integer(9, 1)]],
+    ],
+)
+def test_keys_that_etcd_does_not_send(keys: list[list[bytes]]) -> None:
+    usual = [message(2, *key_value(revision)) for revision in range(2, 2 + MANY)]
+    check_keys(b"".join([*usual, *(message(2, *parts) for parts in keys)]))
+
+
+def test_columns_are_read_where_they_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else all this could be right, and slow."""
+
+    class Never:
+        def __getattr__(self, name: str) -> object:
+            raise AssertionError(f"{name} is read one by one")
+
+    data = response(*PUTS)
+    columns = columns_of_events(data, [Never()] * MANY)  # type: ignore[list-item]
+    assert columns.mod_revision == list(range(10, 10 + MANY))
+    with pytest.raises(AssertionError, match="one by one"):
+        columns_of_events(
+            response(*PUTS, *TWICE_AND_NEVER),
+            [Never()] * (MANY + 2),  # type: ignore[list-item]
+        )
