@@ -3,6 +3,7 @@
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from docutils import nodes
 from sphinx.addnodes import pending_xref
@@ -96,7 +97,20 @@ def link_to_public_name(
     return python.resolve_xref(env, node["refdoc"], builder, "obj", public, node, text)
 
 
+def let_long_names_break(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], tree: object
+) -> None:
+    """Let long names break behind `_` and `.`, on narrow pages and in narrow columns."""
+    words = r'(?<=<span class="pre">)[^<]{20,}(?=</span>)'
+    context["body"] = re.sub(
+        words,
+        lambda word: re.sub(r"(?<=\w)(?<!\btest)[._](?=\w)", r"\g<0><wbr/>", word[0]),
+        context.get("body", ""),
+    )
+
+
 def setup(app: Sphinx) -> None:
     """Connect what is above."""
+    app.connect("html-page-context", let_long_names_break)
     app.connect("autodoc-process-signature", shorten_signature)
     app.connect("missing-reference", link_to_public_name)
