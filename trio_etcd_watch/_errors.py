@@ -131,7 +131,7 @@ class RpcError(WatchError):
 
 
 class NoLeaderError(RpcError):
-    """The member has no leader, and the watch was opened with require_leader."""
+    """The member has no leader, and the watch was opened with `require_leader`."""
 
 
 class AuthenticationError(RpcError):
@@ -145,8 +145,8 @@ class ClusterChangedError(WatchError):
     """The stream came back from another cluster, where our revisions mean nothing.
 
     Attributes:
-        expected: the cluster_id under which the watch was created.
-        actual: the cluster_id that answers now.
+        expected: the `cluster_id` under which the watch was created.
+        actual: the `cluster_id` that answers now.
     """
 
     def __init__(self, expected: int, actual: int) -> None:

@@ -84,9 +84,9 @@ class Watcher:
 
         Args:
             key: the key, or where the prefix or range begins; str is UTF-8.
-            prefix: every key that begins with `key`; with "" every key.
+            prefix: every key that begins with `key`; with an empty `key`, every key.
             range_end: every key from `key` up to, not including, this one.
-            from_key: every key from `key` on; with "" every key.
+            from_key: every key from `key` on; with an empty `key`, every key.
             start_revision: the first revision wanted, in the past or the future; 0 is
                 from now, which means exactly what comes after
                 `created.header.revision`.
@@ -160,9 +160,9 @@ class Watcher:
 
         Args:
             key: the key, or where the prefix or range begins; str is UTF-8.
-            prefix: every key that begins with `key`; with "" every key.
+            prefix: every key that begins with `key`; with an empty `key`, every key.
             range_end: every key from `key` up to, not including, this one.
-            from_key: every key from `key` on; with "" every key.
+            from_key: every key from `key` on; with an empty `key`, every key.
             revision: a past revision; 0 is the newest (linearizable: everything that
                 was committed before the call is in it).
             metadata: sent with the requests, beyond that of the channel.
@@ -215,9 +215,9 @@ class Watcher:
 
         Args:
             key: the key, or where the prefix or range begins; str is UTF-8.
-            prefix: every key that begins with `key`; with "" every key.
+            prefix: every key that begins with `key`; with an empty `key`, every key.
             range_end: every key from `key` up to, not including, this one.
-            from_key: every key from `key` on; with "" every key.
+            from_key: every key from `key` on; with an empty `key`, every key.
             metadata: sent with the stream and the reads, beyond that of the channel.
 
         Raises:
