@@ -26,7 +26,11 @@ from ._pb import columns_pb2 as columns
 from ._pb import watch_pb2 as pb
 
 FEW = 6
-"""Messages of which so many bring no more than they cost to be checked."""
+"""So many events or keys cost more to be checked than columns bring."""
+
+LARGE = 4096
+"""Bytes of an event or key, on the average, of which nearly all of the price is to copy
+its value."""
 
 Fields: TypeAlias = tuple[bytes, bytes, int, int, int, int]
 """Key, value, create_revision, mod_revision, version and lease."""
@@ -70,7 +74,7 @@ def columns_of_events(message: bytes, raws: Sequence[pb.Event]) -> EventColumns:
         raws: the events, as protobuf has them.
     """
     if (
-        len(raws) > FEW
+        _is_worthwhile(message, raws)
         and columns.EventsApart.FromString(message).ByteSize() == len(message)
         and not _has_unknown(columns.EventsMerged.FromString(message).events)
     ):
@@ -99,7 +103,7 @@ def columns_of_keys(message: bytes, raws: Sequence[pb.KeyValue]) -> KeyValueColu
         raws: the keys, as protobuf has them.
     """
     if (
-        len(raws) > FEW
+        _is_worthwhile(message, raws)
         and columns.KeysApart.FromString(message).ByteSize() == len(message)
         and not _has_unknown(columns.KeysMerged.FromString(message).kvs)
     ):
@@ -113,12 +117,18 @@ def columns_of_keys(message: bytes, raws: Sequence[pb.KeyValue]) -> KeyValueColu
     )
 
 
+def _is_worthwhile(message: bytes, raws: Sequence[Message]) -> bool:
+    """Whether columns bring more than they cost: each parse holds all values once more."""
+    return len(raws) > FEW and len(message) < LARGE * len(raws)
+
+
 def _has_unknown(merged: Message) -> bool:
     """Whether it has a field that is not ours, or not of its type; such are dropped."""
-    size = merged.ByteSize()
+    # Not ByteSize(): protobuf in Python remembers it, also of what was dropped.
+    whole = merged.SerializeToString()
     # Not in the annotations that there are of protobuf.
     cast("Any", merged).DiscardUnknownFields()
-    return merged.ByteSize() != size
+    return merged.SerializeToString() != whole
 
 
 def _key_value_columns(

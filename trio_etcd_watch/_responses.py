@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, final
 
 from . import _pure
@@ -356,7 +356,7 @@ class RangePage:
     """Of the keys in this page."""
     last_key: bytes
     """Of this page; empty if it has none."""
-    keys: Any
+    keys: Any = field(repr=False, compare=False)
     """What the twin's `put_range()` makes them of, which is most of the work."""
 
     def put_into(self, mapping: dict[bytes, KeyValue]) -> None:

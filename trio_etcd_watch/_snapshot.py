@@ -335,13 +335,16 @@ def check_of(reply: Reply, since: int, *, counted: bool) -> Check:
     if isinstance(reply, Oversized):
         raise StreamLost(f"{reply.size} bytes are no answer to a check")
     page = _page_of(reply)
-    newest = max((kv.mod_revision for kv in page.key_values().values()), default=0)
     return Check(
         since=since,
         header=page.header,
         count=page.count,
-        newest=None if counted else newest,
+        newest=None if counted else _newest(page),
     )
+
+
+def _newest(page: RangePage) -> int:
+    return max((kv.mod_revision for kv in page.key_values().values()), default=0)
 
 
 def _page_of(reply: bytes) -> RangePage:

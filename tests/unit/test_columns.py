@@ -9,8 +9,11 @@ from google.protobuf.message import DecodeError
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.unit.test_parsing import IMPLEMENTATIONS, run
+from trio_etcd_watch import _columns
 from trio_etcd_watch._columns import (
     FEW,
+    LARGE,
     columns_of_events,
     columns_of_keys,
     fields_of,
@@ -209,6 +212,28 @@ def test_keys_that_etcd_sends(count: int) -> None:
 def test_keys_that_etcd_does_not_send(keys: list[list[bytes]]) -> None:
     usual = [message(2, *key_value(revision)) for revision in range(2, 2 + MANY)]
     check_keys(b"".join([*usual, *(message(2, *parts) for parts in keys)]))
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_both_implementations_of_protobuf(implementation: str) -> None:
+    """What they remember, and what they drop, they do each in its own way."""
+    program = """
+import tests.unit.test_columns as tests
+for test in tests.test_what_etcd_does_not_send, tests.test_keys_that_etcd_does_not_send:
+    for case in test.pytestmark[0].args[1]:
+        test(case)
+tests.test_events_of_any_bytes()
+tests.test_keys_of_any_bytes()
+"""
+    run(program, implementation)
+
+
+def test_large_values_are_not_copied_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_columns, "columns", None)
+    check_events(response(*[message(2, message(5, bytes(LARGE)))] * MANY))
+    check_keys(b"".join([message(2, message(5, bytes(LARGE)))] * MANY))
+    with pytest.raises(AttributeError, match="EventsApart"):
+        check_events(response(*PUTS))
 
 
 def test_columns_are_read_where_they_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
