@@ -23,7 +23,7 @@ import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 import grpc
 import trio
@@ -67,6 +67,8 @@ CONSUMERS: Final = 100
 TIME: Final = Metric("time", "ms", "{:,.1f}")
 CPU: Final = Metric("cpu", "CPU ms", "{:,.1f}")
 CLIENT: Final = Metric("client", "of it here", "{:,.1f}")
+
+T = TypeVar("T")
 
 Runs: TypeAlias = Mapping[str, Callable[[], Awaitable[object]]]
 
@@ -280,7 +282,12 @@ async def keep_dict(endpoint: str, count: int) -> None:
 class NothingYet:
     """Reads of a range that is empty until the stream begins."""
 
-    async def ask(self, request: bytes, accept: Callable[[bytes], Any]) -> Any:  # noqa: ANN401  # as `accept` has it
+    async def ask(
+        self,
+        request: bytes,
+        accept: Callable[[bytes], T],
+        meanwhile: Callable[[], None] | None = None,
+    ) -> T:
         """Answer at once."""
         await trio.lowlevel.checkpoint()
         reply = pb.RangeResponse()
