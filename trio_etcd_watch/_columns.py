@@ -29,8 +29,8 @@ FEW = 6
 """So many events or keys cost more to be checked than columns bring."""
 
 LARGE = 4096
-"""Bytes of an event or key, on the average, of which nearly all of the price is to copy
-its value."""
+"""Bytes of an event or key, on the average, from which on columns are not tried: each
+parse holds all values once more, and 53 MB of 40 events took 213 MB for a moment."""
 
 Fields: TypeAlias = tuple[bytes, bytes, int, int, int, int]
 """Key, value, create_revision, mod_revision, version and lease."""

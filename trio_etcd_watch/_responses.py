@@ -392,18 +392,6 @@ def decode_range(message: bytes) -> RangePage:
         raise StreamLost(f"a reply is no range response: {exc}") from exc
 
 
-def key_value_of(raw: pb.KeyValue) -> KeyValue:
-    """Copy a key that came in something else than an event."""
-    return KeyValue._make(
-        raw.key,
-        raw.value,
-        raw.create_revision,
-        raw.mod_revision,
-        raw.version,
-        raw.lease,
-    )
-
-
 def watch_id_of_head(head: bytes) -> int:
     """Return the watch id of a response of which only the first bytes are known.
 

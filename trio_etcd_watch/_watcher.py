@@ -155,8 +155,8 @@ class Watcher:
         `trio.fail_after()`. A checkpoint; if it is cancelled, nothing of it remains.
 
         It is read in pages of up to 16 MiB (4 MiB without speedups), all of the first
-        one's revision. A range of 100,000 keys of 100 bytes takes about as long as in one
-        message.
+        one's revision. A range of 100,000 keys of 100 bytes takes up to 1.5 times as long
+        as in one message.
 
         Args:
             key: the key, or where the prefix or range begins; str is UTF-8.

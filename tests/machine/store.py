@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tests.support.wire import key_value_of
 from trio_etcd_watch import Event, KeyValue, ResponseHeader
 from trio_etcd_watch._mapping import Snapshot
 from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._replica import Replica
-from trio_etcd_watch._responses import decode, key_value_of
+from trio_etcd_watch._responses import decode
 
 
 class Store:

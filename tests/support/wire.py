@@ -9,6 +9,7 @@ from google import protobuf
 from google.protobuf.message import DecodeError
 
 from trio_etcd_watch import Event, EventType, KeyValue
+from trio_etcd_watch._columns import fields_of
 from trio_etcd_watch._grpc.status import StreamLost
 from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._responses import decode, decode_range
@@ -203,6 +204,11 @@ def outcome_range(message: bytes) -> Outcome:
         page.size,
         page.last_key,
     )
+
+
+def key_value_of(raw: pb.KeyValue) -> KeyValue:
+    """A key as users get it."""
+    return KeyValue._make(*fields_of(raw))
 
 
 def _fields(kv: pb.KeyValue | KeyValue) -> tuple[object, ...]:

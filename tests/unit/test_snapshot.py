@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.support.wire import key_value_of
 from trio_etcd_watch import (
     ClusterChangedError,
     CompactedError,
@@ -20,7 +21,7 @@ from trio_etcd_watch._grpc.frames import Oversized
 from trio_etcd_watch._grpc.status import Status, StatusCode, StreamLost
 from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._replica import Check
-from trio_etcd_watch._responses import decode_range, key_value_of
+from trio_etcd_watch._responses import decode_range
 from trio_etcd_watch._snapshot import (
     MAX_GROWTH,
     MAX_STARTS,

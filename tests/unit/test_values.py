@@ -14,6 +14,7 @@ import pytest
 
 import trio_etcd_watch
 from tests.support.replies import response_of
+from tests.support.wire import key_value_of
 from trio_etcd_watch import (
     Event,
     EventType,
@@ -22,7 +23,7 @@ from trio_etcd_watch import (
     WatchResponse,
 )
 from trio_etcd_watch._pb import watch_pb2 as pb
-from trio_etcd_watch._responses import decode, join, key_value_of
+from trio_etcd_watch._responses import decode, join
 
 PUT = pb.Event(
     kv=pb.KeyValue(
