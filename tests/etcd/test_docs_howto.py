@@ -12,8 +12,9 @@ import trio
 
 from tests.support.cli import Cli, objects, open_command
 from tests.support.helpers import LIMIT, eventually
-from tests.support.howto import cli_command
-from tests.support.programs import blocks, open_program
+from tests.support.howto import cli_command, open_shell
+from tests.support.pages import typed
+from tests.support.programs import blocks, open_program, write_program
 from trio_etcd_watch import open_watcher
 from trio_etcd_watch.testing import Etcd, Put, open_etcd
 
@@ -41,6 +42,23 @@ async def test_hot_reload(newest_etcd: Etcd) -> None:
         await newest_etcd.restart()
         await newest_etcd.put("/config/limit", "7")
         assert await program.lines(3) == shown("hot-reload.md")
+
+
+async def test_hot_reload_as_it_is_typed(
+    newest_etcd: Etcd, etcdctl: str, tmp_path: Path
+) -> None:
+    write_program(tmp_path, "reload_validated.py", newest_etcd.endpoint, {})
+    *before, program, refused, taken = typed("howto/hot-reload.md")
+    where = {"ETCDCTL_ENDPOINTS": newest_etcd.endpoint}
+    async with open_shell(tmp_path, etcdctl, **where) as shell:
+        for command in before:
+            await shell.type(f"{command} >/dev/null")
+        await shell.type(program)
+        await shell.cli.lines(1)
+        await shell.type(f"{refused} >/dev/null")
+        await shell.cli.lines(2)
+        await shell.type(f"{taken} >/dev/null")
+        assert await shell.cli.lines(3) == shown("hot-reload.md")
 
 
 async def test_discovery(newest_etcd: Etcd) -> None:
@@ -172,6 +190,23 @@ async def test_leader(newest_etcd: Etcd, etcdctl: str) -> None:
                     await second.end(signal.SIGINT)
                     await first.end(signal.SIGINT)
                     assert await program.lines(3) == shown("leader.md")
+
+
+async def test_leader_as_it_is_typed(
+    newest_etcd: Etcd, etcdctl: str, tmp_path: Path
+) -> None:
+    write_program(tmp_path, "leader.py", newest_etcd.endpoint, {})
+    program, first, second, stop = typed("howto/leader.md")
+    where = {"ETCDCTL_ENDPOINTS": newest_etcd.endpoint}
+    async with open_shell(tmp_path, etcdctl, **where) as shell:
+        await shell.type(program)
+        await shell.cli.lines(1)
+        await shell.type(first)
+        await shell.cli.lines(2)
+        await shell.type(second)
+        await until_candidates(newest_etcd, 2)
+        await shell.type(stop)
+        assert await shell.cli.lines(3) == shown("leader.md")
 
 
 async def test_snapshot_then_watch(newest_binary: str) -> None:

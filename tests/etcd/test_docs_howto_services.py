@@ -15,9 +15,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.cli import open_command
 from tests.support.helpers import LIMIT, eventually
-from tests.support.howto import cli_command
+from tests.support.howto import cli_command, open_shell, output_of
+from tests.support.pages import typed
 from tests.support.programs import blocks, open_program, write_program
-from trio_etcd_watch.testing import Etcd, _reserve_port
+from trio_etcd_watch.testing import Etcd, Put, _reserve_port
 
 
 @pytest.fixture
@@ -143,13 +144,33 @@ async def test_metrics(newest_etcd: Etcd, address: str) -> None:
         assert now["etcd_mirror_disconnected_seconds"] == 0
 
 
+async def test_metrics_as_it_is_typed(
+    newest_etcd: Etcd, address: str, tmp_path: Path
+) -> None:
+    await newest_etcd.txn(Put("/config/a", "1"), Put("/config/b", "2"))
+    write_program(
+        tmp_path, "metrics.py", newest_etcd.endpoint, {"127.0.0.1:9100": address}
+    )
+    _, serve, ask = typed("howto/metrics.md")
+    async with open_shell(tmp_path) as shell, open_client(address) as client:
+        await shell.type(serve)
+
+        async def is_live() -> bool:
+            _, text = await client.get("/metrics")
+            return 'etcd_watches{state="live"} 1.0' in text
+
+        await eventually(is_live)
+        page = blocks("howto/metrics.md", "text")[0]
+        assert await output_of(ask.replace("127.0.0.1:9100", address)) == page
+
+
 async def test_an_application_that_hypercorn_starts(
     newest_etcd: Etcd, address: str, tmp_path: Path
 ) -> None:
     write_program(tmp_path, "quart_app.py", newest_etcd.endpoint, {})
     await newest_etcd.put("/config/mode", "fast")
-    serve, _ = blocks("howto/hypercorn.md", "console")[-1].splitlines()
-    _, *arguments = serve.removeprefix("$ ").replace("127.0.0.1:8000", address).split()
+    _, serve, ask = typed("howto/hypercorn.md")
+    _, *arguments = serve.replace("127.0.0.1:8000", address).split()
     command = [sys.executable, "-m", "hypercorn", *arguments]
     async with (
         open_command(command, {}, tmp_path) as program,
@@ -157,6 +178,7 @@ async def test_an_application_that_hypercorn_starts(
     ):
         try:
             await client.until("/config/mode", 200, "fast")
+            assert await output_of(ask.replace("127.0.0.1:8000", address)) == "fast"
             await newest_etcd.put("/config/mode", "slow")
             await client.until("/config/mode", 200, "slow")
             assert await client.get("/config/limit") == (404, "no such setting\n")

@@ -98,13 +98,17 @@ class Cli:
 
 @asynccontextmanager
 async def open_command(
-    command: Sequence[str | bytes], env: Mapping[str, str], cwd: Path | None = None
+    command: Sequence[str | bytes],
+    env: Mapping[str, str],
+    cwd: Path | None = None,
+    stdin: int | None = None,
 ) -> AsyncGenerator[Cli]:
     """Run any program while the block lasts."""
     process = await trio.lowlevel.open_process(
         command,
         cwd=cwd,
         env=environment(**env),
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )

@@ -4,7 +4,8 @@
 
 What other pages say is to be installed is installed then, in an empty environment for each,
 and has to be what the programs of the page import. `pip install` finds the wheel of this
-tree; what that requires comes from the package index. Port 2379 has to be free.
+tree; what that requires comes from the package index. Port 2379 has to be free. Benchmarks of
+minutes are run in this tree, and only if their page is named.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.support.pages import INSTALLS, follow, run, steps_of, typed
-from tests.support.programs import DOCS
+from tests.support.pages import INSTALLS, LONG, follow, run, steps_of, typed
+from tests.support.programs import DOCS, ROOT
 from tests.support.wheels import build
 
 PAGE = "tutorial.md"
@@ -78,6 +79,8 @@ def main(chosen: list[str]) -> None:
         (programs / "python3").symlink_to(Path(sys.executable).resolve())
         pages = sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
         for number, page in enumerate(chosen or pages):
+            for command in LONG.get(page, ()) if chosen else ():
+                print(f"{page}: {command}", run(command, ROOT, os.environ), sep="\n")
             desk = folder / f"desk-{number}"
             desk.mkdir()
             env = environment(desk, programs, wheel)
