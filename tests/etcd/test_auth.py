@@ -194,7 +194,7 @@ async def test_tokens_are_gone_after_a_restart(etcd_binary: str) -> None:
 
 
 async def test_password_changed_while_the_watch_lives(etcd_binary: str) -> None:
-    async with open_guarded(etcd_binary, "--auth-token-ttl=2") as server:
+    async with open_guarded(etcd_binary) as server:
         channel = Channel(server.etcd.endpoint, credentials=READER)
         async with open_watcher(channel) as watcher, watcher.watch("r") as watch:
             await server.put("r", "1")

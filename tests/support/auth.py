@@ -7,11 +7,13 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import trio
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from tests.support.helpers import LIMIT
 from trio_etcd_watch import Credentials
-from trio_etcd_watch.testing import Etcd, open_etcd
+from trio_etcd_watch.testing import Etcd, EtcdRequestError, open_etcd
 
 ROOT = Credentials("root", "root's password")
 READER = Credentials("reader", "reader's password")
@@ -24,10 +26,20 @@ class Guarded:
         self.etcd = etcd
 
     async def request(self, path: str, body: Mapping[str, object]) -> dict[str, object]:
-        """A request of root's, with a new token."""
-        self.etcd.token = None
-        self.etcd.token = await self.token(ROOT)
-        return await self.etcd.request(path, body)
+        """A request of root's, with a new token.
+
+        And with another if that has expired by the time that etcd looks at it again: for
+        a password it computes for long in between, and tokens of tests live for seconds.
+        """
+        with trio.fail_after(LIMIT):
+            while True:
+                self.etcd.token = None
+                self.etcd.token = await self.token(ROOT)
+                try:
+                    return await self.etcd.request(path, body)
+                except EtcdRequestError as exc:
+                    if exc.message != "etcdserver: invalid auth token":
+                        raise
 
     async def token(self, user: Credentials) -> str:
         """A new token for a user."""
