@@ -80,7 +80,9 @@ def main(chosen: list[str]) -> None:
         pages = sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
         for number, page in enumerate(chosen or pages):
             for command in LONG.get(page, ()) if chosen else ():
-                print(f"{page}: {command}", run(command, ROOT, os.environ), sep="\n")
+                # Not with the arguments of the make that runs this.
+                env = {**os.environ, "MAKEFLAGS": ""}
+                print(f"{page}: {command}", run(command, ROOT, env), sep="\n")
             desk = folder / f"desk-{number}"
             desk.mkdir()
             env = environment(desk, programs, wheel)
