@@ -154,7 +154,7 @@ class Watcher:
         ends. While no endpoint answers it waits and retries, so bound it with
         `trio.fail_after()`. A checkpoint; if it is cancelled, nothing of it remains.
 
-        It is read in pages of up to 16 MiB (4 MiB without speedups), all of the first
+        It is read in pages of about 8 MiB (4 MiB without speedups), all of the first
         one's revision. A range of 100,000 keys of 100 bytes takes up to 1.5 times as long
         as in one message.
 

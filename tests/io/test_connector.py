@@ -135,7 +135,8 @@ async def test_socket_is_closed_after_a_failed_attempt() -> None:
     async with serve_tcp(serve) as endpoint:
         async with connector(Channel(endpoint, connect_timeout=0.05)) as made:
             await reason_of(made)
-            await closed.wait()
+            with trio.fail_after(LIMIT):
+                await closed.wait()
 
 
 @pytest.mark.parametrize(

@@ -133,10 +133,12 @@ async def test_sender_cancelled_between_two_frames(autojump_clock: MockClock) ->
     async with connected({INITIAL_WINDOW_SIZE: 10}) as ends:
         call, stream_id = await ends.accepted()
         ends.peer.gives_window = False
-        with trio.move_on_after(1):
+        with trio.move_on_after(1) as limit:
             await call.send([bytes(1000)])
+        assert limit.cancelled_caught
         call.reset()
-        await ends.peer.reset_by_client(stream_id)
+        with trio.fail_after(LIMIT):
+            await ends.peer.reset_by_client(stream_id)
 
 
 async def test_senders_wait_for_a_slow_transport(autojump_clock: MockClock) -> None:
@@ -163,11 +165,14 @@ async def test_received_bytes_open_the_window_again(autojump_clock: MockClock) -
         calls = [await ends.accepted() for _ in range(2)]
         payload = bytes(90_000)
         turns = 3 * STREAM_WINDOW // len(payload)
-        # Waits for the window as a server does: without updates it would hang.
-        async with trio.open_nursery() as nursery:
-            for call, stream_id in calls:
-                nursery.start_soon(ends.peer.messages, stream_id, *[payload] * turns)
-                nursery.start_soon(count, call, turns)
+        # Waits for the window as a server does: without updates for ever.
+        with trio.fail_after(LIMIT):
+            async with trio.open_nursery() as nursery:
+                for call, stream_id in calls:
+                    nursery.start_soon(
+                        ends.peer.messages, stream_id, *[payload] * turns
+                    )
+                    nursery.start_soon(count, call, turns)
 
 
 async def count(call: Caller, expected: int) -> None:
