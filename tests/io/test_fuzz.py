@@ -366,7 +366,8 @@ def test_messages_that_make_no_sense(messages: list[bytes], outcome: str) -> Non
     ids=["event", "progress"],
 )
 def test_the_last_of_all_revisions(message: bytes) -> None:
-    trio.run(lambda: watch_through(said(CREATED, message), close=True))
+    outcome = trio.run(lambda: watch_through(said(CREATED, message), close=True))
+    assert outcome == "resumed"
 
 
 def test_event_of_an_unknown_type() -> None:
@@ -375,4 +376,5 @@ def test_event_of_an_unknown_type() -> None:
     )
     response.events[0].type = 7  # type: ignore[assignment]
     message = response.SerializeToString()
-    trio.run(lambda: watch_through(said(CREATED, message), close=True))
+    outcome = trio.run(lambda: watch_through(said(CREATED, message), close=True))
+    assert outcome == "resumed"
