@@ -14,7 +14,7 @@ from ._connector import Connector
 from ._errors import AuthenticationError
 from ._grpc.connection import Call as GrpcCall
 from ._grpc.connection import Connection
-from ._grpc.frames import Oversized
+from ._grpc.messages import Oversized
 from ._grpc.metadata import Metadata
 from ._grpc.status import Status, StatusCode, StreamLost
 from ._outage import LineBudget, Outage

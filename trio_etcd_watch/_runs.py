@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from ._grpc.frames import Oversized
+from ._grpc.messages import Oversized
 from ._responses import RawResponse, decode
 
 MAX_SIZE = 4096

@@ -23,7 +23,7 @@ from ._errors import (
     PermissionDeniedError,
     RpcError,
 )
-from ._grpc.frames import Oversized
+from ._grpc.messages import Oversized
 from ._grpc.status import Status, StatusCode, StreamLost
 from ._mapping import Snapshot
 from ._pb import watch_pb2 as pb

@@ -1,5 +1,5 @@
 /* From bytes to values: the twin of _pure.py, with the same names; of that function of
- * _grpc/frames.py which takes messages from frames; and of that of _chain.py which puts
+ * _grpc/messages.py which takes messages from frames; and of that of _chain.py which puts
  * events into a mapping.
  *
  * Messages are read straight into the objects that users get. For any bytes the outcome

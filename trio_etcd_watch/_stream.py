@@ -24,7 +24,7 @@ from ._connector import HAS_LEADER, PATIENCE, Connector
 from ._errors import AuthenticationError, NoLeaderError, RpcError, WatchError
 from ._grpc.connection import Call as GrpcCall
 from ._grpc.connection import Connection
-from ._grpc.frames import Oversized
+from ._grpc.messages import Oversized
 from ._grpc.metadata import Metadata
 from ._grpc.status import CallEnd, Status, StatusCode, StreamLost
 from ._log import printable

@@ -27,7 +27,8 @@ from tests.support.peer import (
     header_frames,
     raw_frame,
 )
-from trio_etcd_watch._grpc.frames import Oversized
+from trio_etcd_watch._grpc.connection import MAX_RECEIVE_SIZE, RECEIVE_SIZE
+from trio_etcd_watch._grpc.messages import Oversized
 from trio_etcd_watch._grpc.status import Status, StatusCode, StreamLost
 
 
@@ -135,6 +136,33 @@ async def test_message_over_the_limit(autojump_clock: MockClock) -> None:
             Oversized(50_000, b"d" * 64),
             b"e",
         ]
+
+
+async def test_reads_are_larger_while_a_large_message_comes(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    async with connected(max_message_size=2**22) as ends:
+        receive_some = ends.connection._stream.receive_some
+
+        async def receive(max_bytes: int) -> bytes | bytearray:
+            asked.append(max_bytes)
+            return await receive_some(max_bytes)
+
+        monkeypatch.setattr(ends.connection._stream, "receive_some", receive)
+        call, stream_id = await ends.accepted()
+        assert set(asked) == {RECEIVE_SIZE}
+        for size, most in (
+            (RECEIVE_SIZE - 100, RECEIVE_SIZE),
+            (200_000, 200_000),
+            (3 * 2**20, MAX_RECEIVE_SIZE),
+        ):
+            asked.clear()
+            await ends.peer.messages(stream_id, bytes(size))
+            assert await call.receive() == [bytes(size)]
+            await wait_all_tasks_blocked()
+            assert most - 2**15 <= max(asked) <= most
+            assert asked[-1] == RECEIVE_SIZE
 
 
 async def test_several_calls_at_once(autojump_clock: MockClock) -> None:

@@ -26,7 +26,7 @@ from trio_etcd_watch import (
 )
 from trio_etcd_watch._channel import API_VERSION
 from trio_etcd_watch._connector import Connector
-from trio_etcd_watch._grpc.frames import Oversized
+from trio_etcd_watch._grpc.messages import Oversized
 from trio_etcd_watch._grpc.status import StreamLost
 from trio_etcd_watch._pb import watch_pb2 as pb
 

@@ -32,8 +32,9 @@ from tests.support.peer import (
     watch_response,
 )
 from trio_etcd_watch import Channel, WatchError, open_watcher
-from trio_etcd_watch._grpc.connection import MAX_UNSENT, RECEIVE_SIZE, Connection
-from trio_etcd_watch._grpc.frames import MAX_FRAME_SIZE, MAX_HEADER_BLOCK
+from trio_etcd_watch._grpc.connection import MAX_RECEIVE_SIZE, MAX_UNSENT, Connection
+from trio_etcd_watch._grpc.frames import MAX_HEADER_BLOCK
+from trio_etcd_watch._grpc.messages import MAX_FRAME_SIZE
 from trio_etcd_watch._grpc.status import Status, StreamLost
 from trio_etcd_watch._pb import watch_pb2 as pb
 
@@ -186,9 +187,9 @@ async def play(pieces: list[bytes], *, close: bool) -> None:
         assert not held or connection.lost
         assert sum(len(frame.data) for frame in unfinished) <= MAX_HEADER_BLOCK
         assert len(connection._frames._rest) < MAX_FRAME_SIZE + 9
-        assert len(connection._unsent) <= MAX_UNSENT + RECEIVE_SIZE
+        assert len(connection._unsent) <= MAX_UNSENT + MAX_RECEIVE_SIZE
         for inbound in inbounds:
-            assert len(inbound._buffer) <= MAX_MESSAGE_SIZE + MAX_FRAME_SIZE
+            assert inbound._come.tell() <= MAX_MESSAGE_SIZE
 
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:

@@ -12,7 +12,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.support.connection import PATH, connected, connection_on, lost
 from tests.support.peer import Peer, data_frame
-from trio_etcd_watch._grpc.frames import Oversized
+from trio_etcd_watch._grpc.messages import Oversized
 
 PING = b"\0\0\x08\x06\0\0\0\0\0"
 """How the frame begins."""

@@ -49,7 +49,7 @@ from trio_etcd_watch import (
     WatchCanceledError,
     WatchError,
 )
-from trio_etcd_watch._grpc.frames import Oversized
+from trio_etcd_watch._grpc.messages import Oversized
 from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._requests import WatchSpec
 from trio_etcd_watch._responses import RawResponse, decode, watch_id_of_head

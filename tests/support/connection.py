@@ -17,7 +17,7 @@ from trio.testing import memory_stream_pair
 
 from tests.support.peer import Peer
 from trio_etcd_watch._grpc.connection import Connection
-from trio_etcd_watch._grpc.frames import Oversized
+from trio_etcd_watch._grpc.messages import Oversized
 from trio_etcd_watch._grpc.metadata import Metadata
 from trio_etcd_watch._grpc.status import Status, StreamLost
 

@@ -14,7 +14,7 @@ from typing import Any
 from tests.unit.test_speedups import message, range_reply
 from trio_etcd_watch import Event, EventType, KeyValue, _responses
 from trio_etcd_watch._chain import put_again_fast
-from trio_etcd_watch._grpc.frames import _take
+from trio_etcd_watch._grpc.messages import _take
 
 
 def failures(work: Callable[[], object], most: int = 200) -> int:

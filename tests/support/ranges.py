@@ -11,7 +11,7 @@ import trio
 from tests.support.helpers import split
 from trio_etcd_watch import KeyValue
 from trio_etcd_watch._grpc.connection import Connection
-from trio_etcd_watch._grpc.frames import Oversized
+from trio_etcd_watch._grpc.messages import Oversized
 from trio_etcd_watch._grpc.metadata import Metadata
 from trio_etcd_watch._grpc.status import StatusCode, StreamLost
 from trio_etcd_watch._mapping import Snapshot

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 import h2.connection
 import h2.events
@@ -11,7 +10,7 @@ import h2.settings
 import hpack
 import pytest
 from hyperframe import frame as wire
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.peer import (
@@ -30,9 +29,8 @@ from trio_etcd_watch._grpc.frames import (
     CONNECTION_WINDOW,
     STREAM_WINDOW,
     FrameReader,
-    Inbound,
-    Oversized,
 )
+from trio_etcd_watch._grpc.messages import Inbound, Oversized
 from trio_etcd_watch._grpc.status import StreamLost
 
 MAX_MESSAGE = 100_000
@@ -201,55 +199,6 @@ def test_reads_of_one_size(size: int) -> None:
     assert messages == {1: payloads}
 
 
-# Inbound: one stream
-
-
-def received(inbound: Inbound, data: bytes, size: int) -> list[bytes | Oversized]:
-    for piece in pieces(data, size):
-        inbound.receive(piece)
-    return inbound.messages
-
-
-@given(
-    sizes=st.lists(st.integers(0, 400), max_size=8),
-    limit=st.integers(1, 300),
-    cut=st.integers(1, 500),
-)
-@example(sizes=[300, 301, 302], limit=301, cut=69)
-def test_oversized_messages_are_skipped(sizes: list[int], limit: int, cut: int) -> None:
-    payloads = [bytes(i % 256 for i in range(k, k + s)) for k, s in enumerate(sizes)]
-    inbound = Inbound(limit)
-    messages = received(inbound, b"".join(map(grpc_message, payloads)), cut)
-    expected = [p if len(p) <= limit else Oversized(len(p), p[:64]) for p in payloads]
-    assert messages == expected
-    assert inbound.whole
-
-
-def test_oversized_message_is_not_kept() -> None:
-    inbound = Inbound(1000)
-    inbound.receive(grpc_message(bytes(2**20))[: 2**19])
-    assert inbound.messages == [Oversized(2**20, bytes(64))]
-    assert len(inbound._buffer) == 0
-
-
-def test_largest_message_size_of_the_prefix() -> None:
-    inbound = Inbound(1000)
-    inbound.receive(b"\0\xff\xff\xff\xff" + bytes(100))
-    assert inbound.messages == [Oversized(2**32 - 1, bytes(64))]
-
-
-@pytest.mark.parametrize("flag", [1, 2, 255])
-@pytest.mark.parametrize("cut", [1, 5, 100])
-def test_compressed_message(flag: int, cut: int) -> None:
-    inbound = Inbound(1000)
-    with pytest.raises(StreamLost, match="compressed"):
-        received(inbound, grpc_message(b"x" * 10, compressed=flag), cut)
-    assert inbound.messages == []
-
-
-# FrameReader: the connection
-
-
 def reader(limit: int = MAX_MESSAGE) -> tuple[FrameReader, Inbound]:
     """One that has seen SETTINGS, and takes the DATA of stream 1."""
     frames, inbound = FrameReader(), Inbound(limit)
@@ -298,6 +247,17 @@ def test_stream_closed_between_two_frames_of_one_read() -> None:
         frames.close(1)
     assert left == [ping, data]
     assert inbound.messages == [b"a"]
+
+
+def test_a_frame_that_looks_like_one_message_and_begins_within_a_prefix() -> None:
+    # All but the first byte of a prefix, its message of eight bytes, and another: a
+    # whole message of 0x800 bytes, were they read on their own.
+    one, two = bytes(8), bytes(0x805 - 12 - 5)
+    rest = (grpc_message(one) + grpc_message(two))[1:]
+    assert int.from_bytes(rest[1:5]) == len(rest) - 5
+    frames, inbound = reader()
+    assert list(frames.receive(data_frame(1, b"\0") + data_frame(1, rest))) == []
+    assert inbound.messages == [one, two]
 
 
 def test_end_stream_on_data() -> None:
@@ -531,20 +491,6 @@ def test_more_data_than_the_connections_window() -> None:
 
 
 # What must not cost its square
-
-
-def test_a_large_message_in_small_frames_is_joined_once() -> None:
-    class Counting(Inbound):
-        cuts = 0
-
-        def _cut(self) -> None:
-            self.cuts += 1
-            super()._cut()
-
-    inbound: Any = Counting(2**30)
-    received(inbound, grpc_message(bytes(2**20)), 64)
-    assert inbound.messages == [bytes(2**20)]
-    assert inbound.cuts <= 3
 
 
 def test_data_of_a_stream_that_we_closed_is_dropped() -> None:

@@ -32,6 +32,7 @@ SANS_IO = [
     "_errors",
     "_fragments",
     "_grpc.frames",
+    "_grpc.messages",
     "_log",
     "_members",
     "_outage",

@@ -17,7 +17,7 @@ from trio_etcd_watch import (
     WatchError,
     _snapshot,
 )
-from trio_etcd_watch._grpc.frames import Oversized
+from trio_etcd_watch._grpc.messages import Oversized
 from trio_etcd_watch._grpc.status import Status, StatusCode, StreamLost
 from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._replica import Check

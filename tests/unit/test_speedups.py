@@ -26,7 +26,7 @@ from trio_etcd_watch import (
     _twins,
 )
 from trio_etcd_watch._chain import put_again, put_again_fast
-from trio_etcd_watch._grpc.frames import take_messages
+from trio_etcd_watch._grpc.messages import take_messages
 from trio_etcd_watch._grpc.status import StreamLost
 from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._responses import decode, decode_range

@@ -13,7 +13,7 @@ from typing import TypeAlias, final
 
 import trio
 
-from .frames import FrameReader, Inbound, Oversized
+from .frames import FrameReader
 from .http2 import (
     CallEnded,
     ConnectionEnded,
@@ -22,6 +22,7 @@ from .http2 import (
     ResponseStarted,
     WindowOpened,
 )
+from .messages import Inbound, Oversized
 from .metadata import Metadata
 from .status import CallEnd, Status, StatusCode, StreamLost
 
@@ -29,6 +30,10 @@ RECEIVE_SIZE = 98_304
 """Read at once, in bytes: a batch of some thousand events, handed on in about a
 millisecond, so that a flood leaves other tasks their turns. Smaller batches wake more
 often the many watches that one brings events for."""
+
+MAX_RECEIVE_SIZE = 2**20
+"""Read at once, in bytes, while a message is on its way that is as large: nothing is to
+be handed on before it is whole, and each read is two turns of Trio's loop."""
 
 Deliver: TypeAlias = Callable[[list[bytes | Oversized]], None]
 """What takes the messages of a call. Quick: meanwhile nothing is read."""
@@ -223,13 +228,14 @@ class Connection:
     async def _read(self) -> None:
         try:
             while not self.lost:
-                data = bytes(await self._stream.receive_some(RECEIVE_SIZE))
+                size = min(max(RECEIVE_SIZE, self._frames.missing), MAX_RECEIVE_SIZE)
+                data = bytes(await self._stream.receive_some(size))
                 if not data:
                     raise StreamLost("the server closed the connection")
                 self._heard = trio.current_time()
                 self._answered.set()
                 self._receive(data)
-                if len(data) < RECEIVE_SIZE:
+                if len(data) < size:
                     # No more is there yet. Those that were woken run in the next pass
                     # of Trio's loop, before or after this task: two passes, and the
                     # price of reading nothing is not on their way.

@@ -13,16 +13,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-from trio_etcd_watch._twins import speedups
-
+from .messages import MAX_FRAME_SIZE, Inbound
 from .status import StreamLost
-
-MAX_FRAME_SIZE = 16_384
-"""Of frames that we accept, in bytes: HTTP/2's initial value, which gRPC servers use.
-A larger one would let the first bytes of an HTTP/1 answer pass for a frame to wait
-for ("HTTP" read as a length is 4.7 million)."""
 
 STREAM_WINDOW = 4 * 2**20
 CONNECTION_WINDOW = 16 * 2**20
@@ -43,108 +36,6 @@ _STREAM_ID = 0x7FFF_FFFF
 
 _FRAME = struct.Struct(">LBL")
 """Length (24 bits) and type in one word, flags, stream id (4.1)."""
-_MESSAGE = struct.Struct(">BL")
-"""The prefix of a gRPC message: compressed flag, length."""
-_FRAME_AND_MESSAGE = struct.Struct(">L6sL")
-"""Both, as a frame that is one whole message has them: what says whose it is, and that
-nothing is special about it (flags, stream id, compressed flag), is compared at once."""
-
-_HEAD_SIZE = 64
-"""What is kept of a message over the limit, in bytes: enough to tell whose it was."""
-
-
-@dataclass(frozen=True, slots=True)
-class Oversized:
-    """A message over the limit: its size, and all that was kept of it."""
-
-    size: int
-    head: bytes
-
-
-class Inbound:
-    """The messages of one stream, cut from its DATA.
-
-    Attributes:
-        max_message_size: what is longer is skipped.
-        messages: the whole ones; whoever takes them leaves a new list.
-        consumed: flow-controlled bytes since the last WINDOW_UPDATE.
-        returned: those that WINDOW_UPDATEs have given back.
-        whole: whether the last message ended with the last frame.
-    """
-
-    __slots__ = (
-        "_buffer",
-        "_needed",
-        "_skipping",
-        "consumed",
-        "max_message_size",
-        "messages",
-        "returned",
-        "whole",
-    )
-
-    def __init__(self, max_message_size: int) -> None:
-        self.max_message_size = max_message_size
-        self.messages: list[bytes | Oversized] = []
-        self.consumed = 0
-        self.returned = 0
-        self.whole = True
-        self._buffer = bytearray()
-        self._needed = _MESSAGE.size
-        self._skipping = 0
-
-    @property
-    def received(self) -> int:
-        """Flow-controlled bytes in all."""
-        return self.returned + self.consumed
-
-    def receive(self, data: bytes) -> None:
-        """Take the payload of one frame, cut and joined at any place.
-
-        Raises:
-            StreamLost: a message is compressed, which was never offered.
-        """
-        if self._skipping:
-            skipped = min(self._skipping, len(data))
-            self._skipping -= skipped
-            data = data[skipped:]
-        buffer = self._buffer
-        buffer += data
-        # Not looked at again before it can be complete: a large message in small
-        # frames would cost its square.
-        if len(buffer) >= self._needed:
-            self._cut()
-        self.whole = not buffer and not self._skipping
-
-    def _cut(self) -> None:
-        buffer = self._buffer
-        start = 0
-        while True:
-            self._needed = _MESSAGE.size
-            if len(buffer) - start < self._needed:
-                break
-            compressed, size = _MESSAGE.unpack_from(buffer, start)
-            if compressed:
-                raise StreamLost("a compressed message came, which was never offered")
-            if size > self.max_message_size:
-                # Its first bytes are needed, to tell whose it is.
-                self._needed += min(size, _HEAD_SIZE)
-                if len(buffer) - start < self._needed:
-                    break
-                head = bytes(buffer[start + _MESSAGE.size : start + self._needed])
-                self.messages.append(Oversized(size, head))
-                end = start + _MESSAGE.size + size
-                self._skipping = max(0, end - len(buffer))
-                start = min(end, len(buffer))
-                continue
-            self._needed += size
-            end = start + self._needed
-            if len(buffer) < end:
-                break
-            with memoryview(buffer) as view:
-                self.messages.append(bytes(view[start + _MESSAGE.size : end]))
-            start = end
-        del buffer[:start]
 
 
 class FrameReader:
@@ -157,7 +48,7 @@ class FrameReader:
     def __init__(self) -> None:
         self._rest = b""
         self._streams: dict[int, Inbound] = {}
-        # The same, by what stands in a frame with a message, and nothing special.
+        # The same, by what stands in a frame with nothing special about it.
         self._plain: dict[bytes, Inbound] = {}
         # Requests without a response so far, and the newest request of all.
         self._awaited: set[int] = set()
@@ -198,8 +89,8 @@ class FrameReader:
         buffer = self._rest + data if self._rest else data
         if not self.started:
             self._check_first(buffer)
-        end = len(buffer)
-        start = self._take_messages(buffer, 0)
+        end, view = len(buffer), memoryview(buffer)
+        start = self._take_plain(buffer, 0)
         while start + _FRAME.size <= end:
             word, flags, stream_id = _FRAME.unpack_from(buffer, start)
             length = word >> 8
@@ -219,12 +110,12 @@ class FrameReader:
             else:
                 self._consumed += length
                 inbound.consumed += length
-                payload = buffer[start + _FRAME.size : after]
+                payload = view[start + _FRAME.size : after]
                 inbound.receive(_unpad(payload) if flags & _PADDED else payload)
                 if flags & _END_STREAM:
                     # h2 has to know that the stream is over.
                     yield _FRAME.pack(_DATA, _END_STREAM, stream_id)
-            start = self._take_messages(buffer, after)
+            start = self._take_plain(buffer, after)
         self._rest = buffer[start:]
 
     def _is_closed(self, stream_id: int) -> bool:
@@ -237,26 +128,28 @@ class FrameReader:
             and stream_id not in self._awaited
         )
 
-    def _take_messages(self, buffer: bytes, start: int) -> int:
-        """Take the frames from here on that are one message each; return their end.
+    def _take_plain(self, buffer: bytes, start: int) -> int:
+        """Take the frames from here on with nothing special about them.
 
-        Nearly all frames are, and are cheap here. `receive()` would do the same with
-        them, one by one.
+        Nearly all have not, and are cheap here. `receive()` would do the same with
+        them, one by one. Returns where they end.
         """
-        if self._header_block or start + _FRAME_AND_MESSAGE.size > len(buffer):
-            return start
-        _, whose, _ = _FRAME_AND_MESSAGE.unpack_from(buffer, start)
+        whose = buffer[start + 4 : start + _FRAME.size]
         inbound = self._plain.get(whose)
-        if inbound is None or not inbound.whole:
+        if inbound is None or self._header_block:
             return start
-        limit = min(inbound.max_message_size, MAX_FRAME_SIZE - _MESSAGE.size)
-        begin = start
-        messages, start = _take(buffer, start, whose, limit)
-        inbound.messages += messages
-        consumed = start - begin - _FRAME.size * len(messages)
-        self._consumed += consumed
-        inbound.consumed += consumed
+        consumed = inbound.consumed
+        if inbound.missing:
+            start = inbound.receive_rest(buffer, start, whose)
+        if inbound.whole:
+            start = inbound.receive_whole(buffer, start, whose)
+        self._consumed += inbound.consumed - consumed
         return start
+
+    @property
+    def missing(self) -> int:
+        """How many bytes of a message are still to come; the most of any stream."""
+        return max((inbound.missing for inbound in self._streams.values()), default=0)
 
     def window_updates(self) -> bytes:
         """Return the frames that give back what was consumed, in large steps.
@@ -308,47 +201,12 @@ def _instead(first: bytes) -> str:
     return "; is this etcd's client port?"
 
 
-def take_messages(
-    buffer: bytes, start: int, whose: bytes, limit: int
-) -> tuple[list[bytes], int]:
-    """Take the frames from `start` on that are one whole message of one stream each.
-
-    Args:
-        buffer: what a server sent.
-        start: where a frame begins.
-        whose: the flags, the stream and the compressed flag that each has to have.
-        limit: of a message, in bytes.
-
-    Returns:
-        The messages, and where the last of these frames ends.
-    """
-    unpack_from, head = _FRAME_AND_MESSAGE.unpack_from, _FRAME_AND_MESSAGE.size
-    end = len(buffer)
-    messages = []
-    while start + head <= end:
-        word, other, size = unpack_from(buffer, start)
-        after = start + head + size
-        if (
-            other != whose
-            or word != (size + _MESSAGE.size) << 8 | _DATA
-            or size > limit
-            or after > end
-        ):
-            break
-        messages.append(buffer[start + head : after])
-        start = after
-    return messages, start
-
-
-_take = take_messages if speedups is None else speedups.take_messages
-
-
 def _whose(stream_id: int) -> bytes:
-    """No flags, the stream, no compression."""
-    return struct.pack(">BLB", 0, stream_id, 0)
+    """No flags, the stream."""
+    return struct.pack(">BL", 0, stream_id)
 
 
-def _unpad(payload: bytes) -> bytes:
+def _unpad(payload: memoryview) -> memoryview:
     # 6.1: one byte that says how much padding ends the frame.
     if not payload or payload[0] >= len(payload):
         raise StreamLost("a DATA frame has more padding than payload")

@@ -19,7 +19,8 @@ import h2.events
 import h2.exceptions
 import h2.settings
 
-from .frames import CONNECTION_WINDOW, MAX_FRAME_SIZE, STREAM_WINDOW
+from .frames import CONNECTION_WINDOW, STREAM_WINDOW
+from .messages import MAX_FRAME_SIZE
 from .metadata import Metadata, header_fields
 from .status import CallEnd, Status, StatusCode, StreamLost, TooManyPings
 

@@ -13,7 +13,7 @@ from typing import final
 import trio
 
 from trio_etcd_watch._channel import Channel
-from trio_etcd_watch._grpc.frames import Oversized
+from trio_etcd_watch._grpc.messages import Oversized
 from trio_etcd_watch._grpc.metadata import Metadata
 from trio_etcd_watch._grpc.status import CallEnd, Status, StatusCode, StreamLost
 from trio_etcd_watch._pb import watch_pb2 as pb
