@@ -25,6 +25,7 @@ from tests.support.peer import (
     encoded,
     grpc_message,
     header_frames,
+    pieces,
     raw_frame,
 )
 from trio_etcd_watch._grpc.connection import MAX_RECEIVE_SIZE, RECEIVE_SIZE
@@ -151,18 +152,48 @@ async def test_reads_are_larger_while_a_large_message_comes(
 
         monkeypatch.setattr(ends.connection._stream, "receive_some", receive)
         call, stream_id = await ends.accepted()
-        assert set(asked) == {RECEIVE_SIZE}
         for size, most in (
             (RECEIVE_SIZE - 100, RECEIVE_SIZE),
-            (200_000, 200_000),
+            (4 * RECEIVE_SIZE, 2 * RECEIVE_SIZE),
             (3 * 2**20, MAX_RECEIVE_SIZE),
         ):
             asked.clear()
-            await ends.peer.messages(stream_id, bytes(size))
+            parts = pieces(grpc_message(bytes(size)), 16_384)
+            frames = [data_frame(stream_id, part) for part in parts]
+            await ends.peer.raw(*frames)
             assert await call.receive() == [bytes(size)]
             await wait_all_tasks_blocked()
-            assert most - 2**15 <= max(asked) <= most
+            # Of a frame that has not come whole, nothing counts yet.
+            assert most <= max(asked) < most + 2**15
+            assert max(asked) <= MAX_RECEIVE_SIZE
             assert asked[-1] == RECEIVE_SIZE
+        # Where it comes in small pieces, no room is made for large ones.
+        asked.clear()
+        for frame in frames:
+            await ends.peer.raw(frame)
+            await wait_all_tasks_blocked()
+        assert await call.receive() == [bytes(size)]
+        assert set(asked) == {RECEIVE_SIZE}
+
+
+async def test_a_flood_beside_a_message_that_does_not_end(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    async with connected(max_message_size=2**22) as ends:
+        receive_some = ends.connection._stream.receive_some
+
+        async def receive(max_bytes: int) -> bytes | bytearray:
+            asked.append(max_bytes)
+            return await receive_some(max_bytes)
+
+        _, stream_id = await ends.accepted()
+        begun = data_frame(stream_id, grpc_message(bytes(2**21))[:1000])
+        monkeypatch.setattr(ends.connection._stream, "receive_some", receive)
+        await ends.peer.raw(begun, raw_frame(0xFA, 0, 0, b"") * (2**20 // 9))
+        await wait_all_tasks_blocked()
+        assert len(asked) > 10
+        assert set(asked) == {RECEIVE_SIZE}
 
 
 async def test_several_calls_at_once(autojump_clock: MockClock) -> None:

@@ -32,8 +32,10 @@ millisecond, so that a flood leaves other tasks their turns. Smaller batches wak
 often the many watches that one brings events for."""
 
 MAX_RECEIVE_SIZE = 2**20
-"""Read at once, in bytes, while a message is on its way that is as large: nothing is to
-be handed on before it is whole, and each read is two turns of Trio's loop."""
+"""Read at once, in bytes, of a message that is as large and comes as fast: nothing is to
+be handed on before it is whole, and each read is two turns of Trio's loop. Where less
+comes, as it does through TLS, room for so much costs more than it brings; and a flood of
+anything else must not hide behind a message that never ends."""
 
 Deliver: TypeAlias = Callable[[list[bytes | Oversized]], None]
 """What takes the messages of a call. Quick: meanwhile nothing is read."""
@@ -226,14 +228,15 @@ class Connection:
 
     @trio.lowlevel.enable_ki_protection
     async def _read(self) -> None:
+        size = RECEIVE_SIZE
         try:
             while not self.lost:
-                size = min(max(RECEIVE_SIZE, self._frames.missing), MAX_RECEIVE_SIZE)
                 data = bytes(await self._stream.receive_some(size))
                 if not data:
                     raise StreamLost("the server closed the connection")
                 self._heard = trio.current_time()
                 self._answered.set()
+                missing = self._frames.missing
                 self._receive(data)
                 if len(data) < size:
                     # No more is there yet. Those that were woken run in the next pass
@@ -241,6 +244,9 @@ class Connection:
                     # price of reading nothing is not on their way.
                     await trio.lowlevel.checkpoint()
                     await trio.lowlevel.checkpoint()
+                    size = RECEIVE_SIZE
+                else:
+                    size = self._next_size(len(data), missing)
         except trio.BrokenResourceError as exc:
             self._lose(StreamLost(f"connection broken: {exc.__cause__ or exc}"))
         except StreamLost as exc:
@@ -299,6 +305,18 @@ class Connection:
             self._flush.set()
         if len(self._unsent) > MAX_UNSENT:
             raise StreamLost("the server sends, but does not read")
+
+    def _next_size(self, size: int, missing: int) -> int:
+        """Return how much to read next, after a full read of so many bytes.
+
+        Args:
+            size: of that read.
+            missing: how many bytes a message lacked before it.
+        """
+        missing_now = self._frames.missing
+        if missing - missing_now <= size // 2:
+            return RECEIVE_SIZE
+        return min(max(RECEIVE_SIZE, missing_now), MAX_RECEIVE_SIZE)
 
     def _handle(self, event: Event) -> None:
         match event:
