@@ -34,8 +34,8 @@ often the many watches that one brings events for."""
 MAX_RECEIVE_SIZE = 2**20
 """Read at once, in bytes, of a message that is as large and comes as fast: nothing is to
 be handed on before it is whole, and each read is two turns of Trio's loop. Where less
-comes, as it does through TLS, room for so much costs more than it brings; and a flood of
-anything else must not hide behind a message that never ends."""
+comes, room for so much costs more than it brings; and a flood of anything else must not
+hide behind a message that never ends."""
 
 Deliver: TypeAlias = Callable[[list[bytes | Oversized]], None]
 """What takes the messages of a call. Quick: meanwhile nothing is read."""
