@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import trio
 
-from tests.support.cli import objects, open_cli, run_cli
+from tests.support.cli import Cli, objects, open_cli, run_cli
 from tests.support.helpers import LIMIT, eventually
 from trio_etcd_watch import open_watcher
 from trio_etcd_watch.testing import Etcd, open_etcd
@@ -43,6 +43,14 @@ async def history(etcd: Etcd, first: int, last: int) -> list[int]:
 
 def revisions_of(lines: list[Any]) -> list[int]:
     return [line["kv"]["mod_revision"] for line in lines]
+
+
+async def revisions_until(cli: Cli, last: int) -> list[int]:
+    """What it has printed, once it is that far."""
+    revisions = revisions_of(await cli.objects(1))
+    while revisions[-1] < last:
+        revisions = revisions_of(await cli.objects(len(revisions) + 1))
+    return revisions
 
 
 def command(etcd: Etcd, start: int, bookmark: Path) -> list[str]:
@@ -82,9 +90,7 @@ async def follow(
         nursery.cancel_scope.cancel()
     last = await etcd.put("k", "last")
     async with open_cli(*arguments) as cli:
-        revisions: list[int] = [0]
-        while revisions[-1] < last:
-            revisions = revisions_of(await cli.objects(len(revisions)))
+        revisions = await revisions_until(cli, last)
         await cli.end()
     return [*printed, revisions], await history(etcd, start, last)
 
@@ -110,26 +116,29 @@ async def test_nothing_is_lost_over_crashes(any_etcd: Etcd, tmp_path: Path) -> N
 async def test_nothing_is_lost_or_repeated_over_kills_of_the_server(
     etcd: Etcd, tmp_path: Path
 ) -> None:
-    """And the program is started anew every fifth time."""
+    """And the program is started again every fifth time.
+
+    What there was to print says the server: etcd 3.5.0 to 3.5.2 may lose what they have
+    acknowledged when they are killed (etcd#13766), and give its revision out again.
+    """
     bookmark = tmp_path / "mark"
-    arguments = command(etcd, await etcd.revision() + 1, bookmark)
-    written: list[int] = []
+    start = last = await etcd.revision() + 1
+    arguments = command(etcd, start, bookmark)
     seen: list[int] = []
     for _ in range(4):
         async with open_cli(*arguments) as cli:
-            before = len(seen)
             for _ in range(KILLS // 4):
-                written += [await etcd.put(f"k{i}", "1") for i in range(5)]
+                for number in range(5):
+                    await etcd.put(f"k{number}", "1")
                 await etcd.kill()
                 await etcd.start()
-                written.append(await etcd.put("k", "2"))
-            lines = await cli.objects(len(written) - before)
+                last = await etcd.put("k", "2")
+            seen += await revisions_until(cli, last)
             assert await cli.end() == -signal.SIGTERM
-        seen += revisions_of(lines)
-        written += [await etcd.put("k", "in between")]
+        last = await etcd.put("k", "in between")
     async with open_cli(*arguments) as cli:
-        seen += revisions_of(await cli.objects(1))
-    assert seen == written
+        seen += await revisions_until(cli, last)
+    assert seen == await history(etcd, start, last)
 
 
 async def test_it_is_there_from_the_beginning(any_etcd: Etcd, tmp_path: Path) -> None:
