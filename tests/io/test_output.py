@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,7 +13,14 @@ import trio
 import trio.testing
 
 from tests.support.helpers import LIMIT
-from trio_etcd_watch._cli.output import PIECE, Output, OutputError, gathered
+from trio_etcd_watch._cli.output import (
+    DISK_LIMIT,
+    GRACE,
+    PIECE,
+    Output,
+    OutputError,
+    gathered,
+)
 
 MUCH = b"x" * 200_000
 """More than a pipe holds."""
@@ -84,13 +91,51 @@ async def test_a_reader_in_time_gets_all_of_it(pipe: Pipe) -> None:
     assert scope.cancelled_caught
 
 
+@pytest.mark.parametrize("told", ["while it is noted", "while it is written"])
+@pytest.mark.parametrize("seconds", [DISK_LIMIT, DISK_LIMIT + 2 * GRACE])
+async def test_a_disk_that_is_slow_at_the_end(
+    pipe: Pipe, told: str, seconds: float, mock_clock: trio.testing.MockClock
+) -> None:
+    """What was printed is noted though it takes a while; no disk is waited for forever."""
+    output = Output(pipe.write_end)
+    may_write, is_written, may_note, noted = (threading.Event() for _ in range(4))
+
+    def parts() -> Iterator[bytes]:
+        yield b"a"
+        assert may_write.wait(LIMIT)
+
+    def note() -> None:
+        is_written.set()
+        assert may_note.wait(LIMIT)
+        noted.set()
+
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(output.write, parts(), note)
+            await trio.testing.wait_all_tasks_blocked()
+            if told == "while it is noted":
+                may_write.set()
+                await trio.to_thread.run_sync(is_written.wait, LIMIT)
+            output.hurry()
+            scope.cancel()
+            with trio.CancelScope(shield=True):
+                may_write.set()
+                await trio.to_thread.run_sync(is_written.wait, LIMIT)
+                mock_clock.jump(seconds)
+                await trio.testing.wait_all_tasks_blocked()
+                assert bool(nursery.child_tasks) == (seconds == DISK_LIMIT)
+                may_note.set()
+    assert scope.cancelled_caught
+    assert noted.wait(LIMIT)
+
+
 def end_of_writer(output: Output, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """What is set when the thread that writes ends, left behind or not."""
     ended, write = threading.Event(), output._write
 
-    def write_and_say_so(parts: Iterable[bytes], then: Callable[[], None]) -> None:
+    def write_and_say_so(parts: Iterable[bytes]) -> None:
         try:
-            write(parts, then)
+            write(parts)
         finally:
             ended.set()
 
