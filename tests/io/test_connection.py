@@ -12,6 +12,7 @@ from tests.support.connection import (
     INITIAL_WINDOW_SIZE,
     PATH,
     Caller,
+    Ends,
     connected,
     drain,
     lost,
@@ -139,18 +140,25 @@ async def test_message_over_the_limit(autojump_clock: MockClock) -> None:
         ]
 
 
+def sizes_asked(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How much each read from now on may bring."""
+    asked: list[int] = []
+    stream = ends.connection._stream
+    receive_some = stream.receive_some
+
+    async def receive(max_bytes: int) -> bytes | bytearray:
+        asked.append(max_bytes)
+        return await receive_some(max_bytes)
+
+    monkeypatch.setattr(stream, "receive_some", receive)
+    return asked
+
+
 async def test_reads_are_larger_while_a_large_message_comes(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[int] = []
     async with connected(max_message_size=2**22) as ends:
-        receive_some = ends.connection._stream.receive_some
-
-        async def receive(max_bytes: int) -> bytes | bytearray:
-            asked.append(max_bytes)
-            return await receive_some(max_bytes)
-
-        monkeypatch.setattr(ends.connection._stream, "receive_some", receive)
+        asked = sizes_asked(ends, monkeypatch)
         call, stream_id = await ends.accepted()
         for size, most in (
             (RECEIVE_SIZE - 100, RECEIVE_SIZE),
@@ -179,17 +187,10 @@ async def test_reads_are_larger_while_a_large_message_comes(
 async def test_a_flood_beside_a_message_that_does_not_end(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[int] = []
     async with connected(max_message_size=2**22) as ends:
-        receive_some = ends.connection._stream.receive_some
-
-        async def receive(max_bytes: int) -> bytes | bytearray:
-            asked.append(max_bytes)
-            return await receive_some(max_bytes)
-
         _, stream_id = await ends.accepted()
         begun = data_frame(stream_id, grpc_message(bytes(2**21))[:1000])
-        monkeypatch.setattr(ends.connection._stream, "receive_some", receive)
+        asked = sizes_asked(ends, monkeypatch)
         await ends.peer.raw(begun, raw_frame(0xFA, 0, 0, b"") * (2**20 // 9))
         await wait_all_tasks_blocked()
         assert len(asked) > 10
