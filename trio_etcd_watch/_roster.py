@@ -1,7 +1,8 @@
 """The watches of one stream: in which state each is, and what is asked for it.
 
-Sans-IO. It knows requests and nothing of replies; `_session` says what those mean. A
-watch is in one state. Only `LIVE` has a watch id, and an id is canceled once.
+Sans-IO. It knows requests and nothing of replies; `_session` says what those mean. It is
+the one register of watches: each that its user has not left is in one roster, that of the
+stream which serves it, or which has ended its service.
 """
 
 from __future__ import annotations
@@ -11,7 +12,15 @@ from collections.abc import Iterable
 from ._creations import Creations
 from ._grpc.status import StreamLost
 from ._requests import WatchSpec, cancel_request, create_request, progress_request
-from ._subscription import State, Subscription
+from ._subscription import (
+    MAX_PREV_KV_TRIES,
+    Creating,
+    Ended,
+    Parked,
+    Resuming,
+    State,
+    Subscription,
+)
 
 MAX_UNKNOWN_IDS = 10_000
 """Watch ids on one stream that nobody knows. A server that is well sends a few, for
@@ -23,6 +32,7 @@ class Roster:
 
     def __init__(self) -> None:
         self._connected = False
+        # Also those that have failed, until their users leave.
         self._subscriptions: dict[Subscription, None] = {}
         self._live: dict[int, Subscription] = {}
         self._creations = Creations()
@@ -41,9 +51,19 @@ class Roster:
     # The user's side
 
     @property
-    def subscriptions(self) -> Iterable[Subscription]:
-        """The watches that have neither failed nor been left."""
+    def registered(self) -> Iterable[Subscription]:
+        """The watches that have not been left, in the order of their opening."""
         return self._subscriptions.keys()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether all watches have been left."""
+        return not self._subscriptions
+
+    @property
+    def subscriptions(self) -> list[Subscription]:
+        """The watches that have neither failed nor been left."""
+        return [each for each in self._subscriptions if each.state is not State.ENDED]
 
     def open(self, spec: WatchSpec) -> Subscription:
         """Add a watch. Its creation is sent now, or when there is a stream."""
@@ -58,8 +78,13 @@ class Roster:
 
     def close(self, subscription: Subscription) -> None:
         """Forget a watch, and cancel it on the server; one that has ended may come."""
+        self.end(subscription)
+        self._subscriptions.pop(subscription, None)
+
+    def end(self, subscription: Subscription) -> None:
+        """Cancel a watch on the server, and expect nothing more of it."""
         if subscription.state is State.LIVE:
-            self._leave(subscription)
+            self._drop_id(subscription)
         elif subscription.state is State.CREATING:
             self._creations.abandoned += 1
         self._end(subscription)
@@ -91,14 +116,14 @@ class Roster:
                 self._create(subscription)
 
     def disconnect(self) -> None:
-        """The stream is gone, with what belongs to it (stream_state_dies)."""
+        """The stream is gone, with what belongs to it (stream_state_dies).
+
+        whole_revisions: with the phase go its fragments, which are sent again.
+        """
         self._connected = False
         for subscription in self._subscriptions:
             if subscription.state in (State.LIVE, State.CREATING):
-                subscription.state = State.RESUMING
-            subscription.expect_prev_kv()
-            # whole_revisions: one that never came whole is sent again.
-            subscription.fragments.clear()
+                subscription.phase = Resuming()
         self._live.clear()
         self._creations.clear()
         self._canceled.clear()
@@ -108,6 +133,16 @@ class Roster:
         self._asks_progress = False
         self._unproved.clear()
         self._proved = 0
+
+    def note_loss(self, reason: str, now: float) -> None:
+        """Note why there is no stream, and since when.
+
+        Tries that fail do not make it shorter. A watch that is parked has none anyway.
+        """
+        for subscription in self.subscriptions:
+            subscription.last_loss = reason
+            if subscription.lost_at is None and subscription.state is not State.PARKED:
+                subscription.lost_at = now
 
     @property
     def unanswered(self) -> int:
@@ -150,20 +185,31 @@ class Roster:
 
     # Steps
 
-    def _repeat(self, subscription: Subscription) -> None:
+    def _repeat(
+        self, subscription: Subscription, prev_kv_tries: int | None = None
+    ) -> None:
         """Create a live watch again; what comes of its present creation is dropped.
 
         For prev_kv: etcd begins to send before it has noted that it is wanted
         (recvLoop, v3rpc/watch.go), so now and then the first responses come without.
-        """
-        self._leave(subscription)
-        self._create(subscription)
 
-    def _create(self, subscription: Subscription) -> None:
+        Args:
+            subscription: the watch.
+            prev_kv_tries: that are left, where this is one; None where it is not.
+        """
+        self._drop_id(subscription)
+        self._create(subscription, prev_kv_tries)
+
+    def _create(
+        self, subscription: Subscription, prev_kv_tries: int | None = None
+    ) -> None:
         if not self._connected:
-            subscription.state = State.RESUMING
+            subscription.phase = Resuming()
             return
-        subscription.state = State.CREATING
+        if prev_kv_tries is None:
+            # previous_value_retried: on each stream.
+            prev_kv_tries = MAX_PREV_KV_TRIES if subscription.spec.prev_kv else 0
+        subscription.phase = Creating(prev_kv_tries)
         if self._creations.add(subscription):
             self._request(subscription)
 
@@ -189,27 +235,34 @@ class Roster:
                 raise StreamLost("the server makes up watch ids")
             self._cancel(watch_id)
 
-    def _leave(self, subscription: Subscription) -> None:
-        """Take a live watch off the stream; what is in flight for it is dropped.
+    def _drop_id(self, subscription: Subscription) -> None:
+        """Cancel a live watch on the server; what is in flight for it is dropped.
 
-        live_ids_only: nothing under its id is listened to any more.
+        live_ids_only: nothing under its id is listened to any more. The caller says in
+        which phase it is then.
         """
-        del self._live[subscription.watch_id]
-        self._cancel(subscription.watch_id)
-        subscription.fragments.clear()
-        subscription.expect_prev_kv()
+        watch_id = subscription.live.watch_id
+        del self._live[watch_id]
+        self._cancel(watch_id)
 
-    def _expel(self, subscription: Subscription) -> None:
+    def _park(self, subscription: Subscription) -> None:
+        self._drop_id(subscription)
+        subscription.phase = Parked()
+
+    def _doubt(self, subscription: Subscription) -> None:
+        """Take nothing from this member before it is known why it is behind."""
+        self._drop_id(subscription)
+        subscription.phase = Resuming()
+        self._unproved[subscription] = None
+
+    def _expel(self, subscription: Subscription, now: float) -> None:
         """Give a watch up to a stream that comes with a new token."""
-        subscription.state = State.RESUMING
-        subscription.expulsions += 1
-        subscription.fragments.clear()
-        subscription.expect_prev_kv()
+        subscription.phase = Resuming()
+        if subscription.lost_at is None:
+            subscription.lost_at = now
         del self._subscriptions[subscription]
         self._expelled.append(subscription)
 
     def _end(self, subscription: Subscription) -> None:
-        subscription.state = State.ENDED
-        subscription.fragments.clear()
-        self._subscriptions.pop(subscription, None)
+        subscription.phase = Ended()
         self._unproved.pop(subscription, None)

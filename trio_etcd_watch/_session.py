@@ -1,22 +1,19 @@
-"""One Watch stream without its I/O: which watches are on it, and what a reply means.
+"""One Watch stream without its I/O: what a message means, and who gets what of it.
 
-Decoded responses and the user's wishes go in; requests to send and deliveries for
-the watches come out. The rules that a change must keep go by the names under which
-docs/explanation/guarantees.md has them. Those of the cursor are in `_cursor`; the others:
+What a read has brought and the user's wishes go in; requests to send and deliveries for
+the watches come out. `_roster` has the watches and the requests, `_lifecycle` how a watch
+begins and ends, and here is what comes in between. The rules that a change must keep go by
+the names under which docs/explanation/guarantees.md has them. Those of the cursor are in
+`_cursor`, those of creations and refusals in `_lifecycle`; the others:
 
-replies_matched
-    Every creation sent has its reply; `_creations` says whose it is.
 live_ids_only
-    A watch is in one state. Only `LIVE` has a watch id, and only ids of live watches
+    A watch is in one phase. Only a live one has a watch id, and only ids of live watches
     are listened to; anything under another id is answered with one cancel.
 reliable, unread_survives
     What is delivered moves the cursor in the same step, and what is dropped does not:
     so what was dropped is asked for again, and what was delivered is not.
 stream_state_dies
     A stream that breaks takes ids, queue and fragments with it. Cursors stay.
-isolated, own_token_trouble
-    An error belongs to one watch, and so does a refused token: a watch that needs a new
-    one is expelled, for a stream that has it, and its neighbours go on.
 parked_at_bound, woken_at_half
     A watch that its user does not drain is *parked*: canceled on the server, and created
     again from its cursor when half of what it holds has been taken.
@@ -24,45 +21,34 @@ parked_at_bound, woken_at_half
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import takewhile
 
-from ._cursor import MAX_REVISION
+from ._batches import merge_batch, split_batches
 from ._errors import (
-    AuthenticationError,
-    ClusterChangedError,
-    HistoryLostError,
-    PermissionDeniedError,
     RpcError,
-    WatchError,
 )
-from ._grpc.status import StatusCode, StreamLost
+from ._grpc.messages import Oversized
+from ._grpc.status import StatusCode
+from ._lifecycle import Lifecycle
 from ._responses import (
     Event,
     RawResponse,
     WatchResponse,
     changes_of,
     decode,
+    watch_id_of_head,
 )
-from ._roster import Roster
-from ._runs import merge_run
-from ._subscription import BROADCAST_ID, Delivery, State, Subscription
-from ._verdicts import (
-    MAX_REFUSED_TOKENS,
-    Call,
-    Verdict,
-    error_of_cancel,
-    status_of_reason,
-    verdict_on,
+from ._subscription import (
+    BROADCAST_ID,
+    Delivery,
+    Subscription,
 )
+from ._tokens import StreamTokens
 
 MAX_FRAGMENTS = 65_536
 """Of one response. etcd's are of 2 MiB; endless empty ones have to end too."""
 
-
-LARGE_REQUEST = 262_144
-"""Bytes of a key and range_end that may be over the limit of a server: etcd's is 1.5 MiB
-and 512 KiB, unless told otherwise."""
 
 MAX_OVERSIZED = 20
 """How many responses over the limit in a row a watch may be created again for. What etcd
@@ -70,88 +56,55 @@ has ready before it announces the watch is not split, and a busy server was four
 a row that quick; what is one event above the limit is so each time."""
 
 
-class Session(Roster):
+class Session(Lifecycle):
     """The watches of one stream, across all its reconnects.
 
     Args:
         max_message_size: bound, in bytes, of a message, and of a revision that is
             joined from fragments.
-        can_authenticate: whether a new stream would come with a new token.
-        has_new_token: whether the present one has come with one, so that what it may
-            not read is no matter of its token.
+        tokens: what a refused token means.
+
+    Attributes:
+        bytes_received: of messages that were not over the limit, on all streams so far.
     """
 
     def __init__(
         self,
         *,
         max_message_size: int,
-        can_authenticate: bool = False,
-        has_new_token: Callable[[], bool] = lambda: False,
+        tokens: StreamTokens | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(tokens or StreamTokens())
+        self.bytes_received: int = 0
         self._max_message_size = max_message_size
-        self._can_authenticate = can_authenticate
-        self._has_new_token = has_new_token
 
-    def prove(self, revision: int, watches: Iterable[Subscription]) -> list[Delivery]:
-        """Take the cluster's newest revision, as a linearizable read has it.
-
-        lost_history_found: what is behind what it has told is another history, and that
-        watch fails. lag_is_no_loss: otherwise only the member lags.
-
-        Args:
-            revision: the newest when the read was made.
-            watches: that were `unproved` before it; a later one may have been told more
-                meanwhile.
-        """
-        self._proved = max(self._proved, revision)
-        failed = []
-        for subscription in watches:
-            if subscription not in self._unproved:
-                continue
-            del self._unproved[subscription]
-            told = subscription.cursor.told
-            if told > self._proved:
-                error = HistoryLostError(told, revision)
-                failed.append(self._fail(subscription, error))
-            else:
-                self._create(subscription)
-        return failed
-
-    def receive(self, response: RawResponse) -> Sequence[Delivery]:
-        """Take one response of the stream; return what the watches get of it.
-
-        Raises:
-            StreamLost: it cannot be known whose replies are whose. Open a new one.
-        """
-        if response.created:
-            return self._receive_created(response)
-        if response.canceled or response.compact_revision:
-            return self._receive_canceled(response)
-        watch_id = response.watch_id
-        subscription = self._live.get(watch_id)
-        if subscription is None:
-            if watch_id == BROADCAST_ID and not response.events:
-                return self._receive_broadcast(response)
-            self._cancel_unknown(watch_id)
-            return ()
-        if response.fragment or subscription.fragments.count:
-            return self._receive_fragment(subscription, response)
-        if response.events:
-            size = response.size
-            return self._receive_events(subscription, response, response.events, size)
-        return self._receive_progress(subscription, response)
-
-    def receive_run(self, run: Sequence[bytes]) -> Iterator[Delivery]:
-        """Take responses that are alike: as one if that is the same, or else in turn.
+    def receive_messages(
+        self, messages: Sequence[bytes | Oversized], now: float
+    ) -> Iterator[Delivery]:
+        """Take what one read of the connection has brought, whole.
 
         Hand on each delivery before asking for the next: its cursor has moved, and
-        what follows may raise.
+        what follows may raise. Of one watch they come in order.
+
+        Args:
+            messages: in the order in which they came.
+            now: the time.
 
         Raises:
-            StreamLost: one cannot be parsed; or as `receive()`.
+            StreamLost: a message cannot be parsed, or it cannot be known whose replies
+                are whose. Open a new stream.
         """
-        merged = merge_run(run) if len(run) > 1 else None
+        for batch in split_batches(messages):
+            if isinstance(batch, Oversized):
+                watch_id = watch_id_of_head(batch.head)
+                yield from self._receive_oversized(watch_id, batch.size)
+            else:
+                self.bytes_received += sum(map(len, batch))
+                yield from self._receive_batch(batch, now)
+
+    def _receive_batch(self, batch: Sequence[bytes], now: float) -> Iterator[Delivery]:
+        """Take responses that are alike: as one if that is the same, or else in turn."""
+        merged = merge_batch(batch) if len(batch) > 1 else None
         if merged is not None:
             subscription = self._live.get(merged.watch_id)
             if subscription is not None and self._may_merge(subscription, merged):
@@ -159,15 +112,35 @@ class Session(Roster):
                     subscription, merged, merged.events, merged.size
                 )
                 return
-        for message in run:
-            yield from self.receive(decode(message))
+        for message in batch:
+            yield from self._receive(decode(message), now)
 
-    def receive_oversized(self, watch_id: int, size: int) -> Sequence[Delivery]:
+    def _receive(self, response: RawResponse, now: float) -> Sequence[Delivery]:
+        """Take one response of the stream; return what the watches get of it."""
+        if response.created:
+            return self._receive_created(response, now)
+        if response.canceled or response.compact_revision:
+            return self._receive_canceled(response, now)
+        watch_id = response.watch_id
+        subscription = self._live.get(watch_id)
+        if subscription is None:
+            if watch_id == BROADCAST_ID and not response.events:
+                return self._receive_broadcast(response)
+            self._cancel_unknown(watch_id)
+            return ()
+        if response.fragment or subscription.live.fragments.count:
+            return self._receive_fragment(subscription, response)
+        if response.events:
+            size = response.size
+            return self._receive_events(subscription, response, response.events, size)
+        return self._receive_progress(subscription, response)
+
+    def _receive_oversized(self, watch_id: int, size: int) -> Sequence[Delivery]:
         """Take note of a response that was longer than the limit, and thrown away.
 
-        fragments_on_demand: it is asked for again in fragments. What is too long then is one event; or else
-        events that were ready before the server had announced the watch, which it does
-        not split: another try is likely to fare better.
+        fragments_on_demand: it is asked for again in fragments. What is too long then is
+        one event; or else events that were ready before the server had announced the
+        watch, which it does not split: another try is likely to fare better.
         """
         subscription = self._live.get(watch_id)
         if subscription is None:
@@ -180,154 +153,26 @@ class Session(Roster):
         self._repeat(subscription)
         return ()
 
-    def refuse(self, error: RpcError) -> Sequence[Delivery]:
-        """The server refuses the stream, as it may for the sake of one creation.
-
-        Which one cannot be told while several are sent at once, so from now on each
-        waits for the reply to the one before. Call it before `disconnect()`.
-        """
-        suspects = self._creations.sent(self._unsent)
-        if len(suspects) == 1:
-            return [self._fail(suspects[0], error)]
-        self._creations.pipelined = False
-        return ()
-
-    def refuse_largest(self, error: RpcError) -> Sequence[Delivery]:
-        """The stream ended over a message too large for the server, or for a proxy.
-
-        Only a creation that is large itself is to blame for it: that may also have been
-        a response. Call it before `disconnect()`.
-        """
-        return [
-            self._fail(subscription, error)
-            for subscription in self._creations.sent(self._unsent)
-            if len(subscription.spec.key) + len(subscription.spec.range_end)
-            > LARGE_REQUEST
-        ]
-
-    def halt(self, error: WatchError) -> Sequence[Delivery]:
-        """The stream cannot be had again: every watch on it fails."""
-        return [
-            Delivery(subscription, error, subscription.cursor.next_revision)
-            for subscription in self._end_all()
-        ]
-
     # Replies
-
-    def _receive_created(self, response: RawResponse) -> Sequence[Delivery]:
-        subscription = self._creations.reply()
-        if subscription is None:
-            # No server does this; the watch is nobody's.
-            if not response.canceled:
-                self._cancel_unknown(response.watch_id)
-            return ()
-        if not response.canceled:
-            self._creations.check_order(response.watch_id)
-        if following := self._creations.next_to_send():
-            self._request(following)
-        # Servers before 3.4.22 and 3.5.6 refuse with id 0 instead of -1, so the id
-        # says nothing about success.
-        if response.canceled:
-            self._repeat_silenced(response.watch_id)
-        if subscription.state is not State.CREATING:
-            if not response.canceled:
-                self._cancel(response.watch_id)
-            return ()
-        if response.canceled:
-            return self._receive_refusal(subscription, response)
-        return self._receive_confirmation(subscription, response)
-
-    def _receive_confirmation(
-        self, subscription: Subscription, response: RawResponse
-    ) -> Sequence[Delivery]:
-        if response.watch_id in self._live:
-            raise StreamLost(f"the server gave the watch id {response.watch_id} twice")
-        known = subscription.cluster_id
-        # etcd's grpc-proxy makes the header up where it has the same watch already.
-        made_up = not response.cluster_id
-        subscription.state = State.LIVE
-        subscription.watch_id = response.watch_id
-        subscription.refused_tokens = 0
-        subscription.created_revision = MAX_REVISION if made_up else response.revision
-        self._live[response.watch_id] = subscription
-        if known and response.cluster_id and response.cluster_id != known:
-            # same_cluster
-            error = ClusterChangedError(known, response.cluster_id)
-            return [self._fail(subscription, error)]
-        subscription.cluster_id = known or response.cluster_id
-        told = subscription.cursor.told
-        if response.revision < told and told > self._proved and not made_up:
-            # The member lags, or the cluster has lost history: nothing may be taken
-            # for its continuation before that is known.
-            self._leave(subscription)
-            subscription.state = State.RESUMING
-            self._unproved[subscription] = None
-            return ()
-        subscription.lost_at = None
-        subscription.cursor.created(response.revision, made_up=made_up)
-        if subscription.confirmed and not subscription.spec.resume_notify:
-            return ()
-        subscription.confirmed = True
-        return [self._delivery(subscription, WatchResponse(response))]
-
-    def _receive_canceled(self, response: RawResponse) -> Sequence[Delivery]:
-        watch_id = response.watch_id
-        subscription = self._live.get(watch_id)
-        if subscription is None:
-            # The answer to a cancel of ours: nothing follows under this id.
-            self._canceled.discard(watch_id)
-            return ()
-        if response.compact_revision:
-            # compacted_id_freed: etcd keeps it until it is canceled, and withholds
-            # progress from the whole stream meanwhile.
-            error = error_of_cancel(WatchResponse(response))
-            return [self._fail(subscription, error)]
-        del self._live[watch_id]
-        return self._receive_refusal(subscription, response)
-
-    def _receive_refusal(
-        self, subscription: Subscription, response: RawResponse
-    ) -> Sequence[Delivery]:
-        error: WatchError = error_of_cancel(
-            WatchResponse(response), anonymous=not self._can_authenticate
-        )
-        status = status_of_reason(response.cancel_reason)
-        denied = isinstance(error, PermissionDeniedError)
-        needs_token = verdict_on(Call.CREATION, status) is Verdict.NEW_TOKEN or (
-            # The servers that refuse under another id than -1 call an expired token
-            # "permission denied" too: a new one tells.
-            denied and response.watch_id != BROADCAST_ID and not self._has_new_token()
-        )
-        if needs_token and self._can_authenticate:
-            # refused_tokens_bounded
-            subscription.refused_tokens += 1
-            if subscription.refused_tokens <= MAX_REFUSED_TOKENS:
-                self._expel(subscription)
-                return ()
-        if needs_token and not denied:
-            error = AuthenticationError(StatusCode.UNAUTHENTICATED, status.message)
-        self._end(subscription)
-        return [self._delivery(subscription, error)]
 
     def _receive_broadcast(self, response: RawResponse) -> Sequence[Delivery]:
         # answers_move_nothing, and answers_not_overtaking: etcd answers [progress,
         # creation] with the events last.
         revision = response.revision
         return [
-            self._delivery(subscription, WatchResponse(response))
+            self._delivery(subscription, response)
             for subscription in self._live.values()
-            if subscription.created_revision < revision
+            if subscription.live.created_revision < revision
             or subscription.cursor.next_revision > revision
         ]
 
     def _receive_progress(
         self, subscription: Subscription, response: RawResponse
     ) -> Sequence[Delivery]:
-        subscription.expulsions = 0
+        subscription.tokens.expulsions = 0
         subscription.cursor.progressed(response.revision)
         shown = subscription.spec.progress_notify
-        item = WatchResponse(response) if shown else None
-        return [self._delivery(subscription, item)]
+        return [self._delivery(subscription, response if shown else None)]
 
     def _receive_events(
         self,
@@ -349,30 +194,29 @@ class Session(Roster):
         if not events:
             return ()
         # previous_value_retried; what only creates keys says nothing of it.
-        if subscription.prev_kv_tries and (changes := changes_of(events)):
+        live = subscription.live
+        if live.prev_kv_tries and (changes := changes_of(events)):
             if all(event.prev_kv is None for event in changes):
-                tries = subscription.prev_kv_tries - 1
-                self._repeat(subscription)
-                subscription.prev_kv_tries = tries
+                self._repeat(subscription, live.prev_kv_tries - 1)
                 return ()
-            subscription.prev_kv_tries = 0
+            live.prev_kv_tries = 0
         count = len(events)
-        subscription.expulsions = subscription.oversized = 0
+        subscription.tokens.expulsions = subscription.oversized = 0
         cursor.delivered(last)
         subscription.unread += count
         subscription.unread_bytes += size
         if subscription.is_full:
-            self._leave(subscription)
-            subscription.state = State.PARKED
+            self._park(subscription)
         item = WatchResponse(response, events)
-        return [Delivery(subscription, item, cursor.next_revision, count, size)]
+        told = response.revision
+        return [Delivery(subscription, item, cursor.next_revision, count, size, told)]
 
     def _receive_fragment(
         self, subscription: Subscription, response: RawResponse
     ) -> Sequence[Delivery]:
         """Hand on the revisions that are complete; keep what of the last has come."""
         subscription.oversized = 0
-        fragments = subscription.fragments
+        fragments = subscription.live.fragments
         come = fragments.size + response.size
         events = fragments.add(response)
         if fragments.size > self._max_message_size or fragments.count > MAX_FRAGMENTS:
@@ -388,30 +232,11 @@ class Session(Roster):
     def _may_merge(subscription: Subscription, merged: RawResponse) -> bool:
         spec = subscription.spec
         return (
-            not subscription.prev_kv_tries
-            and not subscription.fragments.count
+            not subscription.live.prev_kv_tries
+            and not subscription.live.fragments.count
             and subscription.unread + len(merged.events) <= spec.max_buffered_events
             and subscription.unread_bytes + merged.size <= spec.max_buffered_bytes
         )
-
-    def _repeat_silenced(self, watch_id: int) -> None:
-        """Create again the live watch whose id the server used for a refusal.
-
-        silenced_recreated: servers before 3.4.22 and 3.5.6 refuse a creation under id 0, and from then on
-        hold back the events of the watch that has this id.
-        """
-        if subscription := self._live.get(watch_id):
-            self._repeat(subscription)
-
-    def _end_all(self) -> list[Subscription]:
-        ended = list(self._subscriptions)
-        for subscription in ended:
-            self.close(subscription)
-        return ended
-
-    def _fail(self, subscription: Subscription, error: WatchError) -> Delivery:
-        self.close(subscription)
-        return self._delivery(subscription, error)
 
     def _too_large(self, size: int) -> RpcError:
         return RpcError(
@@ -419,9 +244,3 @@ class Session(Roster):
             f"a message of {size} bytes, which the server does not split, is over the "
             f"limit of {self._max_message_size}; raise Channel(max_message_size=...)",
         )
-
-    @staticmethod
-    def _delivery(
-        subscription: Subscription, item: WatchResponse | WatchError | None
-    ) -> Delivery:
-        return Delivery(subscription, item, subscription.cursor.next_revision)

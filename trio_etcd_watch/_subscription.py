@@ -1,18 +1,22 @@
 """One watch as its session sees it: where it stands, and what is delivered for it.
 
-Sans-IO, and nothing but data: `_session` has the rules.
+Sans-IO, and nothing but data: `_session` has the rules. A watch is in one phase, which
+carries what has a meaning in that phase only, and takes it along when it ends: an id, and
+what depends on the stream, are those of a live watch.
 """
 
 from __future__ import annotations
 
 import enum
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple, Protocol, TypeAlias
 
 from ._cursor import Cursor
 from ._errors import WatchError
 from ._fragments import Fragments
 from ._requests import WatchSpec
 from ._responses import WatchResponse
+from ._tokens import WatchTokens
 
 BROADCAST_ID = -1
 """The watch id under which the server answers a progress request."""
@@ -24,7 +28,7 @@ lost in 3 of 10,000 tries; where prev_kv is compacted, repeating changes nothing
 
 
 class State(enum.Enum):
-    """Where a watch stands."""
+    """Where a watch stands: the name of its phase."""
 
     RESUMING = "resuming"
     """It waits for a stream, which starts by creating it; or, on a member that is behind
@@ -39,21 +43,94 @@ class State(enum.Enum):
     """It failed, or its user left."""
 
 
+@dataclass(frozen=True, slots=True)
+class Resuming:
+    """Nothing is asked for."""
+
+    state: ClassVar = State.RESUMING
+
+
+@dataclass(frozen=True, slots=True)
+class Creating:
+    """Its creation has been sent, or waits for those before it.
+
+    Attributes:
+        prev_kv_tries: how often it may still be repeated because the first changes come
+            without their prev_kv.
+    """
+
+    state: ClassVar = State.CREATING
+    prev_kv_tries: int
+
+
+@dataclass(slots=True, eq=False)
+class Live:
+    """The server has confirmed it on the present stream.
+
+    Attributes:
+        watch_id: given by the server.
+        created_revision: of the header of its creation.
+        prev_kv_tries: as those of its creation; 0 once changes came with prev_kv.
+        fragments: of a revision that is still to be completed.
+    """
+
+    state: ClassVar = State.LIVE
+    watch_id: int
+    created_revision: int
+    prev_kv_tries: int
+    fragments: Fragments = field(default_factory=Fragments)
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """What it holds is to be taken first."""
+
+    state: ClassVar = State.PARKED
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Nothing follows."""
+
+    state: ClassVar = State.ENDED
+
+
+Phase: TypeAlias = Resuming | Creating | Live | Parked | Ended
+
+
+class Receiver(Protocol):
+    """What a user holds of a watch."""
+
+    def deliver(self, delivery: Delivery) -> None:
+        """Take what has come; never wait."""
+
+    def close(self) -> None:
+        """Hand over nothing more, and end every wait."""
+
+
+class Server(Protocol):
+    """What serves a watch."""
+
+    def take(self, subscription: Subscription, events: int, size: int) -> None:
+        """Note that its user has taken so many events, of so many bytes."""
+
+    def close(self, subscription: Subscription) -> None:
+        """Drop it."""
+
+
 class Subscription:
     """One watch, as its session sees it. Made by `Session.open()`.
 
     Attributes:
+        phase: where it stands.
+        server: what serves it now. Set by that, as is
+        receiver: what gets its deliveries.
         unread, unread_bytes: delivered, and not taken by the user yet.
         confirmed: whether a server has ever confirmed it.
-        created_revision: of the header of its creation on the present stream.
         cluster_id: of the cluster that confirmed it; 0 where it has not said.
+        tokens: how it has fared with its tokens.
         splits: whether it asks for fragments: a response was too large once.
         oversized: how many were, since the last fragment.
-        prev_kv_tries: how often its creation may still be repeated because the first
-            changes came without their prev_kv; 0 once they came with it.
-        fragments: of a revision that is still to be completed.
-        expulsions: how often it was given up for want of a token, since it last brought
-            anything.
         last_loss: why it has lost its stream, or got none, the last time.
         lost_at: when it lost its stream, by the clock of who serves it; None while it
             is confirmed on one.
@@ -62,42 +139,47 @@ class Subscription:
     __slots__ = (
         "cluster_id",
         "confirmed",
-        "created_revision",
         "cursor",
-        "expulsions",
-        "fragments",
         "last_loss",
         "lost_at",
         "oversized",
-        "prev_kv_tries",
-        "refused_tokens",
+        "phase",
+        "receiver",
+        "server",
         "spec",
         "splits",
-        "state",
+        "tokens",
         "unread",
         "unread_bytes",
-        "watch_id",
     )
+
+    receiver: Receiver
+    server: Server
 
     def __init__(self, spec: WatchSpec) -> None:
         self.spec: WatchSpec = spec
         self.cursor: Cursor = Cursor(spec.start_revision)
-        self.state: State = State.RESUMING
-        self.watch_id: int = BROADCAST_ID
+        self.phase: Phase = Resuming()
         self.unread: int = 0
         self.unread_bytes: int = 0
         self.confirmed: bool = False
-        self.created_revision: int = 0
         self.cluster_id: int = 0
-        self.refused_tokens: int = 0
-        self.expulsions: int = 0
+        self.tokens: WatchTokens = WatchTokens()
         self.splits: bool = False
         self.oversized: int = 0
-        self.prev_kv_tries: int = 0
         self.last_loss: str | None = None
         self.lost_at: float | None = None
-        self.fragments: Fragments = Fragments()
-        self.expect_prev_kv()
+
+    @property
+    def state(self) -> State:
+        """The name of its phase."""
+        return self.phase.state
+
+    @property
+    def live(self) -> Live:
+        """Its phase, which has to be that of a live watch."""
+        assert isinstance(self.phase, Live)
+        return self.phase
 
     @property
     def is_full(self) -> bool:
@@ -115,10 +197,6 @@ class Subscription:
             and self.unread_bytes * 2 <= self.spec.max_buffered_bytes
         )
 
-    def expect_prev_kv(self) -> None:
-        """Look at the first changes of the next stream, whether they have it."""
-        self.prev_kv_tries = MAX_PREV_KV_TRIES if self.spec.prev_kv else 0
-
 
 class Delivery(NamedTuple):
     """Something for one watch.
@@ -129,6 +207,7 @@ class Delivery(NamedTuple):
         next_revision: where to continue once item has been taken.
         events: how many item holds.
         size: bytes of the messages that brought them.
+        header_revision: of the newest of these messages, where there is one.
     """
 
     subscription: Subscription
@@ -136,3 +215,4 @@ class Delivery(NamedTuple):
     next_revision: int
     events: int = 0
     size: int = 0
+    header_revision: int = 0

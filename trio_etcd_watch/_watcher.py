@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, TypeAlias, final
 
 import trio
 
-from ._backoff import bound_of_delay
 from ._channel import MetadataLike, metadata_pairs
 from ._connector import Connector
 from ._cursor import MAX_REVISION
 from ._follower import Follower
+from ._inbox import Inbox
+from ._live_stream import Totals
 from ._mapping import Snapshot
 from ._mirror import Mirror, open_mirror
 from ._reads import Reads
@@ -27,7 +28,7 @@ from ._requests import (
 from ._responses import SPEEDUPS
 from ._snapshot import PagedRead, Range, put_key_values, read_pages, snapshot_of
 from ._statistics import WatcherStatistics
-from ._stream import Totals, WatchStream
+from ._stream import WatchStream
 from ._subscription import State, Subscription
 from ._watch import Watch
 
@@ -47,12 +48,10 @@ class Watcher:
     def __init__(self, connector: Connector, nursery: trio.Nursery) -> None:
         self._connector = connector
         self._nursery = nursery
-        # Where new watches go, and all that are served: those with an old token live
-        # on for the watches that they have.
+        # Where new watches go, and all that have watches: those with an old token live
+        # on for the watches that they have, as do those that have halted.
         self._streams: dict[_StreamKey, WatchStream] = {}
         self._serving: dict[WatchStream, _StreamKey] = {}
-        # Of the watches that have not been left, also those whose stream has halted.
-        self._homes: dict[Subscription, WatchStream] = {}
         self._totals = Totals()
         self._reading: set[trio.CancelScope] = set()
         self._closed = False
@@ -268,7 +267,7 @@ class Watcher:
     def statistics(self) -> WatcherStatistics:
         """Return how the watcher stands. Never blocks."""
         streams = () if self._closed else self._serving
-        watches = () if self._closed else self._homes
+        watches = [watch for stream in streams for watch in stream.watches]
         states = Counter(watch.state for watch in watches)
         totals = self._totals
         return WatcherStatistics(
@@ -288,17 +287,12 @@ class Watcher:
             speedups=SPEEDUPS,
         )
 
-    def _open(self, spec: WatchSpec, key: _StreamKey) -> tuple[Subscription, Watch]:
+    def _open(self, spec: WatchSpec, key: _StreamKey) -> Inbox:
         self._check_open()
         stream = self._streams.get(key)
         if stream is None or stream.closed:
             stream = self._start_stream(key)
-        subscription, watch = stream.open(spec)
-        self._homes[subscription] = stream
-        return subscription, watch
-
-    def _leave(self, subscription: Subscription) -> None:
-        self._homes.pop(subscription).close(subscription)
+        return stream.open(spec)
 
     def _start_stream(self, key: _StreamKey, delay: float = 0.0) -> WatchStream:
         metadata, require_leader = key
@@ -315,9 +309,7 @@ class Watcher:
         self._nursery.start_soon(self._serve, stream)
         return stream
 
-    def _move(
-        self, origin: WatchStream, subscription: Subscription, watch: Watch
-    ) -> None:
+    def _move(self, origin: WatchStream, subscription: Subscription) -> None:
         """Go on with a watch on a stream that has a newer token than its present one.
 
         New watches go there too; the others on the old stream notice nothing.
@@ -325,12 +317,8 @@ class Watcher:
         key = self._serving[origin]
         stream = self._streams.get(key, origin)
         if stream is origin or stream.closed:
-            # A server that confirms a watch and refuses its token, again and again, is
-            # not asked without end.
-            delay = bound_of_delay(subscription.expulsions - 1)
-            stream = self._start_stream(key, delay)
-        self._homes[subscription] = stream
-        stream.adopt(subscription, watch)
+            stream = self._start_stream(key, subscription.tokens.pause)
+        stream.adopt(subscription)
 
     @trio.lowlevel.enable_ki_protection
     async def _serve(self, stream: WatchStream) -> None:
@@ -360,7 +348,8 @@ class Watcher:
         self._closed = True
         self._connector.close()
         for stream in self._serving:
-            stream.close_watches()
+            if not stream.closed:
+                stream.close_watches()
         for scope in self._reading:
             scope.cancel(reason="the watcher is closed")
 
@@ -378,21 +367,20 @@ class _WatchManager(AbstractAsyncContextManager[Watch]):
         self._watcher = watcher
         self._spec = spec
         self._key = key
-        self._subscription: Subscription | None = None
+        self._inbox: Inbox | None = None
 
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Watch:
         await trio.lowlevel.checkpoint()
-        if self._subscription is not None:
+        if self._inbox is not None:
             raise RuntimeError("entered twice: call watch() once for each watch")
-        subscription, watch = self._watcher._open(self._spec, self._key)
-        self._subscription = subscription
+        self._inbox = self._watcher._open(self._spec, self._key)
         try:
-            await watch._wait_created()
+            await self._inbox.wait_created()
         except BaseException:
-            self._watcher._leave(subscription)
+            self._inbox.leave()
             raise
-        return watch
+        return Watch(self._inbox)
 
     @trio.lowlevel.enable_ki_protection
     async def __aexit__(
@@ -401,7 +389,7 @@ class _WatchManager(AbstractAsyncContextManager[Watch]):
         body: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        assert self._subscription is not None
-        self._watcher._leave(self._subscription)
+        assert self._inbox is not None
+        self._inbox.leave()
         if body is None:
             await trio.lowlevel.checkpoint()

@@ -23,7 +23,7 @@ from trio_etcd_watch import (
     Watch,
     open_watcher,
 )
-from trio_etcd_watch._stream import WatchStream
+from trio_etcd_watch._live_stream import LiveStream
 from trio_etcd_watch.testing import Etcd, open_cluster, open_etcd
 
 LAGS = 3
@@ -198,13 +198,13 @@ async def test_a_start_in_the_future_is_no_lost_history(etcd: Etcd) -> None:
 def doubted(monkeypatch: pytest.MonkeyPatch) -> trio.Event:
     """Set once a watch asks how far the cluster is."""
     event = trio.Event()
-    read = WatchStream._read_revision
+    read = LiveStream._read_revision
 
     async def read_revision(*args: Any) -> int:  # noqa: ANN401  # passed through
         event.set()
         return await read(*args)
 
-    monkeypatch.setattr(WatchStream, "_read_revision", read_revision)
+    monkeypatch.setattr(LiveStream, "_read_revision", read_revision)
     return event
 
 

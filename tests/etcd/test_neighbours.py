@@ -18,7 +18,7 @@ from trio_etcd_watch import (
     StatusCode,
     Watch,
     Watcher,
-    _stream,
+    _tokens,
     open_watcher,
 )
 
@@ -32,7 +32,7 @@ CHEAP = "--bcrypt-cost=4"
 def token(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tokens that have replaced others are new, so that denied means denied; or not."""
     if request.param == "old":
-        monkeypatch.setattr(_stream, "NEW_TOKEN_AGE", 0.0)
+        monkeypatch.setattr(_tokens, "NEW_TOKEN_AGE", 0.0)
 
 
 async def expect_puts(watches: list[Watch], *values: bytes) -> None:

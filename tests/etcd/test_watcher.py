@@ -14,7 +14,7 @@ import trio.testing
 
 from tests.support.helpers import LIMIT, eventually, take
 from tests.support.peer import serve_tcp, serve_watches
-from trio_etcd_watch import Channel, Watch, Watcher, _stream, open_watcher
+from trio_etcd_watch import Channel, Watch, Watcher, _live_stream, open_watcher
 from trio_etcd_watch.testing import Etcd, Put
 
 
@@ -93,7 +93,7 @@ def raise_in_the_background(
         assert trio.lowlevel.current_task().name.endswith("_outlive")
         raises()
 
-    monkeypatch.setattr(_stream.logger, "info", info)
+    monkeypatch.setattr(_live_stream.logger, "info", info)
 
 
 async def error_of_watching() -> BaseException | None:
@@ -381,7 +381,7 @@ async def test_bad_arguments(
 async def test_who_is_cancelled_with_a_watch_learns_of_that(etcd: Etcd) -> None:
     """Whatever closes first: the task was running, not waiting."""
     async with open_watcher(etcd.endpoint) as watcher, watcher.watch("a") as watch:
-        watch._close()
+        watch._inbox.close()
         with pytest.raises(trio.ClosedResourceError):
             await anext(watch)
         with trio.CancelScope() as scope:

@@ -15,7 +15,7 @@ from tests.support.helpers import take
 from tests.support.members import serve_for_ever
 from tests.support.memory import ENDPOINT, Serve, cluster_in_memory, create
 from tests.support.peer import GRPC, Peer, watch_response
-from trio_etcd_watch import Channel, Watcher, _stream, open_watcher
+from trio_etcd_watch import Channel, Watcher, _live_stream, open_watcher
 from trio_etcd_watch._backoff import MAX_DELAY, bound_of_delay
 from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._roster import MAX_UNKNOWN_IDS
@@ -53,7 +53,7 @@ async def enter(watcher: Watcher, key: str) -> None:
 async def test_creations_that_wait_for_a_window(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_stream, "MAX_ABANDONED", 100)
+    monkeypatch.setattr(_live_stream, "MAX_ABANDONED", 100)
     async with (
         cluster_in_memory(monkeypatch, create_all) as cluster,
         open_watcher(ENDPOINT) as watcher,
@@ -86,7 +86,7 @@ async def test_a_creation_that_waits_for_a_window(
         open_watcher(ENDPOINT) as watcher,
     ):
         cluster.settings = {INITIAL_WINDOW_SIZE: 0}
-        with trio.move_on_after(_stream.REPLY_TIMEOUT * 1.5):
+        with trio.move_on_after(_live_stream.REPLY_TIMEOUT * 1.5):
             await enter(watcher, "k")
         loss = watcher.statistics().last_loss
         assert loss == "no reply to the creation of a watch for 10 s"
@@ -235,7 +235,7 @@ async def test_days_of_expulsions_end_no_watch(
         watcher.watch("k") as watch,
     ):
         # So many would be a matter of hours.
-        watch._subscription.expulsions = 100_000
+        watch._inbox.subscription.tokens.expulsions = 100_000
         await trio.sleep(60)
         assert server.pauses()[-15:] == pytest.approx([MAX_DELAY] * 15)
         cluster.serve = functools.partial(serve_for_ever, revision=1000)

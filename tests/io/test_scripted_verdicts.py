@@ -39,7 +39,7 @@ from trio_etcd_watch import (
     open_watcher,
 )
 from trio_etcd_watch._grpc.status import Status
-from trio_etcd_watch._session import LARGE_REQUEST
+from trio_etcd_watch._lifecycle import LARGE_REQUEST
 from trio_etcd_watch._verdicts import (
     MAX_REFUSED_TOKENS,
     TABLE,

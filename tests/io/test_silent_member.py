@@ -24,7 +24,7 @@ from trio_etcd_watch import (
     Credentials,
     Watcher,
     _connector,
-    _stream,
+    _live_stream,
     open_watcher,
 )
 from trio_etcd_watch._pb import watch_pb2 as pb
@@ -37,7 +37,7 @@ Script = Callable[[Peer, int], Awaitable[None]]
 @pytest.fixture(autouse=True)
 def short_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(random, "sample", lambda members, count: members)
-    monkeypatch.setattr(_stream, "REPLY_TIMEOUT", 0.4)
+    monkeypatch.setattr(_live_stream, "REPLY_TIMEOUT", 0.4)
 
 
 class Stuck:
@@ -133,7 +133,7 @@ async def give_up(watcher: Watcher, stuck: Stuck, calls: int) -> None:
 async def test_who_gives_up_first_and_tries_again_takes_another_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_stream, "REPLY_TIMEOUT", LIMIT)
+    monkeypatch.setattr(_live_stream, "REPLY_TIMEOUT", LIMIT)
     stuck = Stuck()
     async with serve_tcp(stuck.serve) as bad, serve_tcp(serve_well) as good:
         with trio.fail_after(LIMIT):
@@ -190,7 +190,7 @@ async def test_a_live_watch_that_lands_there_says_so_and_goes_on(
 async def test_replies_that_stop_while_other_watches_flow(
     silences: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_stream, "MAX_SILENCES", silences)
+    monkeypatch.setattr(_live_stream, "MAX_SILENCES", silences)
     given = trio.Event()
 
     async def flow(peer: Peer, stream_id: int) -> None:
@@ -251,7 +251,7 @@ async def test_a_member_that_is_behind_and_cannot_tell_why() -> None:
 async def test_a_slow_member_that_answers_in_time_is_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_stream, "MAX_SILENCES", 1)
+    monkeypatch.setattr(_live_stream, "MAX_SILENCES", 1)
 
     async def answer(peer: Peer, stream_id: int) -> None:
         await peer.headers(stream_id, GRPC)
@@ -301,7 +301,7 @@ def large_response(step: int) -> Script:
 async def test_one_large_response_is_waited_for_unless_hardly_any_of_it_comes(
     step: int, kept: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_stream, "MAX_SILENCES", 2)
+    monkeypatch.setattr(_live_stream, "MAX_SILENCES", 2)
 
     async def serve_ahead(stream: trio.abc.Stream) -> None:
         await serve_watches(stream, revision=9)

@@ -9,6 +9,7 @@ import pytest
 import trio
 import trio.testing
 
+from tests.support.keeping import Nobody
 from tests.support.replies import (
     connected_session,
     created,
@@ -19,6 +20,7 @@ from tests.support.replies import (
     sent,
 )
 from trio_etcd_watch import Watch, WatchResponse
+from trio_etcd_watch._inbox import Inbox
 from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._requests import watch_spec
 from trio_etcd_watch._subscription import Delivery, State, Subscription
@@ -30,7 +32,9 @@ class Server:
     def __init__(self) -> None:
         spec = watch_spec("k", progress_notify=True)
         self.subscription = Subscription(spec)
-        self.watch = Watch(self.subscription, lambda subscription, events, size: None)
+        self.subscription.server = Nobody()
+        self.inbox = Inbox(self.subscription)
+        self.watch = Watch(self.inbox)
         self._deliver(pb.WatchResponse(created=True), 1)
 
     def put(self, revision: int) -> None:
@@ -47,7 +51,7 @@ class Server:
         delivery = Delivery(
             self.subscription, response_of(raw), revision + 1, len(raw.events)
         )
-        self.watch._deliver(delivery)
+        self.inbox.deliver(delivery)
 
 
 async def test_notifications_that_nobody_takes_do_not_pile_up(
@@ -124,7 +128,7 @@ async def test_statistics_of_what_was_left() -> None:
     server.put(2)
     server.put(3)
     assert server.watch.statistics().unread_events == 2
-    server.watch._close()
+    server.inbox.close()
     assert server.watch.statistics().unread_events == 0
 
 
@@ -134,10 +138,12 @@ async def test_taking_fragments_gives_back_all_their_bytes(one_by_one: bool) -> 
     pieces = [events(0, r, r + 1, fragment=True) for r in range(11, 20)]
     total = sum(piece.ByteSize() for piece in pieces)
     subscription = live(session, 0, max_buffered_bytes=total // 2)
-    watch = Watch(subscription, session.take)
-    watch._deliver(Delivery(subscription, response_of(created(0)), 11))
+    subscription.server = session
+    inbox = Inbox(subscription)
+    watch = Watch(inbox)
+    inbox.deliver(Delivery(subscription, response_of(created(0)), 11))
     for delivery in receive(session, *pieces):
-        watch._deliver(delivery)
+        inbox.deliver(delivery)
     # It stopped past the bound, and what came later is dropped.
     assert subscription.state is State.PARKED
     last = subscription.cursor.next_revision - 1

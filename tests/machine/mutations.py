@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Protocol
 
 import trio_etcd_watch
-from trio_etcd_watch import _requests, _session, _subscription
+from trio_etcd_watch import _requests, _session, _subscription, _tokens
 from trio_etcd_watch._requests import WatchSpec
 
 
@@ -47,10 +47,16 @@ class Core:
 
     session: type[_session.Session]
     state: type[_subscription.State]
+    tokens: type[_tokens.StreamTokens]
     watch_spec: MakeSpec
 
 
-REAL = Core(_session.Session, _subscription.State, _requests.watch_spec)
+REAL = Core(
+    _session.Session,
+    _subscription.State,
+    _tokens.StreamTokens,
+    _requests.watch_spec,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +100,16 @@ def source_of(module: str) -> str:
 
 
 SHARED = (
+    "_backoff",
+    "_batches",
     "_errors",
     "_fragments",
     "_grpc",
+    "_grpc.messages",
     "_grpc.status",
     "_pb",
     "_pure",
     "_responses",
-    "_runs",
     "_verdicts",
     "_twins",
 )
@@ -110,9 +118,11 @@ SHARED = (
 MUTABLE = (
     "_cursor",
     "_requests",
+    "_tokens",
     "_subscription",
     "_creations",
     "_roster",
+    "_lifecycle",
     "_session",
 )
 """Modules that run anew, in an order in which they can be imported."""
@@ -157,6 +167,7 @@ def mutated(mutation: Mutation | None) -> Iterator[Core]:
         yield Core(
             by_name["_session"].Session,
             by_name["_subscription"].State,
+            by_name["_tokens"].StreamTokens,
             by_name["_requests"].watch_spec,
         )
 
@@ -245,15 +256,15 @@ MUTATIONS = (
         "whole_revisions",
         "_session",
         8,
-        "if response.fragment or subscription.fragments.count:",
+        "if response.fragment or subscription.live.fragments.count:",
         "if False:",
     ),
     Mutation(
         "stream_state_dies: fragments",
-        "_roster",
-        12,
-        "subscription.fragments.clear()",
-        "pass",
+        "_subscription",
+        4,
+        "fragments: Fragments = field(default_factory=Fragments)",
+        "fragments: Fragments = field(default_factory=lambda shared=Fragments(): shared)",
     ),
     Mutation(
         "resumed_at_once",
@@ -271,10 +282,17 @@ MUTATIONS = (
     ),
     Mutation(
         "replies_matched",
-        "_session",
+        "_lifecycle",
         8,
         "if subscription.state is not State.CREATING:",
         "if False:",
+    ),
+    Mutation(
+        "replies_matched: an abandoned one is canceled",
+        "_lifecycle",
+        12,
+        "self._cancel(watch_id)",
+        "pass",
     ),
     Mutation(
         "replies_matched",
@@ -287,8 +305,8 @@ MUTATIONS = (
         "replies_matched",
         "_roster",
         8,
-        "subscription.state = State.ENDED",
-        "subscription.state = State.ENDED;"
+        "subscription.phase = Ended()",
+        "subscription.phase = Ended();"
         " subscription in self._creations._queue and self._creations._queue.remove(subscription)",
     ),
     Mutation(
@@ -320,22 +338,22 @@ MUTATIONS = (
         "unread_survives",
         "_roster",
         16,
-        "subscription.state = State.RESUMING",
-        "subscription.state = State.RESUMING; subscription.unread = 0",
+        "subscription.phase = Resuming()",
+        "subscription.phase = Resuming(); subscription.unread = 0",
     ),
     Mutation(
         "resumable",
         "_session",
         8,
-        "return [Delivery(subscription, item, cursor.next_revision, count, size)]",
-        "return [Delivery(subscription, item, response.revision + 1, count, size)]",
+        "return [Delivery(subscription, item, cursor.next_revision, count, size, told)]",
+        "return [Delivery(subscription, item, response.revision + 1, count, size, told)]",
     ),
     Mutation("parked_at_bound", "_session", 8, "if subscription.is_full:", "if False:"),
     Mutation(
         "parked_at_bound: late events are dropped",
         "_roster",
         8,
-        "del self._live[subscription.watch_id]",
+        "del self._live[watch_id]",
         "pass",
     ),
     Mutation(
@@ -360,7 +378,7 @@ MUTATIONS = (
         "if subscription.state is not State.ENDED:",
     ),
     Mutation(
-        "parked_at_bound: also for a run",
+        "parked_at_bound: also for a batch",
         "_session",
         12,
         "and subscription.unread + len(merged.events) <= spec.max_buffered_events",
@@ -378,21 +396,21 @@ MUTATIONS = (
     ),
     Mutation(
         "compacted_id_freed",
-        "_session",
+        "_lifecycle",
         8,
-        "self.close(subscription)",
+        "self.end(subscription)",
         "self._end(subscription)",
     ),
     Mutation(
         "same_cluster",
-        "_session",
+        "_lifecycle",
         8,
         "if known and response.cluster_id and response.cluster_id != known:",
         "if False:",
     ),
     Mutation(
         "silenced_recreated",
-        "_session",
+        "_lifecycle",
         8,
         "if subscription := self._live.get(watch_id):",
         "if False:",
@@ -405,18 +423,18 @@ MUTATIONS = (
         "if False:",
     ),
     Mutation(
-        "previous_value_retried: also in a run",
+        "previous_value_retried: also in a batch",
         "_session",
         12,
-        "not subscription.prev_kv_tries",
+        "not subscription.live.prev_kv_tries",
         "True",
     ),
     Mutation(
         "previous_value_retried: on each stream",
         "_roster",
         12,
-        "subscription.expect_prev_kv()",
-        "pass",
+        "prev_kv_tries = MAX_PREV_KV_TRIES if subscription.spec.prev_kv else 0",
+        "prev_kv_tries = 0 if subscription.confirmed else MAX_PREV_KV_TRIES",
     ),
     Mutation(
         "stream_state_dies: requests", "_roster", 8, "self._requests.clear()", "pass"
@@ -425,14 +443,14 @@ MUTATIONS = (
         "previous_value_retried: more than once",
         "_session",
         16,
-        "subscription.prev_kv_tries = tries",
-        "subscription.prev_kv_tries = 0",
+        "self._repeat(subscription, live.prev_kv_tries - 1)",
+        "self._repeat(subscription, 0)",
     ),
     Mutation(
         "answers_not_overtaking",
         "_session",
         12,
-        "if subscription.created_revision < revision",
+        "if subscription.live.created_revision < revision",
         "if True",
     ),
     Mutation(
@@ -458,9 +476,9 @@ MUTATIONS = (
     ),
     Mutation(
         "refused_tokens_bounded",
-        "_session",
+        "_tokens",
         12,
-        "if subscription.refused_tokens <= MAX_REFUSED_TOKENS:",
+        "if watch.refused <= MAX_REFUSED_TOKENS:",
         "if True:",
     ),
     Mutation(
@@ -472,21 +490,21 @@ MUTATIONS = (
     ),
     Mutation(
         "lost_history_found: a member that is behind proves nothing",
-        "_session",
+        "_lifecycle",
         8,
         "if response.revision < told and told > self._proved and not made_up:",
         "if False:",
     ),
     Mutation(
         "lost_history_found",
-        "_session",
+        "_lifecycle",
         12,
         "if told > self._proved:",
         "if False:",
     ),
     Mutation(
         "lag_is_no_loss",
-        "_session",
+        "_lifecycle",
         12,
         "if told > self._proved:",
         "if True:",

@@ -49,15 +49,17 @@ from trio_etcd_watch import (
     WatchCanceledError,
     WatchError,
 )
+from trio_etcd_watch._batches import split_batches
 from trio_etcd_watch._grpc.messages import Oversized
 from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._requests import WatchSpec
 from trio_etcd_watch._responses import RawResponse, decode, watch_id_of_head
-from trio_etcd_watch._runs import split_runs
 from trio_etcd_watch._subscription import Delivery, State, Subscription
 from trio_etcd_watch._verdicts import MAX_REFUSED_TOKENS
 
 MAX_MESSAGE_SIZE = 2**20
+# No token here is as good as new.
+NOW = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -260,7 +262,8 @@ class SessionMachine(RuleBasedStateMachine):
         self.can_authenticate = can_authenticate
         self.no_token_is_good = no_token_is_good
         self.session = self.core.session(
-            max_message_size=MAX_MESSAGE_SIZE, can_authenticate=can_authenticate
+            max_message_size=MAX_MESSAGE_SIZE,
+            tokens=self.core.tokens(can_renew=can_authenticate),
         )
         for cluster in self.clusters:
             for changes in history:
@@ -606,14 +609,15 @@ class SessionMachine(RuleBasedStateMachine):
             else message.SerializeToString()
             for message in messages
         ]
-        for run in split_runs(read):
-            if isinstance(run, Oversized):
-                self._receive_oversized(run)
+        # The session cuts a read into the same batches; here each is looked at alone.
+        for batch in split_batches(read):
+            if isinstance(batch, Oversized):
+                self._receive_oversized(batch)
                 continue
-            raw = decode(run[-1])
+            raw = decode(batch[-1])
             owner, expected = self._expect(raw)
             got = 0
-            for delivery in self.session.receive_run(run):
+            for delivery in self.session.receive_messages(batch, NOW):
                 got += 1
                 self._deliver(delivery, raw, owner)
             for subscription in self.session.expelled():
@@ -630,7 +634,7 @@ class SessionMachine(RuleBasedStateMachine):
         """What was too large is asked for again, in fragments."""
         watch_id = watch_id_of_head(oversized.head)
         owner = self._live().get(watch_id)
-        assert not self.session.receive_oversized(watch_id, oversized.size)
+        assert not list(self.session.receive_messages([oversized], NOW))
         if owner:
             assert not owner.splits
             owner.splits = True
@@ -645,7 +649,7 @@ class SessionMachine(RuleBasedStateMachine):
 
     def _live(self) -> dict[int, User]:
         return {
-            user.subscription.watch_id: user
+            user.subscription.live.watch_id: user
             for user in self.users.values()
             if user.subscription.state is self.core.state.LIVE
         }
@@ -748,7 +752,6 @@ class SessionMachine(RuleBasedStateMachine):
         """replies_matched: to the first creation without one, whoever else waits."""
         if owner is None or owner.error:
             return
-        assert owner.subscription.watch_id == raw.watch_id
         owner.created_revision = raw.header.revision
         if raw.header.revision < owner.told and (
             owner.subscription.state is self.core.state.RESUMING
@@ -757,7 +760,7 @@ class SessionMachine(RuleBasedStateMachine):
             assert self.session.unproved
             return
         owner.told = max(owner.told, raw.header.revision)
-        assert owner.subscription.watch_id in self._live()
+        assert owner.subscription.live.watch_id == raw.watch_id
         assert owner.cluster is self.cluster
         owner.refused = 0
 

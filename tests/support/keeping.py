@@ -20,6 +20,7 @@ from pathlib import Path
 import trio
 
 from trio_etcd_watch import KeyValue, Watch, WatchResponse
+from trio_etcd_watch._inbox import Inbox
 from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._requests import watch_spec
 from trio_etcd_watch._responses import decode
@@ -39,6 +40,16 @@ def message() -> bytes:
     return response.SerializeToString()
 
 
+class Nobody:
+    """A server that hears of nothing."""
+
+    def take(self, *_: object) -> None:
+        """Do nothing."""
+
+    def close(self, *_: object) -> None:
+        """Do nothing."""
+
+
 async def keep_value(data: bytes, _: int) -> KeyValue:
     """Keep the small one."""
     return WatchResponse(decode(data)).events[0].kv
@@ -46,12 +57,15 @@ async def keep_value(data: bytes, _: int) -> KeyValue:
 
 async def keep_watch(data: bytes, number: int) -> Watch:
     """Keep the watch that has handed it over: whole, one by one, or both."""
-    watch = Watch(Subscription(watch_spec("k")), lambda *taken: None)
+    subscription = Subscription(watch_spec("k"))
+    subscription.server = Nobody()
+    inbox = Inbox(subscription)
+    watch = Watch(inbox)
     created = WatchResponse(decode(pb.WatchResponse(created=True).SerializeToString()))
-    watch._deliver(Delivery(watch._subscription, created, 1))
+    inbox.deliver(Delivery(subscription, created, 1))
     response = WatchResponse(decode(data))
     count = len(response.events)
-    watch._deliver(Delivery(watch._subscription, response, EVENTS + 1, count))
+    inbox.deliver(Delivery(subscription, response, EVENTS + 1, count))
     del response
     one_by_one = (0, 1, EVENTS)[number % 3]
     events = watch.events()

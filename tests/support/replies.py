@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 from tests.machine.model import PERMISSION_DENIED
 from tests.machine.session_machine import MAX_MESSAGE_SIZE
 from trio_etcd_watch import WatchResponse
+from trio_etcd_watch._grpc.messages import Oversized
 from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._pb.watch_pb2 import WatchResponse as RawResponse
 from trio_etcd_watch._requests import watch_spec
 from trio_etcd_watch._responses import decode
 from trio_etcd_watch._session import Session
 from trio_etcd_watch._subscription import Delivery, State, Subscription
+from trio_etcd_watch._tokens import StreamTokens
 
 CLUSTER = 7
+NOW = 100.0
 
 
 def connected_session(
@@ -21,10 +26,11 @@ def connected_session(
     has_new_token: bool = False,
     max_message_size: int = MAX_MESSAGE_SIZE,
 ) -> Session:
+    tokens = StreamTokens(can_renew=can_authenticate)
+    tokens.opening(NOW if has_new_token else -math.inf)
     session = Session(
         max_message_size=max_message_size,
-        can_authenticate=can_authenticate,
-        has_new_token=lambda: has_new_token,
+        tokens=tokens,
     )
     session.connect()
     return session
@@ -107,7 +113,7 @@ def receive(session: Session, *responses: RawResponse) -> list[Delivery]:
     return [
         delivery
         for response in responses
-        for delivery in session.receive(decode(response.SerializeToString()))
+        for delivery in session.receive_messages([response.SerializeToString()], NOW)
     ]
 
 
@@ -136,9 +142,17 @@ def revisions(delivery: Delivery) -> list[int]:
     return [event.kv.mod_revision for event in delivery.item.events]
 
 
-def receive_run(session: Session, *responses: RawResponse) -> list[Delivery]:
-    run = [response.SerializeToString() for response in responses]
-    return list(session.receive_run(run))
+def receive_read(session: Session, *responses: RawResponse) -> list[Delivery]:
+    """What one read brings."""
+    messages = [response.SerializeToString() for response in responses]
+    return list(session.receive_messages(messages, NOW))
+
+
+def receive_oversized(
+    session: Session, watch_id: int, size: int = 2 * MAX_MESSAGE_SIZE
+) -> list[Delivery]:
+    head = pb.WatchResponse(header=header(), watch_id=watch_id).SerializeToString()
+    return list(session.receive_messages([Oversized(size, head)], NOW))
 
 
 def changes(watch_id: int, *revisions: int, prev_kv: bool) -> RawResponse:

@@ -17,6 +17,7 @@ from tests.support.replies import (
     live,
     progress,
     receive,
+    receive_read,
     refused,
     revisions,
     sent,
@@ -33,10 +34,11 @@ from trio_etcd_watch import (
     WatchResponse,
 )
 from trio_etcd_watch._grpc.status import StatusCode, StreamLost
+from trio_etcd_watch._lifecycle import LARGE_REQUEST
 from trio_etcd_watch._pb.watch_pb2 import WatchResponse as RawResponse
 from trio_etcd_watch._requests import watch_spec
 from trio_etcd_watch._roster import MAX_UNKNOWN_IDS
-from trio_etcd_watch._session import LARGE_REQUEST, Session
+from trio_etcd_watch._session import Session
 from trio_etcd_watch._subscription import MAX_PREV_KV_TRIES, State, Subscription
 from trio_etcd_watch._verdicts import MAX_REFUSED_TOKENS
 
@@ -50,7 +52,7 @@ def test_replies_are_matched_in_the_order_of_the_requests() -> None:
     assert [delivery.subscription for delivery in deliveries] == watches
     assert isinstance(deliveries[1].item, PermissionDeniedError)
     assert [watch.state for watch in watches] == [State.LIVE, State.ENDED, State.LIVE]
-    assert (watches[0].watch_id, watches[2].watch_id) == (0, 1)
+    assert (watches[0].live.watch_id, watches[2].live.watch_id) == (0, 1)
 
 
 def test_replies_out_of_order_are_told_by_their_ids() -> None:
@@ -73,7 +75,7 @@ def test_replies_out_of_order_are_told_by_their_ids() -> None:
     receive(session, created(7))
     assert sent(session) == [("create", b"c", 0), ("cancel", 7, 0)]
     receive(session, created(3))
-    assert (watches[2].state, watches[2].watch_id) == (State.LIVE, 3)
+    assert (watches[2].state, watches[2].live.watch_id) == (State.LIVE, 3)
     # A refusal makes way, too.
     session.open(watch_spec("d"))
     session.open(watch_spec("e"))
@@ -141,7 +143,7 @@ def test_a_refusal_under_the_id_of_a_watch_silences_it_so_it_is_created_again() 
     assert delivery.subscription is refusal
     assert sent(session) == [("cancel", 0, 0), ("create", b"silenced", 13)]
     assert receive(session, canceled(0), created(1, revision=12)) == []
-    assert (silenced.state, silenced.watch_id) == (State.LIVE, 1)
+    assert (silenced.state, silenced.live.watch_id) == (State.LIVE, 1)
 
 
 def test_a_creation_that_nobody_asked_for_is_canceled() -> None:
@@ -323,11 +325,11 @@ def test_events_that_need_no_prev_kv_are_handed_on() -> None:
     assert not sent(session)
 
 
-def test_a_run_does_not_hide_that_its_first_has_no_prev_kv() -> None:
+def test_a_batch_does_not_hide_that_its_first_has_no_prev_kv() -> None:
     session = connected_session()
     live(session, 0, prev_kv=True)
-    run = [changes(0, 12, prev_kv=False), changes(0, 13, prev_kv=True)]
-    assert not list(session.receive_run([raw.SerializeToString() for raw in run]))
+    batch = [changes(0, 12, prev_kv=False), changes(0, 13, prev_kv=True)]
+    assert not receive_read(session, *batch)
     assert sent(session) == [("cancel", 0, 0), ("create", b"k", 11)]
 
 
@@ -443,10 +445,7 @@ def test_an_old_server_calls_an_expired_token_a_denied_permission() -> None:
 
 
 def test_what_a_new_token_may_not_read_is_denied() -> None:
-    session = Session(
-        max_message_size=1000, can_authenticate=True, has_new_token=lambda: True
-    )
-    session.connect()
+    session = connected_session(can_authenticate=True, has_new_token=True)
     watch = session.open(watch_spec("k"))
     (delivery,) = receive(session, refused(0, PERMISSION_DENIED))
     assert delivery.subscription is watch
@@ -604,7 +603,7 @@ def test_an_id_that_is_given_twice_loses_the_stream() -> None:
     other = session.open(watch_spec("other"))
     with pytest.raises(StreamLost, match="twice"):
         receive(session, created(0))
-    assert (watch.state, watch.watch_id) == (State.LIVE, 0)
+    assert (watch.state, watch.live.watch_id) == (State.LIVE, 0)
     session.close(other)
     session.close(watch)
 

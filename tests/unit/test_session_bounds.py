@@ -11,7 +11,8 @@ from tests.support.replies import (
     events,
     live,
     receive,
-    receive_run,
+    receive_oversized,
+    receive_read,
     revisions,
     sent,
 )
@@ -45,11 +46,11 @@ def test_fragments_are_asked_for_once_a_response_was_too_large() -> None:
     assert fragments_asked(session) == [False, False]
     receive(session, created(0), created(1))
     # It is skipped, and asked for again.
-    assert session.receive_oversized(0, 2 * MAX_MESSAGE_SIZE) == ()
+    assert receive_oversized(session, 0) == []
     assert watch.state is State.CREATING
     assert fragments_asked(session) == [True]
     # Another one was on its way.
-    assert session.receive_oversized(0, 2 * MAX_MESSAGE_SIZE) == ()
+    assert receive_oversized(session, 0) == []
     assert fragments_asked(session) == []
     # From then on, and for this watch alone.
     session.disconnect()
@@ -61,20 +62,20 @@ def test_fragments_are_asked_for_once_a_response_was_too_large() -> None:
 def test_a_fragment_over_the_limit_fails_its_watch_alone() -> None:
     session = connected_session()
     watch, neighbour = live(session, 0), live(session, 1)
-    assert session.receive_oversized(0, 2 * MAX_MESSAGE_SIZE) == ()
+    assert receive_oversized(session, 0) == []
     # What was ready before the watch was announced comes whole all the same.
     for watch_id in range(2, 2 + MAX_OVERSIZED - 1):
         receive(session, created(watch_id))
-        assert session.receive_oversized(watch_id, 2 * MAX_MESSAGE_SIZE) == ()
+        assert receive_oversized(session, watch_id) == []
     last = 1 + MAX_OVERSIZED
     receive(session, created(last))
     session.requests()
-    (delivery,) = session.receive_oversized(last, 2 * MAX_MESSAGE_SIZE)
+    (delivery,) = receive_oversized(session, last)
     check_too_large(delivery, watch, 2 * MAX_MESSAGE_SIZE)
     assert sent(session) == [("cancel", last, 0)]
     assert list(session.subscriptions) == [neighbour]
     # Another one was on its way.
-    assert session.receive_oversized(last, 2 * MAX_MESSAGE_SIZE) == ()
+    assert receive_oversized(session, last) == []
     assert sent(session) == []
 
 
@@ -82,7 +83,7 @@ def test_a_fragment_shows_that_the_limit_can_be_kept() -> None:
     session = connected_session()
     watch = live(session, 0)
     for watch_id in range(1, 10):
-        assert session.receive_oversized(watch.watch_id, 2 * MAX_MESSAGE_SIZE) == ()
+        assert receive_oversized(session, watch.live.watch_id) == []
         receive(session, created(watch_id, revision=50))
         receive(session, events(watch_id, 10 + watch_id, fragment=True))
     assert watch.state is State.LIVE
@@ -167,7 +168,7 @@ def test_the_last_fragment_is_not_merged_with_what_follows_it() -> None:
     (delivery,) = receive(session, events(0, 11, 12, fragment=True))
     assert revisions(delivery) == [11]
     # By its bytes the last fragment is a response like any other.
-    first, second = receive_run(session, events(0, 12), events(0, 13))
+    first, second = receive_read(session, events(0, 12), events(0, 13))
     assert (revisions(first), first.next_revision) == ([12, 12], 13)
     assert (revisions(second), second.next_revision) == ([13], 14)
 
@@ -175,11 +176,11 @@ def test_the_last_fragment_is_not_merged_with_what_follows_it() -> None:
 def test_a_run_is_one_response_only_within_the_bound() -> None:
     session = connected_session()
     watch = live(session, 0, max_buffered_events=3)
-    (delivery,) = receive_run(session, events(0, 11), events(0, 12, 13))
+    (delivery,) = receive_read(session, events(0, 11), events(0, 12, 13))
     assert (revisions(delivery), watch.unread) == ([11, 12, 13], 3)
     session.take(watch, 1, 0)
     # One by one: the first is within the bound, the second parks, the third is late.
-    first, second = receive_run(session, *(events(0, 14 + i) for i in range(3)))
+    first, second = receive_read(session, *(events(0, 14 + i) for i in range(3)))
     assert (revisions(first), revisions(second)) == ([14], [15])
     assert (watch.state, watch.unread) == (State.PARKED, 4)
     assert sent(session) == [("cancel", 0, 0)]
@@ -217,7 +218,7 @@ def test_a_parked_watch_is_not_resumed_before_it_is_drained() -> None:
     assert sent(session) == [("create", b"live", 11)]
     assert watch.state is State.PARKED
     receive(session, created(0))
-    assert neighbour.watch_id == 0
+    assert neighbour.live.watch_id == 0
     session.take(watch, 2, 0)
     assert sent(session) == [("create", b"parked", 13)]
 
@@ -258,12 +259,11 @@ def test_past_its_bound_in_bytes_a_watch_is_parked_too() -> None:
     session = connected_session()
     message = events(0, 11).SerializeToString()
     watch = live(session, 0, max_buffered_bytes=2 * len(message))
-    list(session.receive_run([message]))
-    list(session.receive_run([events(0, 12).SerializeToString()]))
+    receive_read(session, events(0, 11))
+    receive_read(session, events(0, 12))
     assert (watch.state, watch.unread_bytes) == (State.LIVE, 2 * len(message))
-    # Also where a run would go beyond it.
-    run = [events(0, revision).SerializeToString() for revision in (13, 14)]
-    (delivery,) = session.receive_run(run)
+    # Also where a batch would go beyond it.
+    (delivery,) = receive_read(session, events(0, 13), events(0, 14))
     assert revisions(delivery) == [13]
     assert (watch.state, watch.unread_bytes) == (State.PARKED, 3 * len(message))
     assert sent(session) == [("cancel", 0, 0)]
@@ -307,7 +307,7 @@ def test_what_is_thrown_away_of_fragments_counts_no_more() -> None:
     watch = live(session, 0)
     held = events(0, *[11] * 20, fragment=True)
     assert receive(session, held) == []
-    assert watch.fragments.size == held.ByteSize()
+    assert watch.live.fragments.size == held.ByteSize()
     session.disconnect()
     session.connect()
     receive(session, created(0))

@@ -4,11 +4,11 @@ Sans-IO. A server that sends an event a message would cost us a parse and a walk
 through the session for each. But protobuf messages that stand one behind another parse
 as their merge (protobuf.dev, "Encoding", "Last One Wins"): repeated fields append, and
 the last header stays. So of the messages of one socket read those of one watch make a
-run, and a run is one parse and one step of the session.
+batch, and a batch is one parse and one step of the session.
 
 Such a message has its watch id right after the header, and events right after that.
 Anything else (a creation, a cancel, progress, a fragment, fields in another order) is a
-run of its own, which what came before it precedes and what came after it follows. It
+batch of its own, which what came before it precedes and what came after it follows. It
 takes the slow path, message by message, which is the oracle in the tests.
 """
 
@@ -18,10 +18,11 @@ import re
 from collections.abc import Iterator, Sequence
 
 from ._grpc.messages import Oversized
+from ._grpc.status import StreamLost
 from ._responses import RawResponse, decode
 
 MAX_SIZE = 4096
-"""Of a message that joins a run, in bytes: in larger ones the events are what costs."""
+"""Of a message that joins a batch, in bytes: in larger ones the events are what costs."""
 
 _HEADER = 0x0A
 """The tag of WatchResponse's field 1."""
@@ -29,17 +30,17 @@ _ID_AND_EVENTS = re.compile(rb"(?:\x10[\x80-\xff]*[\x00-\x7f])?\x5a")
 """Field 2 (a varint, left out if 0) and the tag of field 11."""
 
 
-def split_runs(
+def split_batches(
     messages: Sequence[bytes | Oversized],
 ) -> Iterator[list[bytes] | Oversized]:
-    """Cut what one read brought into runs; what is said of one watch stays in order."""
-    runs: dict[bytes, list[bytes]] = {}
-    run: list[bytes] = []
+    """Cut what one read brought into batches; what is said of one watch stays in order."""
+    batches: dict[bytes, list[bytes]] = {}
+    batch: list[bytes] = []
     mark: bytes | None = None
     for message in messages:
         if isinstance(message, Oversized):
-            yield from runs.values()
-            runs, mark = {}, None
+            yield from batches.values()
+            batches, mark = {}, None
             yield message
         elif (
             # Nearly always of the same watch as the one before.
@@ -48,28 +49,28 @@ def split_runs(
             and message[0] == _HEADER
             and message.startswith(mark, message[1] + 2)
         ):
-            run.append(message)
+            batch.append(message)
         elif (mark := _mark(message)) is not None:
-            run = runs.setdefault(mark, [])
-            run.append(message)
+            batch = batches.setdefault(mark, [])
+            batch.append(message)
         else:
-            yield from runs.values()
-            runs = {}
+            yield from batches.values()
+            batches = {}
             yield [message]
-    yield from runs.values()
+    yield from batches.values()
 
 
-def merge_run(run: Sequence[bytes]) -> RawResponse | None:
-    """Decode a run as one response; None if that is not the same as one by one.
-
-    Raises:
-        StreamLost: it cannot be decoded.
-    """
-    # Where a response is a transaction, its neighbours probably are as well.
-    if not decode(run[0]).rising:
+def merge_batch(batch: Sequence[bytes]) -> RawResponse | None:
+    """Decode a batch as one response; None if that is not the same as one by one."""
+    try:
+        # Where a response is a transaction, its neighbours probably are as well.
+        if not decode(batch[0]).rising:
+            return None
+        merged = decode(*batch)
+    except StreamLost:
+        # What came before the one that cannot be decoded is good.
         return None
-    merged = decode(*run)
-    # What a later message of the run says in any field stays set.
+    # What a later message of the batch says in any field stays set.
     if (
         merged.created
         or merged.canceled

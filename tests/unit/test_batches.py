@@ -1,4 +1,4 @@
-"""Runs of responses parsed as one give what each by itself gives: the oracle."""
+"""Batches of responses parsed as one give what each by itself gives: the oracle."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_etcd_watch import WatchResponse
+from trio_etcd_watch._batches import MAX_SIZE, merge_batch, split_batches
 from trio_etcd_watch._grpc.messages import Oversized
 from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._requests import WatchSpec
 from trio_etcd_watch._responses import decode
-from trio_etcd_watch._runs import MAX_SIZE, merge_run, split_runs
 from trio_etcd_watch._session import Session
-from trio_etcd_watch._subscription import Subscription
+from trio_etcd_watch._subscription import Live, Subscription
 
+NOW = 0.0
 IDS = [0, 1, 0x5A, 300]
 """One-byte and two-byte varints, and one that looks like the tag of an event."""
 
@@ -61,18 +62,19 @@ def open_session(bound: int) -> tuple[Session, dict[Subscription, int]]:
     for watch_id in IDS:
         spec = WatchSpec(key=b"key", range_end=b"", max_buffered_events=bound)
         opened[session.open(spec)] = watch_id
-        session.receive(decode(response(watch_id, [1], created=True)))
+        list(session.receive_messages([response(watch_id, [1], created=True)], NOW))
     return session, opened
 
 
 def outcome(
-    session: Session, opened: dict[Subscription, int], batch: list[bytes], *, runs: bool
+    session: Session, opened: dict[Subscription, int], reads: list[list[bytes]]
 ) -> object:
     """All that can be seen afterwards, events of neighbouring responses joined."""
     seen: dict[int, list[object]] = defaultdict(list)
-    for run in split_runs(batch) if runs else [[message] for message in batch]:
-        assert not isinstance(run, Oversized)
-        for subscription, item, next_revision, count, _ in session.receive_run(run):
+    for read in reads:
+        for subscription, item, next_revision, count, _, _ in session.receive_messages(
+            read, NOW
+        ):
             log = seen[opened[subscription]]
             if isinstance(item, WatchResponse) and item.events:
                 log += [event.kv.mod_revision for event in item.events]
@@ -83,25 +85,29 @@ def outcome(
         dict(seen),
         # Those of different watches in any order.
         sorted(session.requests()),
-        [
-            (s.state, s.unread, s.cursor.next_revision, s.fragments.count)
-            for s in opened
-        ],
+        [state_of(subscription) for subscription in opened],
     )
 
 
+def state_of(subscription: Subscription) -> tuple[object, ...]:
+    phase = subscription.phase
+    fragments = phase.fragments.count if isinstance(phase, Live) else 0
+    unread = subscription.unread
+    return phase.state, unread, subscription.cursor.next_revision, fragments
+
+
 @given(messages, st.sampled_from([1, 5, 10_000]))
-def test_runs_give_what_each_message_gives(batch: list[bytes], bound: int) -> None:
-    one_by_one = outcome(*open_session(bound), batch, runs=False)
-    assert outcome(*open_session(bound), batch, runs=True) == one_by_one
+def test_a_read_gives_what_each_message_gives(read: list[bytes], bound: int) -> None:
+    one_by_one = outcome(*open_session(bound), [[message] for message in read])
+    assert outcome(*open_session(bound), [read]) == one_by_one
 
 
 @given(messages)
-def test_runs_are_the_messages_with_those_of_each_watch_in_order(
+def test_batches_are_the_messages_with_those_of_each_watch_in_order(
     batch: list[bytes],
 ) -> None:
-    runs = split_runs(batch)
-    cut = [m for run in runs for m in run]  # type: ignore[union-attr]  # none is oversized
+    batches = split_batches(batch)
+    cut = [m for each in batches for m in each]  # type: ignore[union-attr]  # none is oversized
     # A sort is stable: all that it may change is the order of different watches.
     stretches, cut_stretches = cut_at_specials(batch), cut_at_specials(cut)
     assert [sorted(s, key=id_of) for s in cut_stretches] == [
@@ -116,46 +122,48 @@ def id_of(message: bytes) -> int:
 def cut_at_specials(batch: list[bytes]) -> list[list[bytes]]:
     stretches: list[list[bytes]] = [[]]
     for message in batch:
-        if len(list(split_runs([message, message]))) > 1:
+        if len(list(split_batches([message, message]))) > 1:
             stretches += [[message], []]
         else:
             stretches[-1].append(message)
     return stretches
 
 
-def test_like_messages_are_one_run() -> None:
+def test_like_messages_are_one_batch() -> None:
     for watch_id in IDS:
         batch = [response(watch_id, [revision]) for revision in range(2, 50)]
-        (run,) = split_runs(batch)
-        assert isinstance(run, list)
-        merged = merge_run(run)
+        (one,) = split_batches(batch)
+        assert isinstance(one, list)
+        merged = merge_batch(one)
         assert merged is not None
         assert [e.kv.mod_revision for e in merged.events] == list(range(2, 50))
         assert (merged.watch_id, merged.header.revision) == (watch_id, 49)
 
 
-def test_runs_of_several_watches() -> None:
+def test_batches_of_several_watches() -> None:
     one, another = response(1, [2]), response(300, [2])
-    runs = list(split_runs([one, another, one, one, another]))
-    assert runs == [[one, one, one], [another, another]]
+    batches = list(split_batches([one, another, one, one, another]))
+    assert batches == [[one, one, one], [another, another]]
 
 
-def test_what_ends_a_run() -> None:
+def test_what_ends_a_batch() -> None:
     one = response(1, [2])
     large = response(1, [2] * MAX_SIZE)
     skipped = Oversized(10**9, b"")
     for other in (response(1, []), large, b"", skipped):
-        runs = list(split_runs([one, one, other, one, one]))
+        batches = list(split_batches([one, one, other, one, one]))
         lone = other if isinstance(other, Oversized) else [other]
-        assert runs == [[one, one], lone, [one, one]]
+        assert batches == [[one, one], lone, [one, one]]
         if isinstance(other, bytes):
-            assert list(split_runs([other, one])) == [[other], [one]]
+            assert list(split_batches([other, one])) == [[other], [one]]
 
 
 def test_what_is_not_merged() -> None:
-    # What a server repeats within a run has to be dropped: one by one.
-    assert merge_run([response(1, [2]), response(1, [3])]) is not None
-    assert merge_run([response(1, [2]), response(1, [2])]) is None
-    assert merge_run([response(1, [3]), response(1, [2])]) is None
+    # What a server repeats within a batch has to be dropped: one by one.
+    assert merge_batch([response(1, [2]), response(1, [3])]) is not None
+    assert merge_batch([response(1, [2]), response(1, [2])]) is None
+    assert merge_batch([response(1, [3]), response(1, [2])]) is None
     for field in ("created", "canceled", "fragment"):
-        assert merge_run([response(1, [2]), response(1, [3], **{field: True})]) is None
+        assert (
+            merge_batch([response(1, [2]), response(1, [3], **{field: True})]) is None
+        )

@@ -1,0 +1,403 @@
+"""What waits for one user: handed over once, in order, whoever is cancelled meanwhile."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Awaitable, Callable
+from typing import Self
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from tests.support.replies import response_of
+from trio_etcd_watch import Event, HistoryLostError, Watch, WatchResponse
+from trio_etcd_watch._inbox import Inbox
+from trio_etcd_watch._pb import watch_pb2 as pb
+from trio_etcd_watch._requests import watch_spec
+from trio_etcd_watch._subscription import Delivery, Subscription
+
+
+class Server:
+    """Delivers to one inbox, and notes what is taken from it."""
+
+    def __init__(self, *, created: bool = True, created_notify: bool = False) -> None:
+        spec = watch_spec("k", progress_notify=True, created_notify=created_notify)
+        self.subscription = Subscription(spec)
+        self.subscription.server = self
+        self.inbox = self.subscription.receiver = Inbox(self.subscription)
+        self.watch = Watch(self.inbox)
+        self.taken: list[tuple[int, int]] = []
+        if created:
+            self.create()
+
+    def take(self, subscription: Subscription, events: int, size: int) -> None:
+        assert subscription is self.subscription
+        self.taken.append((events, size))
+
+    def close(self, subscription: Subscription) -> None:
+        subscription.receiver.close()
+
+    def create(self) -> None:
+        self._deliver(pb.WatchResponse(created=True), 1)
+
+    def put(self, *revisions: int) -> None:
+        raw = pb.WatchResponse()
+        for revision in revisions:
+            raw.events.add().kv.mod_revision = revision
+        self._deliver(raw, revisions[-1])
+
+    def notify(self, revision: int) -> None:
+        self._deliver(pb.WatchResponse(), revision)
+
+    def move(self, revision: int) -> None:
+        """Progress that the user does not want to see."""
+        self.inbox.deliver(Delivery(self.subscription, None, revision + 1))
+
+    def fail(self) -> None:
+        error = HistoryLostError(9, 5)
+        self.inbox.deliver(Delivery(self.subscription, error, 10))
+
+    def _deliver(self, raw: pb.WatchResponse, revision: int) -> None:
+        raw.header.revision = revision
+        size, count = 100 * len(raw.events), len(raw.events)
+        self.inbox.deliver(
+            Delivery(
+                self.subscription, response_of(raw), revision + 1, count, size, revision
+            )
+        )
+
+
+def revisions(taken: WatchResponse | Event) -> list[int]:
+    events = [taken] if isinstance(taken, Event) else taken.events
+    return [event.kv.mod_revision for event in events]
+
+
+Step = Callable[[Watch], Awaitable[WatchResponse | Event]]
+
+
+async def whole(watch: Watch) -> WatchResponse:
+    return await anext(watch)
+
+
+async def one(watch: Watch) -> Event:
+    return await anext(watch.events())
+
+
+STEPS = pytest.mark.parametrize("step", [whole, one])
+"""Both kinds of iteration."""
+
+
+class Reader:
+    """A task that takes one step."""
+
+    def __init__(self, watch: Watch, step: Step) -> None:
+        self.scope = trio.CancelScope()
+        self.outcome: object = None
+        self._watch = watch
+        self._step = step
+
+    async def run(self) -> None:
+        with self.scope:
+            try:
+                self.outcome = await self._step(self._watch)
+            except trio.Cancelled as exc:
+                self.outcome = exc
+                raise
+            except Exception as exc:  # the test looks at it
+                self.outcome = exc
+
+
+@STEPS
+@pytest.mark.parametrize("event", ["put", "notify", "fail", "close"])
+async def test_who_is_woken_and_then_cancelled_is_cancelled(
+    step: Step, event: str
+) -> None:
+    server = Server()
+    reader = Reader(server.watch, step)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reader.run)
+        await wait_all_tasks_blocked()
+        match event:
+            case "put":
+                server.put(5, 6)
+            case "notify":
+                server.notify(6)
+            case "fail":
+                server.fail()
+            case "close":
+                server.inbox.close()
+        reader.scope.cancel()
+    assert isinstance(reader.outcome, trio.Cancelled)
+    # Nothing is lost, and nothing passed.
+    assert server.watch.next_revision == 2
+    assert server.taken == []
+    match event:
+        case "put":
+            assert server.watch.statistics().unread_events == 2
+            assert revisions(await whole(server.watch)) == [5, 6]
+            assert server.taken == [(2, 200)]
+        case "notify":
+            assert (await whole(server.watch)).is_progress_notify
+            assert server.watch.next_revision == 7
+        case "fail":
+            with pytest.raises(HistoryLostError):
+                await step(server.watch)
+        case "close":
+            with pytest.raises(trio.ClosedResourceError):
+                await step(server.watch)
+
+
+async def test_what_came_before_a_cancelled_step_stays_before_what_follows() -> None:
+    server = Server()
+    reader = Reader(server.watch, whole)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reader.run)
+        await wait_all_tasks_blocked()
+        server.put(5)
+        reader.scope.cancel()
+    server.put(6)
+    server.notify(7)
+    assert revisions(await whole(server.watch)) == [5, 6]
+    assert server.watch.next_revision == 7
+    assert (await whole(server.watch)).header.revision == 7
+
+
+async def test_who_is_woken_and_finds_it_closed_is_told_so() -> None:
+    server = Server()
+    reader = Reader(server.watch, whole)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reader.run)
+        await wait_all_tasks_blocked()
+        server.put(5)
+        server.inbox.close()
+    assert isinstance(reader.outcome, trio.ClosedResourceError)
+    # It was not handed over.
+    assert server.watch.next_revision == 2
+    assert server.watch.statistics().unread_events == 0
+
+
+async def test_the_rest_of_a_response_comes_as_one() -> None:
+    server = Server()
+    server.put(5, 5, 6, 7)
+    assert revisions(await one(server.watch)) == [5]
+    assert server.watch.next_revision == 5
+    server.put(8)
+    assert revisions(await whole(server.watch)) == [5, 6, 7]
+    assert server.watch.next_revision == 8
+    assert revisions(await one(server.watch)) == [8]
+    assert server.watch.next_revision == 9
+
+
+async def test_each_event_passes_its_revision_with_the_last_of_it() -> None:
+    server = Server()
+    server.put(5, 5, 6)
+    server.move(20)
+    bookmarks = []
+    for _ in range(3):
+        await one(server.watch)
+        bookmarks.append(server.watch.next_revision)
+    assert bookmarks == [5, 6, 21]
+
+
+@STEPS
+async def test_two_tasks_at_once(step: Step) -> None:
+    server = Server()
+    reader = Reader(server.watch, whole)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reader.run)
+        await wait_all_tasks_blocked()
+        with pytest.raises(trio.BusyResourceError):
+            await step(server.watch)
+        server.put(8)
+    assert isinstance(reader.outcome, WatchResponse)
+    assert revisions(reader.outcome) == [8]
+
+
+@STEPS
+async def test_busy_where_the_other_has_a_rest_to_take(step: Step) -> None:
+    server = Server()
+    server.put(5, 6, 7)
+    await one(server.watch)
+    # A step that has begun, and stands at its checkpoint.
+    first = server.watch.__anext__()
+    assert first.send(None) is not None
+    with pytest.raises(trio.BusyResourceError):
+        await step(server.watch)
+    first.close()
+    assert revisions(await whole(server.watch)) == [6, 7]
+
+
+@STEPS
+async def test_closed_where_a_rest_is_held(step: Step) -> None:
+    server = Server()
+    server.put(5, 5, 6)
+    assert revisions(await one(server.watch)) == [5]
+    server.put(7)
+    server.inbox.leave()
+    # Neither the rest nor what follows: a bookmark is before what was not handed over.
+    assert server.watch.next_revision == 5
+    for _ in range(2):
+        with pytest.raises(trio.ClosedResourceError):
+            await step(server.watch)
+    assert server.watch.next_revision == 5
+
+
+@STEPS
+async def test_closed_in_a_step_that_has_a_rest_to_take(step: Step) -> None:
+    server = Server()
+    server.put(5, 6, 7)
+    await one(server.watch)
+    reader = Reader(server.watch, whole)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reader.run)
+        server.inbox.close()
+    assert isinstance(reader.outcome, trio.ClosedResourceError)
+    assert server.watch.next_revision == 6
+
+
+async def test_what_comes_after_the_end_is_nobodys() -> None:
+    server = Server()
+    server.inbox.close()
+    server.put(5)
+    server.notify(6)
+    server.move(7)
+    server.fail()
+    with pytest.raises(trio.ClosedResourceError):
+        await whole(server.watch)
+    statistics = server.watch.statistics()
+    assert (statistics.unread_events, statistics.events_received) == (0, 0)
+    assert server.watch.next_revision == 2
+
+
+@STEPS
+async def test_what_came_before_a_failure_comes_first(step: Step) -> None:
+    server = Server()
+    server.put(5)
+    server.fail()
+    assert revisions(await step(server.watch)) == [5]
+    errors = []
+    for _ in range(3):
+        with pytest.raises(HistoryLostError) as caught:
+            await step(server.watch)
+        errors.append(caught.value)
+    assert len(set(map(id, errors))) == 3
+    assert all(error.__context__ is None for error in errors)
+
+
+async def test_what_waits_comes_as_one_up_to_a_notification() -> None:
+    server = Server()
+    server.put(3)
+    server.put(4, 5)
+    server.notify(6)
+    server.notify(7)
+    server.put(8)
+    assert server.watch.statistics().unread_events == 4
+    assert revisions(await whole(server.watch)) == [3, 4, 5]
+    assert (server.taken, server.watch.next_revision) == ([(3, 300)], 6)
+    assert (await whole(server.watch)).header.revision == 7
+    assert (len(server.taken), server.watch.next_revision) == (1, 8)
+    assert revisions(await whole(server.watch)) == [8]
+
+
+async def test_progress_that_is_not_shown_goes_with_what_waits() -> None:
+    server = Server()
+    server.move(3)
+    assert server.watch.next_revision == 4
+    server.put(5)
+    server.move(9)
+    assert server.watch.next_revision == 4
+    await whole(server.watch)
+    assert server.watch.next_revision == 10
+    server.move(11)
+    assert server.watch.next_revision == 12
+
+
+async def test_the_creation_is_shown_to_who_asks_for_it() -> None:
+    server = Server(created_notify=True)
+    assert (await whole(server.watch)).created
+    server.put(5)
+    assert not (await whole(server.watch)).created
+
+
+@pytest.mark.parametrize("way", ["create", "fail", "close"])
+async def test_what_ends_the_wait_for_the_creation(way: str) -> None:
+    server = Server(created=False)
+    outcomes: list[object] = []
+
+    async def wait() -> None:
+        try:
+            await server.inbox.wait_created()
+            outcomes.append(None)
+        except (HistoryLostError, trio.ClosedResourceError) as exc:
+            outcomes.append(type(exc))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        assert outcomes == []
+        {"create": server.create, "fail": server.fail, "close": server.inbox.close}[
+            way
+        ]()
+    kinds = {
+        "create": None,
+        "fail": HistoryLostError,
+        "close": trio.ClosedResourceError,
+    }
+    assert outcomes == [kinds[way]]
+
+
+class Held:
+    """Something that can be watched for its end."""
+
+
+@STEPS
+async def test_a_watch_that_is_drained_holds_nothing(
+    step: Step, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Server()
+    marks = []
+
+    def put(*revisions: int) -> None:
+        mark = Held()
+        marks.append(weakref.ref(mark))
+        raw = pb.WatchResponse()
+        for revision in revisions:
+            raw.events.add().kv.mod_revision = revision
+        response = response_of(raw)
+        # `_events` is all that a response holds of its message.
+        object.__setattr__(response, "_events", Marked(response.events, mark))
+        count = len(revisions)
+        delivery = Delivery(server.subscription, response, revisions[-1] + 1, count)
+        server.inbox.deliver(delivery)
+
+    reader = Reader(server.watch, step)
+    async with trio.open_nursery() as nursery:
+        put(5)
+        await step(server.watch)
+        gc.collect()
+        assert marks.pop()() is None
+        # A reader that was woken, and waits again, holds nothing either.
+        nursery.start_soon(reader.run)
+        await wait_all_tasks_blocked()
+        put(6)
+    reader.outcome = None
+    again = Reader(server.watch, step)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(again.run)
+        await wait_all_tasks_blocked()
+        gc.collect()
+        assert marks.pop()() is None
+        again.scope.cancel()
+
+
+class Marked(tuple[Event, ...]):
+    """Events that hold a mark."""
+
+    mark: Held
+
+    def __new__(cls, events: object, mark: Held) -> Self:
+        marked = super().__new__(cls, events)  # type: ignore[arg-type]  # a sequence
+        marked.mark = mark
+        return marked

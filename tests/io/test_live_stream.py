@@ -1,0 +1,491 @@
+"""One stream while it lives: what is read is handed out, whatever ends it."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import weakref
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from tests.support.connection import INITIAL_WINDOW_SIZE
+from tests.support.members import LIMIT, serve_for_ever
+from tests.support.memory import ENDPOINT, cluster_in_memory, create
+from tests.support.peer import (
+    GRPC,
+    Peer,
+    data_frame,
+    grpc_message,
+    serve_tcp,
+    watch_response,
+)
+from trio_etcd_watch import (
+    AuthenticationError,
+    Channel,
+    Watch,
+    Watcher,
+    _live_stream,
+    open_watcher,
+)
+from trio_etcd_watch._grpc.messages import Oversized
+from trio_etcd_watch._grpc.status import CallEnd, Status, StatusCode, StreamLost
+from trio_etcd_watch._live_stream import LiveStream, Route, Totals
+from trio_etcd_watch._outage import LineBudget, Outage
+from trio_etcd_watch._pb import watch_pb2 as pb
+from trio_etcd_watch._requests import watch_spec
+from trio_etcd_watch._session import Session
+from trio_etcd_watch._subscription import Delivery, State, Subscription
+
+OK = Status(StatusCode.OK, "")
+NONSENSE = b"\xff\xff\xff"
+
+
+class FakeCall:
+    """A call as the connection gives it: what is read comes in the same step."""
+
+    def __init__(self, deliver: Callable[[list[bytes | Oversized]], None]) -> None:
+        self.deliver = deliver
+        self.sent: list[bytes] = []
+        self.window = trio.Event()
+        self.window.set()
+        self.bytes_received = 0
+        self._end: CallEnd | None = None
+        self._ended = trio.Event()
+
+    async def send(self, messages: list[bytes]) -> None:
+        await trio.lowlevel.checkpoint()
+        await self.window.wait()
+        self.sent += messages
+
+    async def wait_end(self) -> CallEnd:
+        await self._ended.wait()
+        assert self._end is not None
+        return self._end
+
+    def end(self, end: CallEnd) -> None:
+        if self._end is None:
+            self._end = end
+            self._ended.set()
+
+    def reset(self, reason: str = "reset") -> None:
+        self.end(StreamLost(reason))
+
+
+class FakeConnection:
+    """Opens one call; and the connector that has made it."""
+
+    authority = "etcd:2379"
+
+    def __init__(self) -> None:
+        self.call: FakeCall
+
+    def open_call(
+        self,
+        path: str,
+        metadata: object,
+        deliver: Callable[[list[bytes | Oversized]], None],
+    ) -> FakeCall:
+        self.call = FakeCall(deliver)
+        return self.call
+
+    def trust(self) -> None:
+        """There was a reply."""
+
+    def leave(self, connection: object) -> None:
+        assert connection is self
+
+
+class OneStream:
+    """Some watches on one live stream, and what each was given."""
+
+    def __init__(self, session: Session | None = None) -> None:
+        self.session = session or Session(max_message_size=1000)
+        self.connection = FakeConnection()
+        self.totals = Totals()
+        self.expelled: list[Subscription] = []
+        self.given: list[Delivery] = []
+        self.keeps = True
+
+    def open(self) -> Subscription:
+        subscription = self.session.open(watch_spec("k", progress_notify=True))
+        subscription.server = subscription.receiver = self  # type: ignore[assignment]  # a part
+        return subscription
+
+    def deliver(self, delivery: Delivery) -> None:
+        if self.keeps:
+            self.given.append(delivery)
+
+    @property
+    def revisions(self) -> list[int]:
+        return [
+            event.kv.mod_revision
+            for delivery in self.given
+            for event in getattr(delivery.item, "events", ())
+        ]
+
+    def start(self) -> LiveStream:
+        route = Route(self.connection, self.connection, (), None)  # type: ignore[arg-type]  # a part
+        stream = LiveStream(
+            route,
+            self.session,
+            self.totals,
+            Outage(LineBudget()),
+            worked=lambda: None,
+            expel=self.expelled.append,
+        )
+        self.session.connect()
+        return stream
+
+    async def run(self, play: Callable[[FakeCall], None]) -> CallEnd:
+        """Have the connection read this once the creations are sent."""
+        stream = self.start()
+        end: list[CallEnd] = []
+
+        async def run() -> None:
+            end.append(await stream.run())
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run)
+            await wait_all_tasks_blocked()
+            play(self.connection.call)
+        self.session.disconnect()
+        return end[0]
+
+
+def put(watch_id: int, *revisions: int) -> bytes:
+    events = [(b"k", revision) for revision in revisions]
+    return watch_response(watch_id, revision=revisions[-1], events=events)
+
+
+CREATED = watch_response(0, revision=4, created=True)
+
+
+async def test_what_is_read_before_the_end_is_handed_out_first() -> None:
+    watcher = OneStream()
+    watcher.open()
+
+    def play(call: FakeCall) -> None:
+        call.deliver([CREATED, put(0, 5)])
+        call.deliver([put(0, 6), put(0, 7)])
+        call.end(OK)
+
+    assert await watcher.run(play) == OK
+    assert watcher.revisions == [5, 6, 7]
+    assert watcher.totals.events_received == 3
+    assert watcher.totals.bytes_received > 0
+
+
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("reads", [1, 2])
+async def test_a_message_that_breaks_the_protocol_is_the_end(
+    reads: int, batched: bool
+) -> None:
+    watcher = OneStream()
+    watcher.open()
+    # As the beginning of one that could be parsed with its neighbours, or not at all.
+    bad = put(0, 7)[:-1] if batched else NONSENSE
+
+    def play(call: FakeCall) -> None:
+        if reads == 1:
+            call.deliver([CREATED, put(0, 5), put(0, 6), bad, put(0, 8)])
+        else:
+            call.deliver([CREATED, put(0, 5), put(0, 6)])
+            call.deliver([bad, put(0, 8)])
+        call.end(OK)
+
+    end = await watcher.run(play)
+    assert isinstance(end, StreamLost)
+    assert "no watch response" in str(end)
+    assert watcher.revisions == [5, 6]
+
+
+async def test_a_message_that_breaks_the_protocol_resets_the_call() -> None:
+    watcher = OneStream()
+    watcher.open()
+    end = await watcher.run(lambda call: call.deliver([CREATED, NONSENSE]))
+    assert "no watch response" in str(end)
+    assert await watcher.connection.call.wait_end() is not OK
+
+
+async def test_a_cancelled_stream_hands_out_what_has_moved_its_cursor() -> None:
+    """At whatever step of the tasks it comes."""
+    for steps in range(6):
+        watcher = OneStream()
+        watch = watcher.open()
+        stream = watcher.start()
+        scope = trio.CancelScope()
+
+        async def run(scope: trio.CancelScope, stream: LiveStream) -> None:
+            with scope:
+                await stream.run()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run, scope, stream)
+            await wait_all_tasks_blocked()
+            watcher.connection.call.deliver([CREATED])
+            await wait_all_tasks_blocked()
+            watcher.connection.call.deliver([put(0, 5)])
+            for _ in range(steps):
+                await trio.lowlevel.cancel_shielded_checkpoint()
+            scope.cancel()
+        assert watch.cursor.next_revision == (6 if watcher.revisions else 5)
+    assert watcher.revisions == [5]
+
+
+async def test_a_request_that_is_not_sent_is_asked_for_on_the_next_stream() -> None:
+    watcher = OneStream()
+    first = watcher.open()
+
+    def close_window(call: FakeCall) -> None:
+        call.deliver([CREATED])
+        call.window = trio.Event()
+
+    stream = watcher.start()
+    scope = trio.CancelScope()
+
+    async def run() -> None:
+        with scope:
+            await stream.run()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        await wait_all_tasks_blocked()
+        close_window(watcher.connection.call)
+        second = watcher.open()
+        stream.wake()
+        await wait_all_tasks_blocked()
+        # Taken from the session, and not sent.
+        assert not watcher.session.has_requests
+        assert len(watcher.connection.call.sent) == 1
+        third = watcher.open()
+        scope.cancel()
+    watcher.session.disconnect()
+    end = await watcher.run(lambda call: call.end(OK))
+    assert end == OK
+    assert len(watcher.connection.call.sent) == 3
+    states = {each.state for each in (first, second, third)}
+    assert states == {State.RESUMING}
+
+
+class Mark:
+    """Something whose end can be watched."""
+
+
+class Marked(bytes):
+    """A message that holds a mark, as bytes themselves cannot be watched."""
+
+    mark: Mark
+
+
+async def test_an_idle_stream_holds_nothing_of_what_it_has_handed_out() -> None:
+    watcher = OneStream()
+    watch = watcher.open()
+    stream = watcher.start()
+    marks: list[weakref.ref[object]] = []
+
+    def deliver_marked(call: FakeCall) -> None:
+        messages = [Marked(put(0, 5)), Marked(put(0, 6))]
+        for message in messages:
+            message.mark = Mark()
+            marks.append(weakref.ref(message.mark))
+        call.deliver([*messages])
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stream.run)
+        await wait_all_tasks_blocked()
+        call = watcher.connection.call
+        call.deliver([CREATED])
+        await wait_all_tasks_blocked()
+        watcher.given.clear()
+        deliver_marked(call)
+        await wait_all_tasks_blocked()
+        assert [mark() for mark in marks] == [None, None]
+        assert watcher.revisions == [5, 6]
+        watcher.given.clear()
+        gc.collect()
+        deliveries = [each for each in gc.get_objects() if type(each) is Delivery]
+        assert [each for each in deliveries if each.subscription is watch] == []
+        nursery.cancel_scope.cancel()
+
+
+async def test_no_more_than_two_reads_wait() -> None:
+    """However fast they come: one a turn of the loop, as from the connection."""
+    watcher = OneStream()
+    watcher.open()
+    watcher.keeps = False
+    stream = watcher.start()
+    waiting: list[int] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stream.run)
+        await wait_all_tasks_blocked()
+        call = watcher.connection.call
+        call.deliver([CREATED])
+        for revision in range(5, 500):
+            call.deliver([put(0, revision)])
+            waiting.append(stream._reads.statistics().current_buffer_used)
+            waiting.append(stream._deliveries.statistics().current_buffer_used)
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        nursery.cancel_scope.cancel()
+    assert max(waiting) <= 2
+
+
+# On a connection.
+
+
+@asynccontextmanager
+async def watching(
+    channel: Channel | str = ENDPOINT,
+) -> AsyncGenerator[tuple[Watcher, Watch]]:
+    async with open_watcher(channel) as watcher, watcher.watch("k") as watch:
+        yield watcher, watch
+
+
+async def test_a_malformed_message_and_the_end_in_one_read(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def break_off(peer: Peer, stream_id: int) -> None:
+        await create(peer, stream_id)
+        payload = b"".join(map(grpc_message, (put(0, 5), NONSENSE)))
+        # The stream ends with its DATA, which is a loss of its own kind.
+        await peer.raw(data_frame(stream_id, payload, end=True))
+        cluster.serve = functools.partial(serve_for_ever, revision=5)
+
+    async with (
+        cluster_in_memory(monkeypatch, break_off) as cluster,
+        watching() as (watcher, watch),
+    ):
+        assert (await anext(watch.events())).kv.mod_revision == 5
+        await trio.sleep(1)
+        loss = watcher.statistics().last_loss
+        assert loss is not None
+        assert "no watch response" in loss
+
+
+async def test_a_status_after_events_in_one_read(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def end(peer: Peer, stream_id: int) -> None:
+        await create(peer, stream_id)
+        await peer.messages(stream_id, put(0, 5), put(0, 6))
+        await peer.status(stream_id, 16, "enough")
+
+    async with cluster_in_memory(monkeypatch, end), watching() as (_, watch):
+        await trio.sleep(1)
+        response = await anext(watch)
+        assert [event.kv.mod_revision for event in response.events] == [5, 6]
+        with pytest.raises(AuthenticationError, match="enough"):
+            await anext(watch)
+
+
+async def test_creations_that_wait_for_a_window_are_sent_on_the_next_stream(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_live_stream, "REPLY_TIMEOUT", 1.0)
+    async with (
+        cluster_in_memory(monkeypatch, serve_for_ever) as cluster,
+        open_watcher(ENDPOINT) as watcher,
+        trio.open_nursery() as nursery,
+    ):
+        cluster.settings = {INITIAL_WINDOW_SIZE: 7}
+        cluster.gives_window = False
+
+        async def watch_one() -> None:
+            async with watcher.watch("k") as watch:
+                assert (await anext(watch)).events
+
+        for _ in range(3):
+            nursery.start_soon(watch_one)
+        await trio.sleep(0.5)
+        assert watcher.statistics().creating == 3
+        cluster.settings = {}
+        cluster.gives_window = True
+
+
+TOKEN_REFUSED = "etcdserver: invalid auth token"
+
+
+async def test_a_refused_watch_moves_alone(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three: its neighbours notice nothing, however often it is refused."""
+    streams = 0
+
+    async def serve(peer: Peer, stream_id: int) -> None:
+        nonlocal streams
+        streams += 1
+        await peer.headers(stream_id, GRPC)
+        if streams > 1:
+            await peer.message(stream_id)
+            await peer.messages(stream_id, refusal)
+            return
+        for watch_id in range(2):
+            await peer.message(stream_id)
+            response = watch_response(watch_id, revision=4, created=True)
+            await peer.messages(stream_id, response)
+        await peer.message(stream_id)
+        await peer.messages(stream_id, refusal)
+        await refused.wait()
+        await peer.messages(stream_id, put(0, 5), put(1, 5))
+
+    refusal = watch_response(
+        -1, created=True, canceled=True, cancel_reason=TOKEN_REFUSED
+    )
+    refused = trio.Event()
+    channel = Channel(ENDPOINT, token="t")
+    async with (
+        cluster_in_memory(monkeypatch, serve),
+        open_watcher(channel) as watcher,
+        watcher.watch("a") as first,
+        watcher.watch("b") as second,
+    ):
+        with pytest.raises(AuthenticationError):
+            async with watcher.watch("c"):
+                pass
+        assert streams == 4
+        refused.set()
+        for watch in (first, second):
+            assert (await anext(watch.events())).kv.mod_revision == 5
+            statistics = watch.statistics()
+            assert (statistics.state, statistics.last_loss) == ("live", None)
+        assert watcher.statistics().reconnects == 0
+
+
+async def test_streams_that_are_refused_together_each_have_their_tries() -> None:
+    """A watch whose stream is refused is not refused for those of its neighbours."""
+    refusals: dict[bytes, int] = {}
+
+    async def serve_stream(peer: Peer, stream_id: int) -> None:
+        await peer.headers(stream_id, GRPC)
+        request = pb.WatchRequest.FromString(await peer.message(stream_id))
+        key = request.create_request.key
+        refusals[key] = refusals.get(key, 0) + 1
+        if refusals[key] <= 3:
+            await peer.status(stream_id, 16, TOKEN_REFUSED)
+            return
+        created = watch_response(0, revision=4, created=True)
+        await peer.messages(stream_id, created, put(0, 5))
+
+    async def serve(stream: trio.abc.Stream) -> None:
+        peer = Peer(stream)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(peer.run)
+            while True:
+                nursery.start_soon(serve_stream, peer, await peer.accept())
+
+    async def watch_one(key: str) -> None:
+        # A stream of its own.
+        async with watcher.watch(key, metadata={"x": key}) as watch:
+            assert (await anext(watch)).events
+
+    keys = "abcde"
+    with trio.fail_after(LIMIT):
+        async with serve_tcp(serve) as endpoint:
+            async with open_watcher(Channel(endpoint, token="t")) as watcher:
+                async with trio.open_nursery() as nursery:
+                    for key in keys:
+                        nursery.start_soon(watch_one, key)
+    assert refusals == {key.encode(): 4 for key in keys}

@@ -1,0 +1,277 @@
+"""What waits for the user of one watch, and how far the user is in it.
+
+Deliveries go through a memory channel of Trio's, which wakes whoever waits and ends every
+wait once it is closed. It has no bound, since a watch that holds too much is parked by its
+session, and nothing here ever waits for the user. What waits is drained at a receive, and
+handed over as one response where that is the same; unread progress stays one item.
+
+What has left the channel and is not handed over is kept here: whoever is cancelled in
+between loses nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from typing import NoReturn, final
+
+import trio
+
+from ._errors import WatchError, afresh
+from ._responses import Event, WatchResponse
+from ._subscription import Delivery, Subscription
+
+
+class Unread:
+    """One item of the channel: a delivery, which a later one may take the place of."""
+
+    __slots__ = ("delivery",)
+
+    def __init__(self, delivery: Delivery) -> None:
+        self.delivery = delivery
+
+    @property
+    def is_progress(self) -> bool:
+        """Whether it is a progress notification."""
+        item = self.delivery.item
+        return isinstance(item, WatchResponse) and item.is_progress_notify
+
+
+@final
+class Position:
+    """How far a user is in a response whose events are handed over one by one.
+
+    Attributes:
+        left: how many events are still to be handed over; never 0 between two steps.
+    """
+
+    __slots__ = ("_count", "_events", "_response", "_revisions", "left")
+
+    def __init__(self, response: WatchResponse, count: int) -> None:
+        self.left: int = count
+        self._response = response
+        self._count = count
+        self._events: Iterator[Event] = iter(response.events)
+        # Of all events, once somebody asks how far this is.
+        self._revisions: list[int] = []
+
+    def take(self) -> Event:
+        """Hand over the next event."""
+        self.left -= 1
+        return next(self._events)
+
+    def rest(self) -> WatchResponse:
+        """Return what is left, as a response."""
+        return self._response.after(self._count - self.left)
+
+    @property
+    def next_revision(self) -> int:
+        """Where to continue after what is handed over: no revision is passed in part."""
+        if not self._revisions:
+            self._revisions = [e.kv.mod_revision for e in self._response.events]
+        handed = self._count - self.left
+        last, following = self._revisions[handed - 1 : handed + 1]
+        return last + 1 if last < following else last
+
+
+@final
+class Inbox:
+    """The unread deliveries of one watch. Made by `WatchStream.open()`.
+
+    Attributes:
+        subscription: the watch, as its session sees it.
+        created: the creation response, once it has come.
+        events_received: how many events have come.
+        unread_events: how many of them are not taken yet.
+        newest_revision: the newest header of all that has come.
+        position: how far the user is in a response that is handed over in part.
+        is_waiting: whether a task is in `wait()`.
+    """
+
+    def __init__(self, subscription: Subscription) -> None:
+        self.subscription = subscription
+        self.created: WatchResponse | None = None
+        self.events_received: int = 0
+        self.unread_events: int = 0
+        self.newest_revision: int = 0
+        self.position: Position | None = None
+        self.is_waiting: bool = False
+        # Where to continue once `position` is handed over whole.
+        self._next_revision = subscription.spec.start_revision
+        self._sending, self._receiving = trio.open_memory_channel[Unread](math.inf)
+        # What has left the channel first, and what has entered it last; both unread.
+        self._first: Unread | None = None
+        self._newest: Unread | None = None
+        self._error: WatchError | None = None
+        self._closed = False
+        # Created, failed or closed.
+        self._settled = trio.Event()
+
+    @property
+    def next_revision(self) -> int:
+        """The start_revision that continues exactly after what was handed over."""
+        if self.position is not None:
+            return self.position.next_revision
+        return self._next_revision
+
+    # The user's side
+
+    async def wait_created(self) -> None:
+        """Return once the server has confirmed the watch.
+
+        Raises:
+            WatchError: it refuses, or the stream fails.
+            trio.ClosedResourceError: the watcher was closed.
+        """
+        await self._settled.wait()
+        if self.created is None:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            self._raise_end()
+
+    async def wait(self) -> None:
+        """Return once there is something to take. A checkpoint; cancelling loses nothing.
+
+        Raises:
+            WatchError: the watch has failed, and all that came before is taken.
+            trio.ClosedResourceError: it was left, or its watcher closed.
+            trio.BusyResourceError: another task is waiting here.
+        """
+        if self.is_waiting:
+            raise trio.BusyResourceError("another task is iterating this watch")
+        self.is_waiting = True
+        try:
+            if self._has_any():
+                await trio.lowlevel.checkpoint()
+            while not self._has_any():
+                await self._receive()
+        finally:
+            self.is_waiting = False
+
+    async def wait_position(self) -> Position:
+        """Return once there is an event to take, and where; as `wait()`."""
+        await self.wait()
+        while self.position is None:
+            response, count = self._take_waiting()
+            if count:
+                self.position = Position(response, count)
+            else:
+                await self.wait()
+        return self.position
+
+    def take(self) -> WatchResponse:
+        """Hand over what comes next: call it after `wait()`."""
+        if self.position is None:
+            return self._take_waiting()[0]
+        rest, self.position = self.position.rest(), None
+        return rest
+
+    def leave(self) -> None:
+        """Have the watch dropped, here and on the server."""
+        self.subscription.server.close(self.subscription)
+
+    def _has_any(self) -> bool:
+        return self.position is not None or self._first is not None
+
+    async def _receive(self) -> None:
+        """Wait for the channel; what comes is the first to be taken."""
+        with contextlib.suppress(trio.EndOfChannel, trio.ClosedResourceError):
+            first = await self._receiving.receive()
+            if not self._closed:
+                self._first = first
+        # Whoever was woken, and is cancelled before running, learns of that instead.
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self._first is None:
+            self._raise_end()
+
+    def _raise_end(self) -> NoReturn:
+        with contextlib.suppress(trio.EndOfChannel):
+            # Trio says so where it is closed.
+            self._receiving.receive_nowait()
+        assert self._error is not None, "nothing else ends the channel"
+        raise afresh(self._error)
+
+    def _take_waiting(self) -> tuple[WatchResponse, int]:
+        """Take the oldest delivery; if it has events, all that wait behind it too.
+
+        Returns:
+            What was taken, and how many events it has.
+        """
+        last = self._pop()
+        _, response, following, count, size, _ = last.delivery
+        assert isinstance(response, WatchResponse)
+        others = []
+        while count and last is not self._newest and self._look().delivery.events:
+            last = self._pop()
+            _, other, following, more, more_size, _ = last.delivery
+            assert isinstance(other, WatchResponse)
+            others.append(other)
+            count += more
+            size += more_size
+        if last is self._newest:
+            self._newest = None
+        self._next_revision = following
+        self.unread_events -= count
+        if others:
+            response = response.merged(others)
+        if count:
+            self.subscription.server.take(self.subscription, count, size)
+        return response, count
+
+    def _look(self) -> Unread:
+        """Return what is to be taken next; something has to wait."""
+        if self._first is None:
+            self._first = self._receiving.receive_nowait()
+        return self._first
+
+    def _pop(self) -> Unread:
+        first, self._first = self._look(), None
+        return first
+
+    # The stream's side
+
+    def deliver(self, delivery: Delivery) -> None:
+        """Take what has come for this watch. Never waits."""
+        _, item, next_revision, count, _, revision = delivery
+        if self._closed:
+            return
+        if isinstance(item, WatchError):
+            self._error = item
+            self._sending.close()
+            self._settled.set()
+        elif item is None:
+            if self._newest is not None:
+                newest = self._newest.delivery
+                self._newest.delivery = newest._replace(next_revision=next_revision)
+            else:
+                self._next_revision = next_revision
+        else:
+            self.newest_revision = revision
+            self.events_received += count
+            self.unread_events += count
+            if self.created is None:
+                self.created = item
+                self._next_revision = next_revision
+                self._settled.set()
+            if not item.created or self.subscription.spec.created_notify:
+                self._put(Unread(delivery))
+
+    def _put(self, unread: Unread) -> None:
+        newest = self._newest
+        if newest is not None and unread.is_progress and newest.is_progress:
+            # The newest says it all; a user who never looks holds one.
+            newest.delivery = unread.delivery
+        else:
+            self._newest = unread
+            self._sending.send_nowait(unread)
+
+    def close(self) -> None:
+        """End every wait with `trio.ClosedResourceError`; what is unread is gone."""
+        # What is not handed over by now never is: the bookmark stays before it.
+        self._next_revision = self.next_revision
+        self._closed = True
+        self.position = self._first = self._newest = None
+        self.unread_events = 0
+        self._receiving.close()
+        self._sending.close()
+        self._settled.set()

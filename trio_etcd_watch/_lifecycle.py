@@ -1,0 +1,253 @@
+"""How the watches of one stream begin and end, by the server's word.
+
+Sans-IO: a creation is accepted or refused, a watch is canceled, a member is behind, or the
+stream itself is refused. `_session` has what comes in between. The rules go by the names
+under which docs/explanation/guarantees.md has them:
+
+replies_matched
+    Every creation sent has its reply; `_creations` says whose it is.
+isolated, own_token_trouble
+    An error belongs to one watch, and so does a refused token: a watch that needs a new
+    one is expelled, for a stream that has it, and its neighbours go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from ._cursor import MAX_REVISION
+from ._errors import (
+    AuthenticationError,
+    ClusterChangedError,
+    HistoryLostError,
+    PermissionDeniedError,
+    RpcError,
+    WatchError,
+)
+from ._grpc.status import StatusCode, StreamLost
+from ._responses import RawResponse, WatchResponse
+from ._roster import Roster
+from ._subscription import (
+    BROADCAST_ID,
+    Creating,
+    Delivery,
+    Live,
+    State,
+    Subscription,
+)
+from ._tokens import Refusal, StreamTokens
+from ._verdicts import error_of_cancel, status_of_reason
+
+LARGE_REQUEST = 262_144
+"""Bytes of a key and range_end that may be over the limit of a server: etcd's is 1.5 MiB
+and 512 KiB, unless told otherwise."""
+
+
+class Lifecycle(Roster):
+    """The watches of one stream: their beginnings and their ends.
+
+    Args:
+        tokens: what a refused token means.
+    """
+
+    def __init__(self, tokens: StreamTokens) -> None:
+        super().__init__()
+        self._tokens = tokens
+
+    def prove(self, revision: int, watches: Iterable[Subscription]) -> list[Delivery]:
+        """Take the cluster's newest revision, as a linearizable read has it.
+
+        lost_history_found: what is behind what it has told is another history, and that
+        watch fails. lag_is_no_loss: otherwise only the member lags.
+
+        Args:
+            revision: the newest when the read was made.
+            watches: that were `unproved` before it; a later one may have been told more
+                meanwhile.
+        """
+        self._proved = max(self._proved, revision)
+        failed = []
+        for subscription in watches:
+            if subscription not in self._unproved:
+                continue
+            del self._unproved[subscription]
+            told = subscription.cursor.told
+            if told > self._proved:
+                error = HistoryLostError(told, revision)
+                failed.append(self._fail(subscription, error))
+            else:
+                self._create(subscription)
+        return failed
+
+    def refuse(self, error: RpcError) -> Sequence[Delivery]:
+        """The server refuses the stream, as it may for the sake of one creation.
+
+        Which one cannot be told while several are sent at once, so from now on each
+        waits for the reply to the one before. Call it before `disconnect()`.
+        """
+        suspects = self._creations.sent(self._unsent)
+        if len(suspects) == 1:
+            return [self._fail(suspects[0], error)]
+        self._creations.pipelined = False
+        return ()
+
+    def refuse_largest(self, error: RpcError) -> Sequence[Delivery]:
+        """The stream ended over a message too large for the server, or for a proxy.
+
+        Only a creation that is large itself is to blame for it: that may also have been
+        a response. Call it before `disconnect()`.
+        """
+        return [
+            self._fail(subscription, error)
+            for subscription in self._creations.sent(self._unsent)
+            if len(subscription.spec.key) + len(subscription.spec.range_end)
+            > LARGE_REQUEST
+        ]
+
+    def halt(self, error: WatchError) -> Sequence[Delivery]:
+        """The stream cannot be had again: every watch on it fails."""
+        return [self._fail(each, error) for each in self.subscriptions]
+
+    # Replies
+
+    def _receive_created(self, response: RawResponse, now: float) -> Sequence[Delivery]:
+        subscription = self._creations.reply()
+        if response.canceled:
+            return self._receive_refused(subscription, response, now)
+        return self._receive_accepted(subscription, response)
+
+    def _receive_accepted(
+        self, subscription: Subscription | None, response: RawResponse
+    ) -> Sequence[Delivery]:
+        """The server has created a watch: the one whose reply was next, if any was."""
+        watch_id = response.watch_id
+        if subscription is None:
+            # No server does this; the watch is nobody's.
+            self._cancel_unknown(watch_id)
+            return ()
+        self._creations.check_order(watch_id)
+        self._request_following()
+        creating = subscription.phase
+        if not isinstance(creating, Creating):
+            self._cancel(watch_id)
+            return ()
+        return self._confirm(subscription, creating, response)
+
+    def _receive_refused(
+        self, subscription: Subscription | None, response: RawResponse, now: float
+    ) -> Sequence[Delivery]:
+        """The server refuses to create a watch: the one whose reply was next."""
+        if subscription is None:
+            return ()
+        self._request_following()
+        # Servers before 3.4.22 and 3.5.6 refuse with id 0 instead of -1, so the id
+        # says nothing about success.
+        self._repeat_silenced(response.watch_id)
+        if subscription.state is not State.CREATING:
+            return ()
+        return self._give_up(subscription, response, now)
+
+    def _request_following(self) -> None:
+        if following := self._creations.next_to_send():
+            self._request(following)
+
+    def _confirm(
+        self, subscription: Subscription, creating: Creating, response: RawResponse
+    ) -> Sequence[Delivery]:
+        watch_id = response.watch_id
+        if watch_id in self._live:
+            raise StreamLost(f"the server gave the watch id {watch_id} twice")
+        known = subscription.cluster_id
+        # etcd's grpc-proxy makes the header up where it has the same watch already.
+        made_up = not response.cluster_id
+        subscription.phase = Live(
+            watch_id,
+            created_revision=MAX_REVISION if made_up else response.revision,
+            prev_kv_tries=creating.prev_kv_tries,
+        )
+        subscription.tokens.refused = 0
+        self._live[watch_id] = subscription
+        if known and response.cluster_id and response.cluster_id != known:
+            # same_cluster
+            error = ClusterChangedError(known, response.cluster_id)
+            return [self._fail(subscription, error)]
+        subscription.cluster_id = known or response.cluster_id
+        told = subscription.cursor.told
+        if response.revision < told and told > self._proved and not made_up:
+            # The member lags, or the cluster has lost history.
+            self._doubt(subscription)
+            return ()
+        subscription.lost_at = None
+        subscription.cursor.created(response.revision, made_up=made_up)
+        if subscription.confirmed and not subscription.spec.resume_notify:
+            return ()
+        subscription.confirmed = True
+        return [self._delivery(subscription, response)]
+
+    def _receive_canceled(
+        self, response: RawResponse, now: float
+    ) -> Sequence[Delivery]:
+        watch_id = response.watch_id
+        subscription = self._live.get(watch_id)
+        if subscription is None:
+            # The answer to a cancel of ours: nothing follows under this id.
+            self._canceled.discard(watch_id)
+            return ()
+        if response.compact_revision:
+            # compacted_id_freed: etcd keeps it until it is canceled, and withholds
+            # progress from the whole stream meanwhile.
+            error = error_of_cancel(WatchResponse(response))
+            return [self._fail(subscription, error)]
+        del self._live[watch_id]
+        return self._give_up(subscription, response, now)
+
+    def _give_up(
+        self, subscription: Subscription, response: RawResponse, now: float
+    ) -> Sequence[Delivery]:
+        """The server does not serve a watch: end it, or go on with another token."""
+        error: WatchError = error_of_cancel(
+            WatchResponse(response), anonymous=not self._tokens.can_renew
+        )
+        status = status_of_reason(response.cancel_reason)
+        refusal = self._tokens.watch_refused(
+            subscription.tokens,
+            status,
+            now,
+            denied=isinstance(error, PermissionDeniedError),
+            is_precise=response.watch_id == BROADCAST_ID,
+        )
+        if refusal is Refusal.RENEW:
+            self._expel(subscription, now)
+            return ()
+        if refusal is Refusal.UNAUTHENTICATED:
+            error = AuthenticationError(StatusCode.UNAUTHENTICATED, status.message)
+        self._end(subscription)
+        return [self._error(subscription, error)]
+
+    # Steps
+
+    def _repeat_silenced(self, watch_id: int) -> None:
+        """Create again the live watch whose id the server used for a refusal.
+
+        silenced_recreated: servers before 3.4.22 and 3.5.6 refuse a creation under id 0,
+        and from then on hold back the events of the watch that has this id.
+        """
+        if subscription := self._live.get(watch_id):
+            self._repeat(subscription)
+
+    def _fail(self, subscription: Subscription, error: WatchError) -> Delivery:
+        self.end(subscription)
+        return self._error(subscription, error)
+
+    @staticmethod
+    def _error(subscription: Subscription, error: WatchError) -> Delivery:
+        return Delivery(subscription, error, subscription.cursor.next_revision)
+
+    @staticmethod
+    def _delivery(subscription: Subscription, shown: RawResponse | None) -> Delivery:
+        """Tell how far the watch is, by a response without events or without a word."""
+        following = subscription.cursor.next_revision
+        if shown is None:
+            return Delivery(subscription, None, following)
+        item = WatchResponse(shown)
+        return Delivery(subscription, item, following, header_revision=shown.revision)
