@@ -45,6 +45,7 @@ SANS_IO = [
     "_rotation",
     "_srv",
     "_mapping",
+    "_pages",
     "_replica",
     "_runs",
     "_requests",
@@ -56,6 +57,7 @@ SANS_IO = [
     "_statistics",
     "_subscription",
     "_twins",
+    "_views",
 ]
 IMPURE = {"trio", "purerpc", "socket", "time", "random"}
 
@@ -74,6 +76,9 @@ TESTED_ELSEWHERE = {
     "._fragments": "what `_session` makes of fragments: test_session_bounds.py",
     "._pure": "the values that it makes: test_values.py",
     "._creations": "a queue that only `_session` works with: test_session.py",
+    "._pages": "what a reply is decoded to: test_snapshot.py, test_speedups.py",
+    "._tokens": "asked by the connector alone: test_connector.py",
+    "._views": "over a replica: test_changes.py, test_replica.py",
     "._opening": "the block of a watcher: test_watcher.py",
     "._twins": "which decoder runs: test_speedups.py",
     "._roster": "the half of `_session` that knows no replies: test_session.py",
