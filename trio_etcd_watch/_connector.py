@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, final
 
 import trio
 
-from ._channel import API_VERSION, Channel, flaw_of_token, needs_tls
+from ._channel import (
+    API_VERSION,
+    Channel,
+    endpoints_of,
+    flaw_of_token,
+    needs_tls,
+    srv_names_of,
+)
 from ._dialer import Dialer
 from ._endpoints import Endpoint, SrvName
 from ._errors import AuthenticationError
@@ -20,7 +27,7 @@ from ._grpc.status import StatusCode, StreamLost, TooManyPings
 from ._log import printable
 from ._rotation import Rotation, Source
 from ._statistics import EndpointStatistics
-from ._tokens import TokenSource
+from ._tokens import Tokens
 from ._verdicts import MAX_REFUSED_TOKENS
 
 if TYPE_CHECKING:
@@ -48,7 +55,7 @@ that gRPC servers ask for, and after it a dead connection is still noticed."""
 
 
 def _discovery_of(channel: Channel) -> Discovery | None:
-    if not channel._srv_names:
+    if not srv_names_of(channel):
         return None
     from ._discovery import Discovery
 
@@ -62,7 +69,7 @@ def _following_of(channel: Channel, connector: Connector) -> Following | None:
 
     return Following(
         connector,
-        channel._endpoints,
+        endpoints_of(channel),
         secure=needs_tls(channel),
         timeout=channel.connect_timeout,
     )
@@ -83,7 +90,10 @@ class Connector:
         self.channel = channel
         self.connections_made: int = 0
         self._nursery = nursery
-        given: Sequence[Endpoint | SrvName] = (*channel._endpoints, *channel._srv_names)
+        given: Sequence[Endpoint | SrvName] = (
+            *endpoints_of(channel),
+            *srv_names_of(channel),
+        )
         # Shuffled, so that clients spread over the members.
         self._rotation = Rotation(random.sample(given, len(given)))
         self._discovery = _discovery_of(channel)
@@ -103,7 +113,7 @@ class Connector:
         self._closed = False
         self._suspect: Connection | None = None
         self._lock = trio.Lock()
-        self._tokens = TokenSource(channel, HAS_LEADER)
+        self._tokens = Tokens(channel, HAS_LEADER)
         self._following = _following_of(channel, self)
         if self._following:
             nursery.start_soon(self._following.run)

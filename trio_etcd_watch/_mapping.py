@@ -89,3 +89,8 @@ class Snapshot(KeyMapping):
 
     def __repr__(self) -> str:
         return f"<Snapshot of {len(self)} keys at revision {self.revision}>"
+
+
+def data_of(snapshot: Snapshot) -> dict[bytes, KeyValue]:
+    """Return its keys, in order, for who wants a dict's speed and changes nothing."""
+    return snapshot._data

@@ -27,7 +27,7 @@ from sortedcontainers import SortedDict
 
 from ._chain import begins_or_ends, put_again_fast
 from ._changes import Olds, Position
-from ._mapping import Snapshot
+from ._mapping import Snapshot, data_of
 from ._responses import Event, EventType, KeyValue, ResponseHeader
 
 MAX_SHOWN = 100
@@ -109,7 +109,7 @@ class Replica:
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
-        self.mapping: SortedDict[bytes, KeyValue] = SortedDict(snapshot._data)
+        self.mapping: SortedDict[bytes, KeyValue] = SortedDict(data_of(snapshot))
         self.revision: int = snapshot.revision
         self.proved: int = snapshot.revision
         self.moves: int = 0
@@ -187,7 +187,7 @@ class Replica:
         Returns:
             The keys that differ, in no order.
         """
-        mapping, fresh = self.mapping, snapshot._data
+        mapping, fresh = self.mapping, data_of(snapshot)
         olds: dict[bytes, KeyValue | None] = {
             key: kv for key, kv in mapping.items() if fresh.get(key) != kv
         }

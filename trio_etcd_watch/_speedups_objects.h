@@ -100,6 +100,39 @@ set_cancel_reason(Span bytes, Response *response)
     return true;
 }
 
+/* Take one field of a message, which is read already; false, with or without an
+ * exception, if that fails. */
+static inline bool
+take_field(Span *in, const Field *field, Response *response, PyObject *events,
+           const Classes *classes)
+{
+    switch (field->tag) {
+    case TAG(1, LEN):
+        return read_header(field->bytes, response);
+    case TAG(2, VARINT):
+        response->watch_id = (int64_t)field->number;
+        return true;
+    case TAG(3, VARINT):
+        response->created = field->number != 0;
+        return true;
+    case TAG(4, VARINT):
+        response->canceled = field->number != 0;
+        return true;
+    case TAG(5, VARINT):
+        response->compact_revision = (int64_t)field->number;
+        return true;
+    case TAG(6, LEN):
+        return set_cancel_reason(field->bytes, response);
+    case TAG(7, VARINT):
+        response->fragment = field->number != 0;
+        return true;
+    case TAG(11, LEN):
+        return add_event(field->bytes, response, events, classes);
+    default:
+        return skip_unknown(in, field, 0);
+    }
+}
+
 /* Read one message into what earlier ones have said; false, with or without an
  * exception, if that fails. */
 static bool
@@ -107,40 +140,9 @@ read_message(Span in, Response *response, PyObject *events, const Classes *class
 {
     Field field;
     while (in.at < in.end) {
-        if (!read_field(&in, &field))
+        if (!read_field(&in, &field) ||
+            !take_field(&in, &field, response, events, classes))
             return false;
-        switch (field.tag) {
-        case TAG(1, LEN):
-            if (!read_header(field.bytes, response))
-                return false;
-            break;
-        case TAG(2, VARINT):
-            response->watch_id = (int64_t)field.number;
-            break;
-        case TAG(3, VARINT):
-            response->created = field.number != 0;
-            break;
-        case TAG(4, VARINT):
-            response->canceled = field.number != 0;
-            break;
-        case TAG(5, VARINT):
-            response->compact_revision = (int64_t)field.number;
-            break;
-        case TAG(6, LEN):
-            if (!set_cancel_reason(field.bytes, response))
-                return false;
-            break;
-        case TAG(7, VARINT):
-            response->fragment = field.number != 0;
-            break;
-        case TAG(11, LEN):
-            if (!add_event(field.bytes, response, events, classes))
-                return false;
-            break;
-        default:
-            if (!skip_unknown(&in, &field, 0))
-                return false;
-        }
     }
     return true;
 }

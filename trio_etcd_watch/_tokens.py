@@ -24,7 +24,7 @@ which takes some 8 s at a cost of 17."""
 
 
 @final
-class TokenSource:
+class Tokens:
     """Gives one token after the other; keeps none.
 
     Args:
