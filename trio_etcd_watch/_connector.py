@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, final
 
 import trio
 
+from ._authentication import Authenticator
 from ._channel import (
     API_VERSION,
     Channel,
@@ -27,7 +28,6 @@ from ._grpc.status import StatusCode, StreamLost, TooManyPings
 from ._log import printable
 from ._rotation import Rotation, Source
 from ._statistics import EndpointStatistics
-from ._tokens import Tokens
 from ._verdicts import MAX_REFUSED_TOKENS
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class Connector:
         self._closed = False
         self._suspect: Connection | None = None
         self._lock = trio.Lock()
-        self._tokens = Tokens(channel, HAS_LEADER)
+        self._authenticator = Authenticator(channel, HAS_LEADER)
         self._following = _following_of(channel, self)
         if self._following:
             nursery.start_soon(self._following.run)
@@ -165,7 +165,7 @@ class Connector:
                 raise StreamLost("there is another connection by now, or none")
             token = self._token
         if anew or token is None:
-            token = await self._tokens.new_token(connection)
+            token = await self._authenticator.new_token(connection)
             if token is not None and (flaw := flaw_of_token(token)):
                 raise StreamLost(f"the token {flaw}")
         return self._metadata_with(token)
@@ -334,7 +334,7 @@ class Connector:
         """Take one for the streams."""
         asked = trio.current_time()
         try:
-            token = await self._tokens.new_token(connection)
+            token = await self._authenticator.new_token(connection)
         except StreamLost:
             if self.channel.credentials is not None:
                 # It takes a quorum, which another member may have.

@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import TypeVar, final, overload
 
-from ._requests import as_bytes
+from ._arguments import as_bytes
 from ._responses import KeyValue, ResponseHeader
 
 T = TypeVar("T")

@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import final
 
+from ._arguments import key_range
 from ._changes import Change, MirrorUpdate
 from ._mapping import KeyMapping
 from ._replica import NO_END, Replica
-from ._requests import key_range
 from ._responses import KeyValue
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias, final
 
 import trio
 
+from ._arguments import check_int, key_range
 from ._backoff import bound_of_delay
 from ._channel import MetadataLike, metadata_pairs
 from ._connector import Connector
@@ -19,8 +20,6 @@ from ._reads import Reads
 from ._requests import (
     DEFAULT_MAX_BUFFERED_BYTES,
     WatchSpec,
-    check_int,
-    key_range,
     mirror_spec,
     watch_spec,
 )

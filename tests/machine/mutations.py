@@ -94,6 +94,7 @@ def source_of(module: str) -> str:
 
 
 SHARED = (
+    "_arguments",
     "_errors",
     "_fragments",
     "_grpc",

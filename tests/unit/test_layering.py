@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 # Modules that may know neither I/O nor time nor chance: what they do is decided by
 # their arguments alone, so that tests can replay it.
 SANS_IO = [
+    "_arguments",
     "_backoff",
     "_chain",
     "_changes",
@@ -75,16 +76,16 @@ LAYERS: dict[str, str] = {
         _grpc.status
     """,
     "values: what is sent, what came, and what it means": """
-        _pb _pb.columns_pb2 _pb.watch_pb2 _changes _columns _cursor _errors _mapping
-        _pages _pure _requests _responses _verdicts
+        _pb _pb.columns_pb2 _pb.watch_pb2 _arguments _changes _columns _cursor _errors
+        _mapping _pages _pure _requests _responses _verdicts
     """,
     "rules: one stream with its watches; a range at a revision": """
         _chain _creations _fragments _replica _roster _runs _session _snapshot
         _subscription _views
     """,
     "the cluster: where it is, and a connection to it": """
-        _channel _connector _dialer _discovery _endpoints _following _members _resolver
-        _rotation _srv _tls _tokens
+        _authentication _channel _connector _dialer _discovery _endpoints _following
+        _members _resolver _rotation _srv _tls
     """,
     "what goes on over a connection: watches, reads, mirrors": """
         _follower _mirror _reads _stream _watch
@@ -116,7 +117,7 @@ TESTED_ELSEWHERE = {
     "._pure": "the values that it makes: test_values.py",
     "._creations": "a queue that only `_session` works with: test_session.py",
     "._pages": "what a reply is decoded to: test_snapshot.py, test_speedups.py",
-    "._tokens": "asked by the connector alone: test_connector.py",
+    "._authentication": "asked by the connector alone: test_connector.py",
     "._views": "over a replica: test_changes.py, test_replica.py",
     "._opening": "the block of a watcher: test_watcher.py",
     "._twins": "which decoder runs: test_speedups.py",

@@ -30,12 +30,9 @@ LONG_FILES = {
     # Of tests: one subject each, or a machine with its model.
     "tests/io/test_connection.py": 401,
     "tests/io/test_connector.py": 555,
-    "tests/machine/follower_hunks.py": 416,
     "tests/machine/model.py": 540,
-    "tests/machine/mutations.py": 515,
     "tests/machine/proof_scenarios.py": 506,
     "tests/machine/replica_machine.py": 522,
-    "tests/machine/replica_mutations.py": 480,
     "tests/machine/session_machine.py": 894,
     "tests/support/robustness.py": 492,
     "tests/unit/test_channel.py": 507,
@@ -45,6 +42,13 @@ LONG_FILES = {
     "tests/unit/test_speedups.py": 422,
 }
 """Files of more than 400 lines."""
+
+TABLES = {
+    "tests/machine/follower_hunks.py",
+    "tests/machine/mutations.py",
+    "tests/machine/replica_mutations.py",
+}
+"""Have no limit: they are lists, which grow by a row with each rule."""
 
 LONG_FUNCTIONS = {
     "tests/etcd/test_docs_howto_services.py:test_metrics": 43,
@@ -125,8 +129,11 @@ def check(sizes: dict[str, int], limit: int, excused: dict[str, int]) -> None:
 
 
 def test_files_are_short() -> None:
-    names = sources(".py", ".c", ".h")
-    sizes = {name: len((ROOT / name).read_text().splitlines()) for name in names}
+    names = set(sources(".py", ".c", ".h"))
+    assert names >= TABLES
+    sizes = {
+        name: len((ROOT / name).read_text().splitlines()) for name in names - TABLES
+    }
     check(sizes, FILE, LONG_FILES)
 
 

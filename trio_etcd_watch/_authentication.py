@@ -24,7 +24,7 @@ which takes some 8 s at a cost of 17."""
 
 
 @final
-class Tokens:
+class Authenticator:
     """Gives one token after the other; keeps none.
 
     Args:
