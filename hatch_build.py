@@ -32,9 +32,13 @@ EMAIL = os.environ.get("TRIO_ETCD_WATCH_EMAIL", "")
 FILES = f"{HOME}/blob/main/"
 """Where the files of the tree can be read."""
 
+PACKAGE = Path(__file__).parent / "trio_etcd_watch"
+
+# One translation unit: the headers are its parts.
 SPEEDUPS = Extension(
     "trio_etcd_watch._speedups",
     ["trio_etcd_watch/_speedups.c"],
+    depends=[str(part) for part in PACKAGE.glob("_speedups_*.h")],
     define_macros=[("Py_LIMITED_API", "0x030B0000")],
     py_limited_api=True,
 )

@@ -46,7 +46,7 @@ from trio_etcd_watch import (
 from trio_etcd_watch._follower import Follower
 from trio_etcd_watch._outage import LineBudget
 from trio_etcd_watch._pb import watch_pb2 as pb
-from trio_etcd_watch._replica import Consumer, Replica
+from trio_etcd_watch._replica import Replica
 from trio_etcd_watch._responses import decode
 from trio_etcd_watch._snapshot import (
     RANGE,
@@ -54,6 +54,7 @@ from trio_etcd_watch._snapshot import (
     check_of,
     count_request,
 )
+from trio_etcd_watch._views import Consumer
 from trio_etcd_watch.testing import Etcd, open_etcd
 
 KEYS: Final = Range(PREFIX, PREFIX_END)

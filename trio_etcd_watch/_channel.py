@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import importlib
-import math
 import re
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias, final
 
+from ._arguments import check_int, check_seconds, check_type
 from ._endpoints import Endpoint, SrvName, check_schemes, parse_endpoint, shown
 from ._grpc.metadata import Metadata, check_metadata
 from ._purerpc import address_of
-from ._requests import check_int
 
 MetadataLike: TypeAlias = (
     Mapping[str, str | bytes] | Iterable[tuple[str, str | bytes]] | None
@@ -78,6 +77,15 @@ def metadata_pairs(metadata: MetadataLike) -> Metadata:
     return tuple(sorted(checked, key=lambda pair: pair[0]))
 
 
+def _parsed(endpoints: Sequence[str]) -> list[tuple[Endpoint | SrvName, str]]:
+    """Return what each of them stands for, with its text."""
+    if not endpoints:
+        raise ValueError("endpoints must not be empty")
+    parsed = [(parse_endpoint(endpoint), endpoint) for endpoint in endpoints]
+    _check_system(parsed)
+    return parsed
+
+
 def _check_system(endpoints: Iterable[tuple[Endpoint | SrvName, str]]) -> None:
     """See that this system, and what is installed here, can reach them."""
     for endpoint, text in endpoints:
@@ -93,21 +101,8 @@ def _check_system(endpoints: Iterable[tuple[Endpoint | SrvName, str]]) -> None:
             raise ValueError(f"endpoint {text!r}: this system has no unix sockets")
 
 
-def _check_type(name: str, value: object, kind: type) -> None:
-    if value is not None and not isinstance(value, kind):
-        # The type alone: the value may hold a password.
-        raise TypeError(f"{name} must be {kind.__name__}, got {type(value).__name__}")
-
-
-def _check_seconds(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number of seconds, got {value!r}")
-    if not value > 0 or math.isnan(value):
-        raise ValueError(f"{name} must be above 0 seconds, got {value!r}")
-
-
 def _check_context(context: ssl.SSLContext | None) -> None:
-    _check_type("ssl_context", context, ssl.SSLContext)
+    check_type("ssl_context", context, ssl.SSLContext)
     if context is not None and context.protocol == ssl.PROTOCOL_TLS_SERVER:
         raise ValueError(
             "ssl_context must be a client's, got one of PROTOCOL_TLS_SERVER; "
@@ -116,7 +111,7 @@ def _check_context(context: ssl.SSLContext | None) -> None:
 
 
 def _check_secrets(credentials: object, token: object) -> None:
-    _check_type("credentials", credentials, Credentials)
+    check_type("credentials", credentials, Credentials)
     if token is None:
         return
     if credentials is not None:
@@ -218,25 +213,19 @@ class Channel:
         max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
         follow_members: bool = False,
     ) -> None:
-        if not endpoints:
-            raise ValueError("endpoints must not be empty")
-        parsed = [(parse_endpoint(endpoint), endpoint) for endpoint in endpoints]
-        _check_system(parsed)
+        parsed = _parsed(endpoints)
         _check_context(ssl_context)
         _check_secrets(credentials, token)
-        _check_type("follow_members", follow_members, bool)
-        check_schemes(
-            parsed,
-            has_context=ssl_context is not None,
-            has_secret=credentials is not None or token is not None,
-        )
+        check_type("follow_members", follow_members, bool)
+        has_secret = credentials is not None or token is not None
+        has_context = ssl_context is not None
+        check_schemes(parsed, has_context=has_context, has_secret=has_secret)
         seconds = {
             "connect_timeout": connect_timeout,
             "keepalive_time": keepalive_time,
             "keepalive_timeout": keepalive_timeout,
         }
-        for name, number in seconds.items():
-            _check_seconds(name, number)
+        check_seconds(seconds)
         check_int("max_message_size", max_message_size, low=1024, high=2**32 - 1)
         fields: dict[str, object] = {
             "_endpoints": tuple(e for e, _ in parsed if isinstance(e, Endpoint)),
@@ -279,6 +268,16 @@ def as_channel(channel: object) -> Channel:
         f"channel must be a Channel, an endpoint or a sequence of endpoints, "
         f"got {shown(channel)}"
     )
+
+
+def endpoints_of(channel: Channel) -> tuple[Endpoint, ...]:
+    """Return the endpoints that were given, but for names."""
+    return channel._endpoints
+
+
+def srv_names_of(channel: Channel) -> tuple[SrvName, ...]:
+    """Return the names that were given, whose SRV records are endpoints."""
+    return channel._srv_names
 
 
 def needs_tls(channel: Channel) -> bool:

@@ -5,32 +5,36 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, final
 
 import trio
 
-from ._channel import API_VERSION, Channel, Credentials, flaw_of_token, needs_tls
+from ._authentication import Authenticator
+from ._channel import (
+    API_VERSION,
+    Channel,
+    endpoints_of,
+    flaw_of_token,
+    needs_tls,
+    srv_names_of,
+)
 from ._dialer import Dialer
 from ._endpoints import Endpoint, SrvName
 from ._errors import AuthenticationError
 from ._grpc.connection import Connection
 from ._grpc.metadata import Metadata
-from ._grpc.status import Status, StatusCode, StreamLost, TooManyPings
+from ._grpc.status import StatusCode, StreamLost, TooManyPings
 from ._log import printable
-from ._parsing import parse
-from ._pb import watch_pb2 as pb
 from ._rotation import Rotation, Source
 from ._statistics import EndpointStatistics
-from ._verdicts import MAX_REFUSED_TOKENS, Call, Verdict, verdict_on
+from ._verdicts import MAX_REFUSED_TOKENS
 
 if TYPE_CHECKING:
     from ._discovery import Discovery
     from ._following import Following
 
 logger = logging.getLogger("trio_etcd_watch")
-
-_AUTHENTICATE = "/etcdserverpb.Auth/Authenticate"
 
 HAS_LEADER: Metadata = (("hasleader", "true"),)
 """Sent with Authenticate and with every stream: etcd then refuses them at once when its
@@ -42,10 +46,6 @@ PATIENCE = 0.25
 When they do so twice, what they open next goes elsewhere; once may mean that they are in
 a hurry, and another connection has to be made first."""
 
-AUTHENTICATE_TIMEOUT = 20.0
-"""Seconds, or connect_timeout if that is longer: etcd compares a password by bcrypt,
-which takes some 8 s at a cost of 17."""
-
 MAX_KEEPALIVE_TIME = 600.0
 """Seconds up to which a server may stretch keepalive_time: twice the longest interval
 that gRPC servers ask for, and after it a dead connection is still noticed."""
@@ -55,7 +55,7 @@ that gRPC servers ask for, and after it a dead connection is still noticed."""
 
 
 def _discovery_of(channel: Channel) -> Discovery | None:
-    if not channel._srv_names:
+    if not srv_names_of(channel):
         return None
     from ._discovery import Discovery
 
@@ -69,7 +69,7 @@ def _following_of(channel: Channel, connector: Connector) -> Following | None:
 
     return Following(
         connector,
-        channel._endpoints,
+        endpoints_of(channel),
         secure=needs_tls(channel),
         timeout=channel.connect_timeout,
     )
@@ -90,7 +90,10 @@ class Connector:
         self.channel = channel
         self.connections_made: int = 0
         self._nursery = nursery
-        given: Sequence[Endpoint | SrvName] = (*channel._endpoints, *channel._srv_names)
+        given: Sequence[Endpoint | SrvName] = (
+            *endpoints_of(channel),
+            *srv_names_of(channel),
+        )
         # Shuffled, so that clients spread over the members.
         self._rotation = Rotation(random.sample(given, len(given)))
         self._discovery = _discovery_of(channel)
@@ -110,8 +113,7 @@ class Connector:
         self._closed = False
         self._suspect: Connection | None = None
         self._lock = trio.Lock()
-        # The user's function for tokens need not stand two calls at once.
-        self._source_lock = trio.Lock()
+        self._authenticator = Authenticator(channel, HAS_LEADER)
         self._following = _following_of(channel, self)
         if self._following:
             nursery.start_soon(self._following.run)
@@ -163,7 +165,7 @@ class Connector:
                 raise StreamLost("there is another connection by now, or none")
             token = self._token
         if anew or token is None:
-            token = await self._new_token(connection)
+            token = await self._authenticator.new_token(connection)
             if token is not None and (flaw := flaw_of_token(token)):
                 raise StreamLost(f"the token {flaw}")
         return self._metadata_with(token)
@@ -332,7 +334,7 @@ class Connector:
         """Take one for the streams."""
         asked = trio.current_time()
         try:
-            token = await self._new_token(connection)
+            token = await self._authenticator.new_token(connection)
         except StreamLost:
             if self.channel.credentials is not None:
                 # It takes a quorum, which another member may have.
@@ -357,57 +359,3 @@ class Connector:
         taken = trio.current_time() if self._token_refused else -math.inf
         self._token_origin = (connection, taken)
         self._token_refused = False
-
-    async def _new_token(self, connection: Connection) -> str | None:
-        """Return a token; None where there is none, or the cluster wants none."""
-        source, credentials = self.channel.token, self.channel.credentials
-        if isinstance(source, str):
-            return source
-        if source is not None:
-            async with self._source_lock:
-                return await self._call(source)
-        if credentials is not None:
-            return await self._authenticate(connection, credentials)
-        return None
-
-    async def _call(self, source: Callable[[], Awaitable[str]]) -> str:
-        """Ask the user's function for a token."""
-        timeout = self.channel.connect_timeout
-        with trio.move_on_after(timeout):
-            try:
-                token: object = await source()
-            except Exception as exc:
-                # The cause says more; its text may hold what a log must not.
-                what = f"the function given as token= raised {type(exc).__name__}"
-                raise AuthenticationError(StatusCode.UNAUTHENTICATED, what) from exc
-            if isinstance(token, str):
-                return token
-            what = f"the function given as token= returned {type(token).__name__}"
-            raise AuthenticationError(StatusCode.UNAUTHENTICATED, f"{what}, not str")
-        raise StreamLost(f"token= gave none within {timeout:g} s")
-
-    async def _authenticate(
-        self, connection: Connection, credentials: Credentials
-    ) -> str | None:
-        request = pb.AuthenticateRequest(
-            name=credentials.user, password=credentials.password
-        ).SerializeToString()
-        timeout = max(self.channel.connect_timeout, AUTHENTICATE_TIMEOUT)
-        try:
-            with trio.fail_after(timeout):
-                metadata = (*API_VERSION, *HAS_LEADER, *self.channel.metadata)
-                reply = await connection.unary(_AUTHENTICATE, request, metadata)
-        except trio.TooSlowError as exc:
-            raise StreamLost(f"no answer to Authenticate within {timeout:g} s") from exc
-        if isinstance(reply, Status):
-            match verdict_on(Call.AUTHENTICATE, reply):
-                case Verdict.NO_AUTH:
-                    # The next stream asks again.
-                    return None
-                case Verdict.FINAL:
-                    raise AuthenticationError(reply.code, reply.message)
-            raise StreamLost(f"no token: {reply}")
-        try:
-            return parse(pb.AuthenticateResponse, reply).token
-        except ValueError as exc:
-            raise StreamLost("the answer to Authenticate cannot be parsed") from exc

@@ -16,8 +16,9 @@ import trio
 from ._changes import MirrorUpdate
 from ._follower import Follower
 from ._mapping import KeyMapping, Snapshot
-from ._replica import Consumer, PrefixView, Replica
+from ._replica import Replica
 from ._responses import KeyValue
+from ._views import Consumer, PrefixView
 
 T = TypeVar("T")
 

@@ -1,4 +1,4 @@
-"""A range at a revision: what moves it, what proves it, what its consumers have seen.
+"""A range at a revision: what moves it, and what proves it.
 
 Sans-IO. The rules go by the names under which docs/explanation/guarantees.md has them:
 
@@ -12,9 +12,6 @@ proof
 check
     Says when the mapping holds all that was committed before a linearizable read,
     though no event or progress tells (`Replica.settle`).
-state_to_state, memory_for_keys
-    Consumers each hold what they saw last of the keys that have changed since, and
-    nothing else: memory for keys, never for events (`Position`).
 """
 
 from __future__ import annotations
@@ -29,9 +26,8 @@ from weakref import WeakSet
 from sortedcontainers import SortedDict
 
 from ._chain import begins_or_ends, put_again_fast
-from ._changes import Change, MirrorUpdate, Olds, Position
-from ._mapping import KeyMapping, Snapshot
-from ._requests import key_range
+from ._changes import Olds, Position
+from ._mapping import Snapshot, data_of
 from ._responses import Event, EventType, KeyValue, ResponseHeader
 
 MAX_SHOWN = 100
@@ -113,7 +109,7 @@ class Replica:
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
-        self.mapping: SortedDict[bytes, KeyValue] = SortedDict(snapshot._data)
+        self.mapping: SortedDict[bytes, KeyValue] = SortedDict(data_of(snapshot))
         self.revision: int = snapshot.revision
         self.proved: int = snapshot.revision
         self.moves: int = 0
@@ -191,7 +187,7 @@ class Replica:
         Returns:
             The keys that differ, in no order.
         """
-        mapping, fresh = self.mapping, snapshot._data
+        mapping, fresh = self.mapping, data_of(snapshot)
         olds: dict[bytes, KeyValue | None] = {
             key: kv for key, kv in mapping.items() if fresh.get(key) != kv
         }
@@ -331,64 +327,6 @@ class Replica:
         mapping = self.mapping
         stop = len(mapping) if end == NO_END else mapping.bisect_left(end)
         return stop - mapping.bisect_left(first)
-
-
-@final
-class Consumer:
-    """What one consumer of changes has seen of a replica.
-
-    first_is_everything: to begin with, one that is `initial` has seen nothing.
-
-    Args:
-        initial: whether everything is told first, as new.
-    """
-
-    __slots__ = ("_position", "_replica")
-
-    def __init__(self, replica: Replica, *, initial: bool) -> None:
-        self._replica = replica
-        self._position = None if initial else replica.position()
-
-    def take(self) -> MirrorUpdate | None:
-        """Return what has changed since the last time; None if nothing has."""
-        replica, position = self._replica, self._position
-        mapping = replica.mapping
-        self._position = replica.position()
-        if position is None:
-            everything = tuple(Change(key, None, kv) for key, kv in mapping.items())
-            return MirrorUpdate(replica.revision, everything, resynced=False)
-        changes = position.changes(mapping)
-        if not changes:
-            return None
-        return MirrorUpdate(replica.revision, changes, position.resynced)
-
-
-@final
-class PrefixView(KeyMapping):
-    """The keys of a replica that begin with a prefix, as they are when looked at.
-
-    These are live_views.
-
-    Args:
-        replica: gives it, or raises if it may no longer be looked at.
-    """
-
-    __slots__ = ("_end", "_first", "_replica")
-
-    def __init__(self, replica: Callable[[], Replica], prefix: bytes | str) -> None:
-        self._replica = replica
-        self._first, self._end = key_range(prefix, prefix=True)
-
-    def _find(self, key: bytes) -> KeyValue | None:
-        mapping = self._replica().mapping
-        within = self._first <= key and (key < self._end or self._end == NO_END)
-        return mapping.get(key) if within else None
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self._replica().keys(self._first, self._end)
-
-    def __len__(self) -> int:
-        return self._replica().count(self._first, self._end)
 
 
 def _broken_chain(event: Event, old: KeyValue | None) -> str:

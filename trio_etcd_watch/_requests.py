@@ -1,20 +1,17 @@
-"""The way out: keys, prefixes and ranges become watch requests.
+"""The way out: what a watch asks for becomes the requests that are sent.
 
-Sans-IO. Arguments of the user are checked here, before anything is sent.
+Sans-IO.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ._arguments import check_int, key_range
 from ._cursor import MAX_REVISION
 from ._pb import watch_pb2 as pb
 
 DEFAULT_MAX_BUFFERED_BYTES = 64 * 2**20
-
-_LEAST_KEY = b"\0"
-_NO_END = b"\0"
-"""As range_end: every key from `key` on (etcd's rpc.proto, RangeRequest)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,72 +31,6 @@ class WatchSpec:
     """Whether each later creation is handed over too: a mirror proves itself then."""
     max_buffered_events: int = 10_000
     max_buffered_bytes: int = DEFAULT_MAX_BUFFERED_BYTES
-
-
-def key_range(
-    key: str | bytes,
-    *,
-    prefix: bool = False,
-    range_end: str | bytes | None = None,
-    from_key: bool = False,
-) -> tuple[bytes, bytes]:
-    """Return (key, range_end) as etcd wants them.
-
-    Raises:
-        TypeError: key or range_end is neither str nor bytes.
-        ValueError: two of prefix, range_end and from_key are given, or the range
-            is empty.
-    """
-    start = as_bytes("key", key)
-    given = [
-        name
-        for name, is_given in (
-            ("prefix", prefix),
-            ("range_end", range_end is not None),
-            ("from_key", from_key),
-        )
-        if is_given
-    ]
-    if len(given) > 1:
-        raise ValueError(f"{given[0]} and {given[1]} exclude each other; give one")
-    if prefix:
-        return start or _LEAST_KEY, _prefix_end(start)
-    if from_key:
-        return start or _LEAST_KEY, _NO_END
-    if range_end is not None:
-        end = as_bytes("range_end", range_end)
-        if end != _NO_END and end <= start:
-            raise ValueError(f"range_end must be above key, got {end!r} for {start!r}")
-        return start or _LEAST_KEY, end
-    if not start:
-        raise ValueError(
-            "key must not be empty, got ''; prefix=True with it is every key"
-        )
-    return start, b""
-
-
-def as_bytes(name: str, value: object) -> bytes:
-    """Return an argument as a key; str is UTF-8.
-
-    Raises:
-        TypeError, ValueError: naming the argument and its value.
-    """
-    if isinstance(value, str):
-        try:
-            return value.encode()
-        except UnicodeEncodeError as exc:
-            raise ValueError(f"{name} cannot be encoded as UTF-8: {value!r}") from exc
-    if isinstance(value, bytes):
-        return value
-    raise TypeError(f"{name} must be str or bytes, got {value!r}")
-
-
-def _prefix_end(prefix: bytes) -> bytes:
-    """Return the least key above all that begin with prefix."""
-    stem = prefix.rstrip(b"\xff")
-    if not stem:
-        return _NO_END
-    return stem[:-1] + bytes([stem[-1] + 1])
 
 
 def watch_spec(
@@ -155,14 +86,6 @@ def mirror_spec(key: bytes, range_end: bytes, start_revision: int) -> WatchSpec:
         max_buffered_events=MAX_REVISION,
         max_buffered_bytes=MAX_REVISION,
     )
-
-
-def check_int(name: str, value: object, *, low: int, high: int) -> None:
-    """Refuse what is not an int between low and high."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an int, got {value!r}")
-    if not low <= value <= high:
-        raise ValueError(f"{name} must be between {low} and {high}, got {value!r}")
 
 
 def create_request(

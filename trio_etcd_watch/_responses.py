@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, final
 
 from . import _pure
@@ -16,9 +16,10 @@ from ._pb import watch_pb2 as pb
 from ._twins import speedups
 from ._verdicts import error_of_cancel
 
-_twin = _pure
+twin = _pure
 if not TYPE_CHECKING and speedups is not None:
-    _twin = speedups
+    twin = speedups
+"""What makes values of bytes: in C, or in Python."""
 
 SPEEDUPS = speedups is not None
 """Whether messages are decoded in C."""
@@ -34,11 +35,11 @@ def _twinned(cls: _T) -> _T:
     """
     if not SPEEDUPS:
         return cls
-    twin = vars(_twin)[cls.__name__]
+    in_c = vars(twin)[cls.__name__]
     of_python = {"__slots__", "__new__", "__setattr__", "__delattr__"}
     for name in vars(cls).keys() - of_python:
-        setattr(twin, name, vars(cls)[name])
-    return cast("_T", twin)
+        setattr(in_c, name, vars(cls)[name])
+    return cast("_T", in_c)
 
 
 class EventType(enum.IntEnum):
@@ -88,7 +89,7 @@ class KeyValue(_pure.KeyValueFields):
         version: int,
         lease: int,
     ) -> KeyValue:
-        return _twin.make_key_value(
+        return twin.make_key_value(
             cls, key, value, create_revision, mod_revision, version, lease
         )
 
@@ -129,7 +130,7 @@ class Event(_pure.EventFields):
 
     @classmethod
     def _make(cls, type: EventType, kv: KeyValue, prev_kv: KeyValue | None) -> Event:  # noqa: A002  # the field
-        return _twin.make_event(cls, type, kv, prev_kv)
+        return twin.make_event(cls, type, kv, prev_kv)
 
     @property
     def is_create(self) -> bool:
@@ -310,7 +311,7 @@ def join(parts: Sequence[Sequence[Event]]) -> Sequence[Event]:
     """Return the events of several responses as one sequence."""
     if len(parts) == 1:
         return parts[0]
-    return _twin.join(parts) if parts else ()
+    return twin.join(parts) if parts else ()
 
 
 _CLASSES = _pure.Classes(
@@ -333,63 +334,11 @@ def decode(*messages: bytes) -> RawResponse:
         StreamLost: it is no `WatchResponse`; nothing on this stream can be trusted.
     """
     try:
-        response = _twin.decode(messages, _CLASSES)
+        response = twin.decode(messages, _CLASSES)
     except ValueError as exc:
         raise StreamLost(f"a message is no watch response: {exc}") from exc
     assert isinstance(response, RawResponse)
     return response
-
-
-@dataclass(frozen=True, slots=True)
-class RangePage:
-    """The reply to a read, as `decode_range()` of the twins has it."""
-
-    cluster_id: int
-    member_id: int
-    revision: int
-    raft_term: int
-    more: bool
-    """More keys are in the range than the read asked for."""
-    count: int
-    """Of the keys in the range."""
-    size: int
-    """Of the keys in this page."""
-    last_key: bytes
-    """Of this page; empty if it has none."""
-    keys: Any = field(repr=False, compare=False)
-    """What the twin's `put_range()` makes them of, which is most of the work."""
-
-    def put_into(self, mapping: dict[bytes, KeyValue]) -> None:
-        """Put the keys of this page into a mapping, in their order."""
-        _twin.put_range(mapping, self.keys, KeyValue)
-
-    def key_values(self) -> dict[bytes, KeyValue]:
-        """Return the keys of this page, in their order."""
-        kvs: dict[bytes, KeyValue] = {}
-        self.put_into(kvs)
-        return kvs
-
-    @property
-    def header(self) -> ResponseHeader:
-        """The header."""
-        return ResponseHeader(
-            cluster_id=self.cluster_id,
-            member_id=self.member_id,
-            revision=self.revision,
-            raft_term=self.raft_term,
-        )
-
-
-def decode_range(message: bytes) -> RangePage:
-    """Decode the reply to a read.
-
-    Raises:
-        StreamLost: it is no `RangeResponse`.
-    """
-    try:
-        return RangePage(*_twin.decode_range(message))
-    except ValueError as exc:
-        raise StreamLost(f"a reply is no range response: {exc}") from exc
 
 
 def watch_id_of_head(head: bytes) -> int:

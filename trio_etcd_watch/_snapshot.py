@@ -26,16 +26,10 @@ from ._errors import (
 from ._grpc.messages import Oversized
 from ._grpc.status import Status, StatusCode, StreamLost
 from ._mapping import Snapshot
+from ._pages import RangePage, decode_range
 from ._pb import watch_pb2 as pb
 from ._replica import Check, row_of, shown
-from ._responses import (
-    SPEEDUPS,
-    KeyValue,
-    RangePage,
-    ResponseHeader,
-    WatchResponse,
-    decode_range,
-)
+from ._responses import SPEEDUPS, KeyValue, ResponseHeader, WatchResponse
 from ._verdicts import Call, Verdict, verdict_on
 
 RANGE = "/etcdserverpb.KV/Range"

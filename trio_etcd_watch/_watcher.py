@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias, final
 
 import trio
 
+from ._arguments import check_int, key_range
 from ._channel import MetadataLike, metadata_pairs
 from ._connector import Connector
 from ._cursor import MAX_REVISION
@@ -20,8 +21,6 @@ from ._reads import Reads
 from ._requests import (
     DEFAULT_MAX_BUFFERED_BYTES,
     WatchSpec,
-    check_int,
-    key_range,
     mirror_spec,
     watch_spec,
 )

@@ -23,7 +23,7 @@ import trio
 from tests.support.partition import open_partitions
 from tests.support.ranges import Reader, open_reader
 from trio_etcd_watch import Mirror, open_watcher
-from trio_etcd_watch._requests import key_range
+from trio_etcd_watch._arguments import key_range
 from trio_etcd_watch._snapshot import Range, count_request
 from trio_etcd_watch.testing import Delete, Etcd, Put, open_etcd
 

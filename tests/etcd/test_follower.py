@@ -20,7 +20,7 @@ from trio_etcd_watch import (
     StatusCode,
     open_watcher,
 )
-from trio_etcd_watch._requests import key_range
+from trio_etcd_watch._arguments import key_range
 from trio_etcd_watch._snapshot import Range
 from trio_etcd_watch.testing import Delete, Etcd, Put, open_etcd
 

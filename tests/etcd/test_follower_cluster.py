@@ -9,8 +9,8 @@ import trio
 from tests.machine.follower_cluster import Cluster
 from tests.support.helpers import LIMIT
 from tests.support.ranges import open_reader
+from trio_etcd_watch._pages import decode_range
 from trio_etcd_watch._pb import watch_pb2 as pb
-from trio_etcd_watch._responses import decode_range
 from trio_etcd_watch._snapshot import Range, Reply, count_request, newest_request
 from trio_etcd_watch.testing import Delete, Put, open_etcd
 

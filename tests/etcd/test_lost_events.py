@@ -21,8 +21,8 @@ from tests.support.helpers import LIMIT, split
 from tests.support.proxy import Proxy, open_proxy
 from tests.support.ranges import open_reader
 from trio_etcd_watch import CompactedError, Mirror, Watcher, open_watcher
+from trio_etcd_watch._arguments import key_range
 from trio_etcd_watch._follower import Follower
-from trio_etcd_watch._requests import key_range
 from trio_etcd_watch._snapshot import Range
 from trio_etcd_watch.testing import Delete, Etcd, Put, open_etcd
 

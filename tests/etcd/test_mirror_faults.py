@@ -19,7 +19,7 @@ from trio_etcd_watch import (
     PermissionDeniedError,
     open_watcher,
 )
-from trio_etcd_watch._requests import key_range
+from trio_etcd_watch._arguments import key_range
 from trio_etcd_watch._snapshot import Range
 from trio_etcd_watch.testing import Etcd, Put, open_cluster, open_etcd
 

@@ -17,10 +17,10 @@ from trio_etcd_watch import (
     StatusCode,
     open_watcher,
 )
+from trio_etcd_watch._arguments import key_range
 from trio_etcd_watch._grpc.messages import Oversized
 from trio_etcd_watch._grpc.status import Status
 from trio_etcd_watch._replica import Diverged, Replica
-from trio_etcd_watch._requests import key_range
 from trio_etcd_watch._snapshot import (
     PagedRead,
     Range,

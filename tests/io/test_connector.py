@@ -21,7 +21,7 @@ from trio_etcd_watch import (
     Channel,
     Credentials,
     StatusCode,
-    _connector,
+    _authentication,
     open_watcher,
 )
 from trio_etcd_watch._channel import API_VERSION
@@ -399,7 +399,7 @@ async def test_authenticate_that_is_never_answered(
     timeouts: tuple[float, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connect_timeout, bound = timeouts
-    monkeypatch.setattr(_connector, "AUTHENTICATE_TIMEOUT", bound)
+    monkeypatch.setattr(_authentication, "AUTHENTICATE_TIMEOUT", bound)
     async with serve_tcp(lambda stream: Peer(stream).run()) as endpoint:
         channel = Channel(
             endpoint,

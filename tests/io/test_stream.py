@@ -27,7 +27,7 @@ from trio_etcd_watch import (
     RpcError,
     StatusCode,
     Watch,
-    _connector,
+    _authentication,
     open_watcher,
 )
 
@@ -195,7 +195,7 @@ async def test_a_member_that_cannot_authenticate_is_left_for_the_next(
     way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(random, "sample", lambda members, count: members)
-    monkeypatch.setattr(_connector, "AUTHENTICATE_TIMEOUT", 0.2)
+    monkeypatch.setattr(_authentication, "AUTHENTICATE_TIMEOUT", 0.2)
 
     async def fail(stream: trio.abc.Stream) -> None:
         peer = Peer(stream)

@@ -26,6 +26,7 @@ SHARED = (
     "_replica",
     "_responses",
     "_snapshot",
+    "_views",
     "_watch",
 )
 

@@ -100,6 +100,7 @@ def source_of(module: str) -> str:
 
 
 SHARED = (
+    "_arguments",
     "_backoff",
     "_batches",
     "_errors",

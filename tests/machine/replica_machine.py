@@ -23,7 +23,8 @@ from tests.machine.store import Store, as_events, header_at
 from trio_etcd_watch import KeyValue
 from trio_etcd_watch._mapping import Snapshot
 from trio_etcd_watch._pb import watch_pb2 as pb
-from trio_etcd_watch._replica import Check, Consumer, Proof
+from trio_etcd_watch._replica import Check, Proof
+from trio_etcd_watch._views import Consumer
 
 PREFIX = b"b"
 INSIDE = [b"b0", b"b1", b"b10", b"b2"]

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tests.machine.mutations import Mutation, mutated_modules
-from trio_etcd_watch import _replica
+from trio_etcd_watch import _replica, _views
 
-SHARED = ("_mapping", "_pb", "_requests", "_responses")
+SHARED = ("_arguments", "_mapping", "_pb", "_requests", "_responses")
 
-MUTABLE = ("_changes", "_twins", "_chain", "_replica")
+MUTABLE = ("_changes", "_twins", "_chain", "_replica", "_views")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,17 +19,17 @@ class Core:
     """What the machine calls, of the real package or of a mutant."""
 
     replica: type[_replica.Replica]
-    consumer: type[_replica.Consumer]
+    consumer: type[_views.Consumer]
     check: type[_replica.Check]
-    view: type[_replica.PrefixView]
+    view: type[_views.PrefixView]
     diverged: type[_replica.Diverged]
 
 
 REAL = Core(
     _replica.Replica,
-    _replica.Consumer,
+    _views.Consumer,
     _replica.Check,
-    _replica.PrefixView,
+    _views.PrefixView,
     _replica.Diverged,
 )
 
@@ -38,12 +38,13 @@ REAL = Core(
 def mutated(mutation: Mutation | None) -> Iterator[Core]:
     """Give the core with this mutation; with None, the same one unchanged."""
     # Of the twins it is the one in Python: that package has nothing in C.
-    with mutated_modules(mutation, shared=SHARED, mutable=MUTABLE) as (*_, replica):
+    with mutated_modules(mutation, shared=SHARED, mutable=MUTABLE) as modules:
+        *_, replica, views = modules
         yield Core(
             replica.Replica,
-            replica.Consumer,
+            views.Consumer,
             replica.Check,
-            replica.PrefixView,
+            views.PrefixView,
             replica.Diverged,
         )
 
@@ -372,14 +373,14 @@ MUTATIONS = (
     ),
     Mutation(
         "live_views: up to the end",
-        "_replica",
+        "_views",
         8,
         "within = self._first <= key and (key < self._end or self._end == NO_END)",
         "within = self._first <= key",
     ),
     Mutation(
         "live_views: from the prefix on",
-        "_replica",
+        "_views",
         8,
         "within = self._first <= key and (key < self._end or self._end == NO_END)",
         "within = key < self._end or self._end == NO_END",
@@ -387,21 +388,21 @@ MUTATIONS = (
     # Consumers.
     Mutation(
         "first_is_everything: everything first",
-        "_replica",
+        "_views",
         8,
         "self._position = None if initial else replica.position()",
         "self._position = replica.position()",
     ),
     Mutation(
         "state_to_state: nothing twice",
-        "_replica",
+        "_views",
         8,
         "self._position = replica.position()",
         "self._position = self._position or replica.position()",
     ),
     Mutation(
         "state_to_state: no empty update",
-        "_replica",
+        "_views",
         8,
         "if not changes:",
         "if False:",

@@ -35,7 +35,7 @@ def failures(work: Callable[[], object], most: int = 200) -> int:
 
 def main() -> None:
     """Try each function."""
-    twin: Any = _responses._twin
+    twin: Any = _responses.twin
     classes = _responses._CLASSES
     data, page = message(), range_reply()
     parts = [(1, 2), (3,)]

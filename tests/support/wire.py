@@ -11,8 +11,9 @@ from google.protobuf.message import DecodeError
 from trio_etcd_watch import Event, EventType, KeyValue
 from trio_etcd_watch._columns import fields_of
 from trio_etcd_watch._grpc.status import StreamLost
+from trio_etcd_watch._pages import decode_range
 from trio_etcd_watch._pb import watch_pb2 as pb
-from trio_etcd_watch._responses import decode, decode_range
+from trio_etcd_watch._responses import decode
 
 Outcome: TypeAlias = tuple[object, ...] | None
 """All that a message says; None if it is an error."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 
 from tests.machine.store import Store, follow, store_of
-from trio_etcd_watch._replica import Consumer, Replica
+from trio_etcd_watch._replica import Replica
+from trio_etcd_watch._views import Consumer
 
 
 def told(consumer: Consumer) -> list[tuple[bytes, bytes | None, bytes | None]]:

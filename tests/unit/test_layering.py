@@ -5,7 +5,10 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -17,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 # Modules that may know neither I/O nor time nor chance: what they do is decided by
 # their arguments alone, so that tests can replay it.
 SANS_IO = [
+    "_arguments",
     "_backoff",
     "_chain",
     "_changes",
@@ -47,6 +51,7 @@ SANS_IO = [
     "_rotation",
     "_srv",
     "_mapping",
+    "_pages",
     "_replica",
     "_requests",
     "_responses",
@@ -58,10 +63,47 @@ SANS_IO = [
     "_subscription",
     "_tokens",
     "_twins",
+    "_views",
 ]
-IMPURE = {"trio", "purerpc", "socket", "time", "random"}
-
 HTTP2 = {"h2", "hpack", "hyperframe"}
+
+IMPURE = {"trio", "purerpc", "socket", "time", "random"} | HTTP2
+
+LAYERS: dict[str, str] = {
+    "tools that know no etcd": """
+        _backoff _log _outage _parsing _purerpc _statistics _twins
+    """,
+    "HTTP/2 and gRPC": """
+        _grpc _grpc.connection _grpc.frames _grpc.http2 _grpc.messages _grpc.metadata
+        _grpc.status
+    """,
+    "values: what is sent, what came, and what it means": """
+        _pb _pb.columns_pb2 _pb.watch_pb2 _arguments _changes _columns _cursor _errors
+        _mapping _pages _pure _requests _responses _verdicts
+    """,
+    "rules: one stream with its watches; a range at a revision": """
+        _chain _creations _fragments _replica _roster _runs _session _snapshot
+        _subscription _views
+    """,
+    "the cluster: where it is, and a connection to it": """
+        _authentication _channel _connector _dialer _discovery _endpoints _following
+        _members _resolver _rotation _srv _tls
+    """,
+    "what goes on over a connection: watches, reads, mirrors": """
+        _follower _mirror _reads _stream _watch
+    """,
+    "the way in": "_opening _watcher",
+    "what imports all of it": "testing _cli",
+}
+"""From bottom to top: a module imports those of its own layer and of those below. The
+last are folders, which import the package as its users do, and no one imports them."""
+
+TYPE_ONLY_CIRCLE = {
+    # An error has the response that it was made of, and a response raises it.
+    ("_errors", "_responses"),
+    ("_verdicts", "_responses"),
+}
+"""Who imports whom for the type checker alone, and so closes a circle."""
 
 TESTED_ELSEWHERE = {
     "": "imports only: its names are looked at here",
@@ -76,6 +118,9 @@ TESTED_ELSEWHERE = {
     "._fragments": "what `_session` makes of fragments: test_session_bounds.py",
     "._pure": "the values that it makes: test_values.py",
     "._creations": "a queue that only `_session` works with: test_session.py",
+    "._pages": "what a reply is decoded to: test_snapshot.py, test_speedups.py",
+    "._authentication": "asked by the connector alone: test_connector.py",
+    "._views": "over a replica: test_changes.py, test_replica.py",
     "._opening": "the block of a watcher: test_watcher.py",
     "._twins": "which decoder runs: test_speedups.py",
     "._lifecycle": "the part of `_session` that begins and ends watches: test_session.py",
@@ -132,10 +177,23 @@ def modules() -> list[str]:
     return sorted(".".join(p[:-1] if p[-1] == "__init__" else p) for p in parts)
 
 
-def imports(module: str) -> set[str]:
+def for_types_alone(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
+def statements(node: ast.AST, *, types: bool) -> Iterator[ast.AST]:
+    """All below a node; without what is for the type checker alone, unless asked."""
+    for child in ast.iter_child_nodes(node):
+        if types or not for_types_alone(child):
+            yield child
+            yield from statements(child, types=types)
+
+
+def imports(module: str, *, types: bool = True) -> set[str]:
     """The dotted names that a module of this package imports itself.
 
-    Imports for the type checker alone count: an annotation is knowledge too.
+    Imports for the type checker alone count, unless told otherwise: an annotation is
+    knowledge too. So do those inside of functions.
     """
     file = source_of(module)
     assert file is not None, f"{module} is gone: take it off the list"
@@ -144,7 +202,7 @@ def imports(module: str) -> set[str]:
         package.pop()
 
     found: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text(), file)):
+    for node in statements(ast.parse(file.read_text(), file), types=types):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -154,6 +212,23 @@ def imports(module: str) -> set[str]:
                 submodule = f"{origin}.{alias.name}"
                 found.add(submodule if source_of(submodule) else origin)
     return found
+
+
+def own(names: Iterable[str]) -> set[str]:
+    """Those of this package, by their names in it."""
+    dotted = (name for name in names if name.startswith(f"{PACKAGE}."))
+    return {name.removeprefix(f"{PACKAGE}.") for name in dotted}
+
+
+def layer_of(name: str) -> int:
+    """Where a module stands, from the bottom; a face of the package is at the top."""
+    for number, layer in enumerate(LAYERS.values()):
+        if name in layer.split():
+            return number
+    assert name.partition(".")[0] in {"testing", "_cli", "__main__"}, (
+        f"{name} has no place in LAYERS"
+    )
+    return len(LAYERS) - 1
 
 
 def reach(module: str) -> dict[str, str]:
@@ -184,6 +259,58 @@ def test_sans_io_modules_reach_nothing_impure(name: str) -> None:
 def test_the_walk_sees_imports_through_other_modules() -> None:
     assert "google" in reach(f"{PACKAGE}._session")  # by way of _requests and _pb
     assert IMPURE & reach(f"{PACKAGE}._stream").keys()
+
+
+@pytest.mark.parametrize("name", sorted(own(modules())))
+def test_no_module_imports_upward(name: str) -> None:
+    imported = own(imports(f"{PACKAGE}.{name}"))
+    here = layer_of(name)
+    assert [other for other in imported if layer_of(other) > here] == []
+
+
+def test_each_module_has_one_layer() -> None:
+    named = [name for layer in LAYERS.values() for name in layer.split()]
+    assert len(named) == len(set(named))
+    assert set(named) <= own(modules())
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """Modules that import each other, in a row; none if there is no circle."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as exc:
+        return cast("list[str]", exc.args[1])
+    return []
+
+
+def test_no_circle() -> None:
+    # `from . import _pure` is no import of the package itself.
+    graph = {name: own(imports(f"{PACKAGE}.{name}")) for name in own(modules())}
+    at_run_time = {
+        name: own(imports(f"{PACKAGE}.{name}", types=False)) for name in graph
+    }
+    assert circle(at_run_time) == []
+    for importer, imported in TYPE_ONLY_CIRCLE:
+        assert imported in graph[importer] - at_run_time[importer]
+    for excused in [set(), *(TYPE_ONLY_CIRCLE - {one} for one in TYPE_ONLY_CIRCLE)]:
+        assert circle(without(graph, excused)), "one of TYPE_ONLY_CIRCLE is none"
+    assert circle(without(graph, TYPE_ONLY_CIRCLE)) == []
+
+
+def without(
+    graph: dict[str, set[str]], edges: set[tuple[str, str]]
+) -> dict[str, set[str]]:
+    return {
+        importer: {name for name in names if (importer, name) not in edges}
+        for importer, names in graph.items()
+    }
+
+
+def test_grpc_knows_nothing_of_etcd() -> None:
+    for name in own(modules()):
+        if name.partition(".")[0] == "_grpc":
+            others = own(imports(f"{PACKAGE}.{name}"))
+            assert {n for n in others if n.partition(".")[0] != "_grpc"} <= {"_twins"}
 
 
 def test_only_http2_imports_h2() -> None:

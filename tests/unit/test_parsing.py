@@ -71,7 +71,8 @@ for name, data in {BROKEN!r}:
 def test_a_response_that_cannot_be_parsed_is_a_lost_stream(implementation: str) -> None:
     program = f"""
 from trio_etcd_watch._grpc.status import StreamLost
-from trio_etcd_watch._responses import decode, decode_range
+from trio_etcd_watch._pages import decode_range
+from trio_etcd_watch._responses import decode
 for name, data in {BROKEN!r}:
     if name not in ("WatchResponse", "RangeResponse"):
         continue

@@ -6,7 +6,8 @@ import pytest
 
 from tests.machine.store import Store, as_events, follow, header_at, store_of
 from trio_etcd_watch._pb import watch_pb2 as pb
-from trio_etcd_watch._replica import Check, Consumer, Diverged, PrefixView, Replica
+from trio_etcd_watch._replica import Check, Diverged, Replica
+from trio_etcd_watch._views import Consumer, PrefixView
 
 
 def prove(replica: Replica, store: Store) -> bool:

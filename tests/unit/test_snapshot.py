@@ -19,9 +19,9 @@ from trio_etcd_watch import (
 )
 from trio_etcd_watch._grpc.messages import Oversized
 from trio_etcd_watch._grpc.status import Status, StatusCode, StreamLost
+from trio_etcd_watch._pages import decode_range
 from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._replica import Check
-from trio_etcd_watch._responses import decode_range
 from trio_etcd_watch._snapshot import (
     MAX_GROWTH,
     MAX_STARTS,

@@ -28,8 +28,9 @@ from trio_etcd_watch import (
 from trio_etcd_watch._chain import put_again, put_again_fast
 from trio_etcd_watch._grpc.messages import take_messages
 from trio_etcd_watch._grpc.status import StreamLost
+from trio_etcd_watch._pages import decode_range
 from trio_etcd_watch._pb import watch_pb2 as pb
-from trio_etcd_watch._responses import decode, decode_range
+from trio_etcd_watch._responses import decode
 
 PURE = os.environ.get("TRIO_ETCD_WATCH_PURE") == "1"
 
@@ -66,8 +67,8 @@ EVENTS = decode(message()).events
 
 def twin() -> Any:  # noqa: ANN401  # a module
     """What decodes, in C or in Python."""
-    assert isinstance(_responses._twin, ModuleType)
-    return _responses._twin
+    assert isinstance(_responses.twin, ModuleType)
+    return _responses.twin
 
 
 def test_the_one_that_was_built_and_not_unwished_is_used() -> None:
@@ -104,7 +105,7 @@ sys.modules[beside.__name__] = beside
 import trio_etcd_watch
 from trio_etcd_watch import _responses
 raw = _responses.decode({message})
-print(trio_etcd_watch.__speedups__, _responses._twin.__name__, len(raw.events))
+print(trio_etcd_watch.__speedups__, _responses.twin.__name__, len(raw.events))
 """
 """A program that finds a module of another build where the decoder in C should be."""
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
+from trio_etcd_watch._arguments import key_range
 from trio_etcd_watch._cursor import MAX_REVISION
-from trio_etcd_watch._requests import key_range
 
 T = TypeVar("T")
 

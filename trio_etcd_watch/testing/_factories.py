@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from trio_etcd_watch._arguments import as_bytes
 from trio_etcd_watch._errors import CompactedError, PermissionDeniedError
 from trio_etcd_watch._mapping import Snapshot
-from trio_etcd_watch._requests import as_bytes
 from trio_etcd_watch._responses import (
     Event,
     EventType,

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, cast, final
 
 import trio
 
+from trio_etcd_watch._arguments import as_bytes
 from trio_etcd_watch._grpc.status import Status, StatusCode, StreamLost
 from trio_etcd_watch._opening import WatcherManager
 from trio_etcd_watch._pb import watch_pb2 as pb
-from trio_etcd_watch._requests import as_bytes
 from trio_etcd_watch._responses import WatchResponse
 from trio_etcd_watch._watcher import Watcher
 

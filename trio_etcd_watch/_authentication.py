@@ -1,0 +1,93 @@
+"""Where tokens come from: `token=` itself, the user's function, or Authenticate."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import final
+
+import trio
+
+from ._channel import API_VERSION, Channel, Credentials
+from ._errors import AuthenticationError
+from ._grpc.connection import Connection
+from ._grpc.metadata import Metadata
+from ._grpc.status import Status, StatusCode, StreamLost
+from ._parsing import parse
+from ._pb import watch_pb2 as pb
+from ._verdicts import Call, Verdict, verdict_on
+
+_AUTHENTICATE = "/etcdserverpb.Auth/Authenticate"
+
+AUTHENTICATE_TIMEOUT = 20.0
+"""Seconds, or connect_timeout if that is longer: etcd compares a password by bcrypt,
+which takes some 8 s at a cost of 17."""
+
+
+@final
+class Authenticator:
+    """Gives one token after the other; keeps none.
+
+    Args:
+        channel: says what the source is.
+        metadata: what goes with Authenticate, beside the channel's.
+    """
+
+    def __init__(self, channel: Channel, metadata: Metadata) -> None:
+        self._channel = channel
+        self._metadata = metadata
+        # The user's function for tokens need not stand two calls at once.
+        self._lock = trio.Lock()
+
+    async def new_token(self, connection: Connection) -> str | None:
+        """Return a token; None where there is none, or the cluster wants none."""
+        source, credentials = self._channel.token, self._channel.credentials
+        if isinstance(source, str):
+            return source
+        if source is not None:
+            async with self._lock:
+                return await self._call(source)
+        if credentials is not None:
+            return await self._authenticate(connection, credentials)
+        return None
+
+    async def _call(self, source: Callable[[], Awaitable[str]]) -> str:
+        """Ask the user's function for a token."""
+        timeout = self._channel.connect_timeout
+        with trio.move_on_after(timeout):
+            try:
+                token: object = await source()
+            except Exception as exc:
+                # The cause says more; its text may hold what a log must not.
+                what = f"the function given as token= raised {type(exc).__name__}"
+                raise AuthenticationError(StatusCode.UNAUTHENTICATED, what) from exc
+            if isinstance(token, str):
+                return token
+            what = f"the function given as token= returned {type(token).__name__}"
+            raise AuthenticationError(StatusCode.UNAUTHENTICATED, f"{what}, not str")
+        raise StreamLost(f"token= gave none within {timeout:g} s")
+
+    async def _authenticate(
+        self, connection: Connection, credentials: Credentials
+    ) -> str | None:
+        request = pb.AuthenticateRequest(
+            name=credentials.user, password=credentials.password
+        ).SerializeToString()
+        timeout = max(self._channel.connect_timeout, AUTHENTICATE_TIMEOUT)
+        try:
+            with trio.fail_after(timeout):
+                metadata = (*API_VERSION, *self._metadata, *self._channel.metadata)
+                reply = await connection.unary(_AUTHENTICATE, request, metadata)
+        except trio.TooSlowError as exc:
+            raise StreamLost(f"no answer to Authenticate within {timeout:g} s") from exc
+        if isinstance(reply, Status):
+            match verdict_on(Call.AUTHENTICATE, reply):
+                case Verdict.NO_AUTH:
+                    # The next stream asks again.
+                    return None
+                case Verdict.FINAL:
+                    raise AuthenticationError(reply.code, reply.message)
+            raise StreamLost(f"no token: {reply}")
+        try:
+            return parse(pb.AuthenticateResponse, reply).token
+        except ValueError as exc:
+            raise StreamLost("the answer to Authenticate cannot be parsed") from exc

@@ -1,0 +1,64 @@
+"""A page of a read: its reply becomes a `RangePage`, and the keys go into a mapping.
+
+Sans-IO.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ._grpc.status import StreamLost
+from ._responses import KeyValue, ResponseHeader, twin
+
+
+@dataclass(frozen=True, slots=True)
+class RangePage:
+    """The reply to a read, as `decode_range()` of the twins has it."""
+
+    cluster_id: int
+    member_id: int
+    revision: int
+    raft_term: int
+    more: bool
+    """More keys are in the range than the read asked for."""
+    count: int
+    """Of the keys in the range."""
+    size: int
+    """Of the keys in this page."""
+    last_key: bytes
+    """Of this page; empty if it has none."""
+    keys: Any = field(repr=False, compare=False)
+    """What the twin's `put_range()` makes them of, which is most of the work."""
+
+    def put_into(self, mapping: dict[bytes, KeyValue]) -> None:
+        """Put the keys of this page into a mapping, in their order."""
+        twin.put_range(mapping, self.keys, KeyValue)
+
+    def key_values(self) -> dict[bytes, KeyValue]:
+        """Return the keys of this page, in their order."""
+        kvs: dict[bytes, KeyValue] = {}
+        self.put_into(kvs)
+        return kvs
+
+    @property
+    def header(self) -> ResponseHeader:
+        """The header."""
+        return ResponseHeader(
+            cluster_id=self.cluster_id,
+            member_id=self.member_id,
+            revision=self.revision,
+            raft_term=self.raft_term,
+        )
+
+
+def decode_range(message: bytes) -> RangePage:
+    """Decode the reply to a read.
+
+    Raises:
+        StreamLost: it is no `RangeResponse`.
+    """
+    try:
+        return RangePage(*twin.decode_range(message))
+    except ValueError as exc:
+        raise StreamLost(f"a reply is no range response: {exc}") from exc

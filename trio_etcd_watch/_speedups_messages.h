@@ -1,0 +1,118 @@
+/* The parts of a message, as bytes say them: a key, an event, a header. Fields that come
+ * twice: the last one wins; messages are merged.
+ */
+#ifndef TRIO_ETCD_WATCH_MESSAGES_H
+#define TRIO_ETCD_WATCH_MESSAGES_H
+
+#include "_speedups_values.h"
+#include "_speedups_wire.h"
+
+/* What a KeyValue's bytes say; its spans lie in the message. */
+typedef struct {
+    Span key;
+    Span value;
+    int64_t create_revision;
+    int64_t mod_revision;
+    int64_t version;
+    int64_t lease;
+} KeyValueBytes;
+
+typedef struct {
+    KeyValueBytes kv;
+    KeyValueBytes prev_kv;
+    bool has_prev_kv;
+    int32_t type;
+} EventBytes;
+
+/* `depth` messages lie around it. */
+static bool
+read_key_value(Span in, KeyValueBytes *kv, int depth)
+{
+    Field field;
+    while (in.at < in.end) {
+        if (!read_field(&in, &field))
+            return false;
+        switch (field.tag) {
+        case TAG(1, LEN):
+            kv->key = field.bytes;
+            break;
+        case TAG(2, VARINT):
+            kv->create_revision = (int64_t)field.number;
+            break;
+        case TAG(3, VARINT):
+            kv->mod_revision = (int64_t)field.number;
+            break;
+        case TAG(4, VARINT):
+            kv->version = (int64_t)field.number;
+            break;
+        case TAG(5, LEN):
+            kv->value = field.bytes;
+            break;
+        case TAG(6, VARINT):
+            kv->lease = (int64_t)field.number;
+            break;
+        default:
+            if (!skip_unknown(&in, &field, depth))
+                return false;
+        }
+    }
+    return true;
+}
+
+static bool
+read_event(Span in, EventBytes *event)
+{
+    Field field;
+    while (in.at < in.end) {
+        if (!read_field(&in, &field))
+            return false;
+        switch (field.tag) {
+        case TAG(1, VARINT):
+            event->type = (int32_t)(uint32_t)field.number;
+            break;
+        case TAG(2, LEN):
+            if (!read_key_value(field.bytes, &event->kv, 2))
+                return false;
+            break;
+        case TAG(3, LEN):
+            event->has_prev_kv = true;
+            if (!read_key_value(field.bytes, &event->prev_kv, 2))
+                return false;
+            break;
+        default:
+            if (!skip_unknown(&in, &field, 1))
+                return false;
+        }
+    }
+    return true;
+}
+
+static bool
+read_header(Span in, Response *response)
+{
+    Field field;
+    while (in.at < in.end) {
+        if (!read_field(&in, &field))
+            return false;
+        switch (field.tag) {
+        case TAG(1, VARINT):
+            response->cluster_id = field.number;
+            break;
+        case TAG(2, VARINT):
+            response->member_id = field.number;
+            break;
+        case TAG(3, VARINT):
+            response->revision = (int64_t)field.number;
+            break;
+        case TAG(4, VARINT):
+            response->raft_term = field.number;
+            break;
+        default:
+            if (!skip_unknown(&in, &field, 1))
+                return false;
+        }
+    }
+    return true;
+}
+
+#endif
