@@ -88,7 +88,7 @@ async def run(endpoint: str) -> None:
             (url,) = await nursery.start(serve, application(page), config)
             print(url, flush=True)
             async for _ in signals:
-                nursery.cancel_scope.cancel(reason="told to end")
+                nursery.cancel_scope.cancel(reason="shutdown requested")
                 return
 
 
@@ -107,7 +107,7 @@ async def main(arguments: list[str]) -> None:
         async with open_etcd() as etcd, trio.open_nursery() as nursery:
             nursery.start_soon(count, etcd)
             await run(etcd.endpoint)
-            nursery.cancel_scope.cancel(reason="told to end")
+            nursery.cancel_scope.cancel(reason="shutdown requested")
 
 
 if __name__ == "__main__":
