@@ -1,1 +1,1 @@
-"""Benchmarks: this library beside other etcd watch clients. See README.md."""
+"""Benchmarks of this library and other etcd watch clients. See README.md."""

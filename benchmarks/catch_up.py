@@ -1,10 +1,11 @@
-"""What a catch-up costs the server, and a neighbour on the same stream.
+"""Measure what a catch-up costs the server, and another watch on the same stream.
 
     python -m benchmarks.catch_up [ETCD ...]
 
 150 transactions of 128 puts are replayed to one watch, while another watch of the same
-stream waits for one event. Prints for each etcd the CPU seconds that the server took
-(Linux only), the seconds until the last event, and those until the neighbour's.
+stream, its neighbour, waits for one event. The program prints for each etcd the CPU
+seconds that the server used (Linux only), the seconds until the last event, and the
+seconds until the event of the neighbour.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ TRANSACTIONS, PUTS = 150, 128
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of a process so far."""
+    """Return the user and system time that a process has used so far."""
     # The name, in parentheses, may hold spaces (proc(5)).
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -38,7 +39,7 @@ async def catch_up(etcd: Etcd) -> tuple[float, float, float]:
 
     async def be_neighbour(watch: Watch) -> None:
         nonlocal waited
-        # etcd looks for watches that are behind every 100 ms.
+        # etcd sends history to watches that are behind every 100 ms.
         await trio.sleep(0.15)
         began = trio.current_time()
         await etcd.put("/neighbour", "1")
@@ -64,7 +65,7 @@ async def catch_up(etcd: Etcd) -> tuple[float, float, float]:
 
 
 async def main(binaries: list[str | None]) -> None:
-    """Run it on each etcd."""
+    """Measure each etcd."""
     for binary in binaries:
         async with open_etcd(binary=binary) as etcd:
             cpu, took, waited = await catch_up(etcd)
@@ -78,5 +79,5 @@ async def main(binaries: list[str | None]) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="benchmarks.catch_up", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("etcd", nargs="*", help="programs; by default the one of tests")
+    parser.add_argument("etcd", nargs="*", help="programs; default: that of the tests")
     sys.exit(trio.run(main, parser.parse_args().etcd or [None]))

@@ -1,4 +1,4 @@
-"""aetcd: an asyncio client of etcd on grpc.aio. It hands out events one by one."""
+"""Client with aetcd, for asyncio on grpc.aio. It delivers events one by one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.metering import PREFIX, Job, Meter, memory, read_job, report
 
 
 async def replay(client: aetcd.Client, job: Job) -> None:
-    """Read until all events have come, with a task for each watch."""
+    """Read until all events have arrived, with a task for each watch."""
     meter = Meter(job)
     watches = [
         await client.watch_prefix(PREFIX, start_revision=job.start_revision)
@@ -32,7 +32,7 @@ async def resume(client: aetcd.Client, job: Job) -> None:
 
 
 async def hold(client: aetcd.Client, job: Job) -> None:
-    """Report the memory of watches; the first one, with the connection, is free."""
+    """Report the memory of watches, without the first one and the connection."""
     first = await client.watch_prefix(PREFIX)
     before = memory()
     others = [await client.watch_prefix(PREFIX) for _ in range(job.watches - 1)]
@@ -49,7 +49,7 @@ async def main() -> None:
     client = aetcd.Client(job.host, job.port, options=options)
     await client.connect()
     await do(client, job)
-    # Leaving thousands of watches one by one is not what is measured.
+    # Closing thousands of watches one by one would take long, and is not measured.
     os._exit(0)
 
 

@@ -1,4 +1,4 @@
-"""grpc.aio without a client on top: one stream, read by one task."""
+"""Client with grpc.aio alone: one stream, read by one task."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trio_etcd_watch._pb import watch_pb2 as pb
 
 
 async def main() -> None:
-    """Read until all events have come."""
+    """Read until all events have arrived."""
     job = read_job("replay", "latency")
     meter = Meter(job)
     request = pb.WatchRequest()

@@ -1,4 +1,4 @@
-"""This library: `async for response in watch`, or `watch.events()`."""
+"""Client with this library: `async for response in watch`, or `watch.events()`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trio_etcd_watch import Watcher, open_watcher
 
 
 async def replay(watcher: Watcher, job: Job) -> None:
-    """Read until all events have come, with a task for each watch."""
+    """Read until all events have arrived, with a task for each watch."""
     meter = Meter(job)
 
     async def read(done: trio.CancelScope) -> None:
@@ -56,7 +56,7 @@ async def resume(watcher: Watcher, job: Job) -> None:
 
 
 async def hold(watcher: Watcher, job: Job) -> None:
-    """Report the memory of watches; the first one, with the connection, is free."""
+    """Report the memory of watches, without the first one and the connection."""
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(watcher.watch(PREFIX, prefix=True))
         before = memory()

@@ -1,7 +1,8 @@
-"""Bare Trio: one task reads frames, and one for each watch takes from a memory channel.
+"""Client with bare Trio: a task reads frames, and one per watch reads a memory channel.
 
-The least that a client of this shape can cost. Nothing is checked, resumed or bounded, and
-no window is kept: one as large as HTTP/2 has is opened at the start.
+This is a lower bound for the cost of a client of this structure. Nothing is checked,
+resumed or bounded, and there is no flow control: the largest window of HTTP/2 is opened
+at the start.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ HEADER_SIZE = 9
 SETTINGS_ACK = b"\0\0\0\x04\x01\0\0\0\0"
 
 
-def opening(job: Job) -> bytes:
-    """Return all that is ever sent, but for one answer: a stream, and its creations."""
+def opening_bytes(job: Job) -> bytes:
+    """Return all bytes to send but one acknowledgment: a stream and its creations."""
     connection = h2.connection.H2Connection(
         h2.config.H2Configuration(client_side=True, header_encoding="utf-8")
     )
@@ -48,21 +49,21 @@ def opening(job: Job) -> bytes:
     request.create_request.start_revision = job.start_revision
     message = request.SerializeToString()
     prefixed = b"\0" + len(message).to_bytes(4) + message
-    # As frames by hand: h2 would wait for the server's window.
+    # These frames are not made by h2, which would wait for the server's window.
     frame = len(prefixed).to_bytes(3) + b"\0\0" + (1).to_bytes(4) + prefixed
     return bytes(connection.data_to_send() + frame * job.watches)
 
 
 class Messages:
-    """Cuts what is read into the messages of the one stream."""
+    """Splits the received bytes into the messages of the only stream."""
 
     def __init__(self) -> None:
-        """Begin with nothing."""
+        """Begin without data."""
         self._frames = bytearray()
         self._data = bytearray()
 
     def receive(self, data: bytes) -> Iterator[bytes]:
-        """Give the messages that are whole now."""
+        """Yield the messages that are complete."""
         frames = self._frames
         frames += data
         at = 0
@@ -88,7 +89,7 @@ class Messages:
 async def consume(
     channel: trio.MemoryReceiveChannel[RawResponse], meter: Meter, end: trio.CancelScope
 ) -> None:
-    """Take what comes for one watch."""
+    """Count the events of one watch."""
     async for response in channel:
         if meter.add(response.events):
             meter.report()
@@ -96,11 +97,11 @@ async def consume(
 
 
 async def main() -> None:
-    """Read until all events have come."""
+    """Read until all events have arrived."""
     job = read_job("replay", "latency")
     meter = Meter(job)
     stream = await trio.open_tcp_stream(job.host, job.port)
-    await stream.send_all(opening(job) + SETTINGS_ACK)
+    await stream.send_all(opening_bytes(job) + SETTINGS_ACK)
     async with trio.open_nursery() as nursery:
         channels = []
         for _ in range(job.watches):

@@ -1,4 +1,4 @@
-"""Runs clients and servers, each in a process of its own, in rounds."""
+"""Run clients and servers, each in a process of its own, in rounds."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ HERE: Final = Path(__file__).parent
 ROOT: Final = HERE.parent
 
 LIMIT: Final = 300.0
-"""Seconds after which a client is stuck."""
+"""Seconds after which a client counts as stuck."""
 
 Line: TypeAlias = Mapping[str, Any]
-"""What a client has printed: one line of JSON."""
+"""A line of JSON that a client has printed."""
 Clients: TypeAlias = Mapping[str, Sequence[str]]
-"""Names of clients, and how to run them."""
+"""The command of each client, by its name."""
 
 OURS: Final = "trio-etcd-watch"
 OUR_EVENTS: Final = "trio-etcd-watch, events()"
@@ -44,10 +44,10 @@ AETCD: Final = "aetcd"
 GRPC: Final = "grpc.aio, bare"
 PURERPC: Final = "purerpc, bare"
 TRIO: Final = "trio, bare"
-"""Names of clients."""
+"""The names of the clients."""
 
 SLOW: Final = (AETCD, GRPC, PURERPC)
-"""They get fewer events."""
+"""The clients that get fewer events."""
 
 
 def python(module: str, *args: str) -> list[str]:
@@ -57,7 +57,7 @@ def python(module: str, *args: str) -> list[str]:
 
 @contextmanager
 def built_clients() -> Iterator[Clients]:
-    """Give the clients that can run here; says which cannot."""
+    """Provide the clients that can run here, and print which ones cannot."""
     clients = {
         OURS: python("client_ours"),
         OUR_EVENTS: python("client_ours", "--mode", "events"),
@@ -86,7 +86,7 @@ def built_clients() -> Iterator[Clients]:
 
 @asynccontextmanager
 async def started(command: Sequence[str]) -> AsyncIterator[trio.Process]:
-    """Run a program while the block lasts; its output and input are pipes."""
+    """Run a program during the block, with pipes as its input and output."""
     process = await trio.lowlevel.open_process(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
     )
@@ -102,10 +102,10 @@ async def started(command: Sequence[str]) -> AsyncIterator[trio.Process]:
 
 
 async def read_line(process: trio.Process) -> str:
-    """Wait for the next line that a program prints; it prints one at a time.
+    """Wait for the next line of a program that prints one line at a time.
 
     Raises:
-        RuntimeError: it has ended.
+        RuntimeError: The program has ended.
     """
     assert process.stdout is not None
     line = b""
@@ -117,7 +117,7 @@ async def read_line(process: trio.Process) -> str:
 
 
 async def run_client(command: Sequence[str], **options: str | int) -> Line:
-    """Run a client to its end; return its report."""
+    """Run a client until it ends, and return its report."""
     args = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     with trio.fail_after(LIMIT):
         done = await trio.run_process([*command, *args], capture_stdout=True, cwd=ROOT)
@@ -137,8 +137,9 @@ class Bench:
     """The clients, and how long to run them.
 
     Attributes:
-        rounds: how often each runs in a scenario.
-        scale: a factor for the number of events.
+        clients: The clients that can run.
+        rounds: How often each client runs in a scenario.
+        scale: A factor for the number of events.
     """
 
     clients: Clients
@@ -152,7 +153,7 @@ class Bench:
         run: Callable[[str, Sequence[str]], Awaitable[Mapping[str, float]]],
         names: Sequence[str],
     ) -> Comparison:
-        """Run clients in rounds; `run` takes a name and a command, gives values."""
+        """Run clients in rounds; `run` gets a name and a command, returns values."""
         comparison = Comparison(title, metrics, baseline=OURS)
         for _ in range(self.rounds):
             for name in names:
@@ -162,6 +163,6 @@ class Bench:
         return comparison
 
     def events(self, name: str, ours: int, slow: int) -> int:
-        """How many events to give a client: the slow ones get fewer."""
+        """Return how many events a client gets; the slow ones get fewer."""
         count = slow if name in SLOW else ours
         return max(1000, int(count * self.scale) // 1000 * 1000)

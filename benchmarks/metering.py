@@ -1,7 +1,7 @@
-"""What every Python client shares: its arguments, the work on events, its report.
+"""Arguments, the work on events and the report, which all Python clients share.
 
 The work is the same for all: key, value and mod_revision of each event are read and
-added up. `run.py` compares the sum with the right one, so nobody skips any of it.
+added up. `scenarios.py` checks the sum, so that no client can skip part of the work.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 PREFIX = b"/config/"
-"""What every watch watches."""
+"""The prefix that every watch watches."""
 PREFIX_END = b"/config0"
 
 
 class KeyValueLike(Protocol):
-    """What is read of an event; a property or an attribute, as the client has it."""
+    """The fields that are read of an event, as properties or attributes."""
 
     @property
     def key(self) -> bytes:
@@ -42,22 +42,23 @@ class EventLike(Protocol):
 
     @property
     def kv(self) -> KeyValueLike:
-        """What it changed."""
+        """The key and value after the event."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a client is asked to do.
+    """The task of a client.
 
     Attributes:
-        task: `replay`: count events; `latency`: also take their age, of which the
+        task: `replay`: count events; `latency`: also record their age, for which the
             value has to be the time of writing in nanoseconds; `resume`: open
             watches, then wait for an event on each; `memory`: open watches.
-        mode: of this library: `responses`, or `events` for `Watch.events()`.
-        endpoint: `host:port`.
-        watches: how many to open.
-        events: how many to wait for, over all watches.
-        start_revision: 0 is from now.
+        mode: How this library iterates: `responses`, or `events` for
+            `Watch.events()`.
+        endpoint: The server, as `host:port`.
+        watches: How many watches to open.
+        events: How many events to wait for, in total over all watches.
+        start_revision: Where watches start; 0 is from now.
     """
 
     task: str
@@ -69,12 +70,12 @@ class Job:
 
     @property
     def host(self) -> str:
-        """Of the endpoint."""
+        """The host of the endpoint."""
         return self.endpoint.rpartition(":")[0]
 
     @property
     def port(self) -> int:
-        """Of the endpoint."""
+        """The port of the endpoint."""
         return int(self.endpoint.rpartition(":")[2])
 
 
@@ -104,7 +105,7 @@ class Meter:
         self._cpu_began = 0.0
 
     def add(self, events: Sequence[EventLike]) -> bool:
-        """Take the events of one response; return whether the last is among them."""
+        """Count the events of one response; return whether all have arrived."""
         if not self._events:
             self._begin()
         if self._ages is not None:
@@ -120,7 +121,7 @@ class Meter:
         return self._events >= self._expected
 
     async def add_each(self, events: AsyncIterable[EventLike]) -> None:
-        """Take events one by one; return after the last."""
+        """Count events one by one; return after the last."""
         ages = self._ages
         async for event in events:
             if not self._events:
@@ -160,7 +161,7 @@ def report(**results: float | list[float]) -> None:
 def memory() -> int:
     """Return the bytes that this process uses.
 
-    The resident size, or with PYTHONTRACEMALLOC=1 what Python's objects take.
+    This is the resident size, or with PYTHONTRACEMALLOC=1 the size of Python's objects.
     """
     gc.collect()
     if tracemalloc.is_tracing():

@@ -1,16 +1,17 @@
-"""What a snapshot and a mirror cost: time, memory, events, checks.
+"""Measure what a snapshot and a mirror cost: time, memory, events, checks.
 
     python -m benchmarks.present [SCENARIO ...] [--etcd ETCD ...] [--keys 100000]
 
-`snapshot`: beside one unpaged read by gRPC's own client, with and without making a dict
-of it. `memory`: bytes a key beyond those of keys and values. `checks`: `sync()` and
-`verify()` beside a linearizable count. These run on each etcd. `events`: an event in a
-mirror, beside a loop over a watch that keeps a dict, on the stream of `replay_server`.
-`consumers`: what 100 consumers that sleep cost, each behind by another state.
+`snapshot` compares a snapshot with one unpaged read by gRPC's own client, with and
+without building a dict. `memory` measures bytes per key beyond those of keys and
+values. `checks` compares `sync()` and `verify()` with a linearizable count. `snapshot`
+and `checks` run on each etcd. `events` compares an event in a mirror with a loop over a
+watch that keeps a dict, on the stream of `replay_server`. `consumers` measures what 100
+sleeping consumers cost, each of which last saw a different state.
 
-Each round runs all in turn; medians are shown, and `x` is the median of the ratios to the
-first row. Time is that of one process; CPU is that of client and server (Linux only),
-which is steadier where the machine is busy.
+Each round runs all in turn; medians are shown, and `x` is the median of the ratios to
+the first row. Time is that of one process; CPU is that of client and server (Linux
+only), which varies less on a busy machine.
 """
 
 from __future__ import annotations
@@ -60,14 +61,14 @@ from trio_etcd_watch.testing import Etcd, open_etcd
 KEYS: Final = Range(PREFIX, PREFIX_END)
 VALUE_SIZE: Final = 100
 PUTS: Final = 100
-"""In a transaction."""
+"""Puts in a transaction."""
 EVENTS: Final = 200_000
-"""Of the replayed stream."""
+"""Events of the replayed stream."""
 CONSUMERS: Final = 100
 
 TIME: Final = Metric("time", "ms", "{:,.1f}")
 CPU: Final = Metric("cpu", "CPU ms", "{:,.1f}")
-CLIENT: Final = Metric("client", "of it here", "{:,.1f}")
+CLIENT: Final = Metric("client", "client CPU ms", "{:,.1f}")
 
 T = TypeVar("T")
 
@@ -76,7 +77,7 @@ Runs: TypeAlias = Mapping[str, Callable[[], Awaitable[object]]]
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What is asked for."""
+    """The options of the command line."""
 
     etcds: list[str | None]
     keys: int
@@ -85,7 +86,7 @@ class Options:
 
 @asynccontextmanager
 async def filled(binary: str | None, keys: int) -> AsyncIterator[Etcd]:
-    """Run an etcd that holds so many keys."""
+    """Run an etcd that holds `keys` keys."""
     async with open_etcd(binary=binary) as etcd:
         await trio.run_process(
             python(
@@ -102,12 +103,12 @@ async def filled(binary: str | None, keys: int) -> AsyncIterator[Etcd]:
 
 
 def version_of(etcd: Etcd) -> str:
-    """As a table has it."""
+    """Return the version of an etcd as text."""
     return ".".join(map(str, etcd.version))
 
 
 async def compare(title: str, rounds: int, etcd: Etcd | None, runs: Runs) -> None:
-    """Run each in turn, and show how they compare to the first."""
+    """Run each in turn, and print how they compare with the first."""
     metrics = [TIME, CPU, CLIENT] if etcd else [TIME, CPU]
     comparison = Comparison(title, metrics, baseline=next(iter(runs)))
     for number in range(rounds + 1):
@@ -121,7 +122,7 @@ async def compare(title: str, rounds: int, etcd: Etcd | None, runs: Runs) -> Non
             server = cpu_seconds(etcd.pid) - server if etcd else 0.0
             del kept
             if number:
-                # The first round warms up.
+                # The first round is a warm-up, which does not count.
                 values = {"time": wall, "cpu": client + server, "client": client}
                 comparison.add(
                     name, {key: value * 1e3 for key, value in values.items()}
@@ -133,7 +134,7 @@ async def compare(title: str, rounds: int, etcd: Etcd | None, runs: Runs) -> Non
 
 
 async def snapshot(options: Options) -> None:
-    """One snapshot, beside one read of gRPC's client."""
+    """Compare a snapshot with one read by gRPC's client."""
     for binary in options.etcds:
         async with (
             filled(binary, options.keys) as etcd,
@@ -152,7 +153,7 @@ async def snapshot(options: Options) -> None:
 
 
 def snapshot_runs(read: Callable[..., Any], watcher: Watcher) -> Runs:
-    """Each reads all keys."""
+    """Return the runs, each of which reads all keys."""
     request = pb.RangeRequest(key=KEYS.key, range_end=KEYS.range_end)
 
     async def ours() -> object:
@@ -174,23 +175,25 @@ def snapshot_runs(read: Callable[..., Any], watcher: Watcher) -> Runs:
 
 
 async def memory(options: Options) -> None:
-    """Bytes a key that a snapshot and a mirror hold, beyond keys and values."""
+    """Print the bytes per key of a snapshot and a mirror, beyond keys and values."""
     async with filled(options.etcds[0], options.keys) as etcd:
         async with open_watcher(etcd.endpoint) as watcher:
             await watcher.snapshot(PREFIX)
             with traced() as held:
                 read = await watcher.snapshot(PREFIX, prefix=True)
-                print(f"a snapshot: {held() / len(read) - own_bytes(read):.0f} B a key")
+                print(
+                    f"a snapshot: {held() / len(read) - own_bytes(read):.0f} B per key"
+                )
                 del read
             with traced() as held:
                 async with watcher.mirror(PREFIX, prefix=True) as mirror:
                     beyond = held() / len(mirror) - own_bytes(mirror)
-                    print(f"a mirror: {beyond:.0f} B a key\n")
+                    print(f"a mirror: {beyond:.0f} B per key\n")
 
 
 @contextmanager
 def traced() -> Iterator[Callable[[], int]]:
-    """Give what tells how much more memory is held than when the block began."""
+    """Provide a function that returns the memory allocated since the block began."""
 
     def held() -> int:
         gc.collect()
@@ -205,12 +208,12 @@ def traced() -> Iterator[Callable[[], int]]:
 
 
 def own_bytes(mapping: Mapping[bytes, KeyValue]) -> float:
-    """The bytes of its keys and values, a key."""
+    """Return the bytes of the keys and values, per key."""
     return sum(len(key) + len(kv.value) for key, kv in mapping.items()) / len(mapping)
 
 
 async def checks(options: Options) -> None:
-    """What `sync()` and `verify()` cost on each etcd."""
+    """Measure `sync()` and `verify()` on each etcd."""
     for binary in options.etcds:
         async with (
             filled(binary, options.keys) as etcd,
@@ -222,7 +225,7 @@ async def checks(options: Options) -> None:
 
 
 def check_runs(etcd: Etcd, mirror: Mirror) -> Runs:
-    """Each asks the cluster something of the mirror."""
+    """Return the runs, each of which checks the mirror against the cluster."""
     reads = mirror._follower._reads
 
     async def count() -> None:
@@ -231,12 +234,12 @@ def check_runs(etcd: Etcd, mirror: Mirror) -> Runs:
         )
 
     async def behind() -> None:
-        # No event of the range tells that the store has moved.
+        # The put raises the store's revision without an event in the range.
         await etcd.put("/other", "")
         await mirror.sync()
 
     async def verify() -> None:
-        assert await mirror.verify(), "it was wrong"
+        assert await mirror.verify(), "the mirror was wrong"
 
     return {
         "a count": count,
@@ -247,7 +250,7 @@ def check_runs(etcd: Etcd, mirror: Mirror) -> Runs:
 
 
 async def events(options: Options) -> None:
-    """An event in a mirror, and in a loop that keeps a dict."""
+    """Compare an event in a mirror with one in a loop that keeps a dict."""
     for size in (1, 10, 500):
         count = EVENTS if size > 1 else EVENTS // 4
         command = python(
@@ -265,7 +268,7 @@ async def events(options: Options) -> None:
 
 
 async def keep_dict(endpoint: str, count: int) -> None:
-    """Keep a dict, by hand."""
+    """Keep a dict with a loop over a watch."""
     data: dict[bytes, KeyValue] = {}
     last = FIRST_REVISION + count
     async with open_watcher(endpoint) as watcher:
@@ -280,7 +283,7 @@ async def keep_dict(endpoint: str, count: int) -> None:
                     break
 
 
-class NothingYet:
+class EmptyReads:
     """Reads of a range that is empty until the stream begins."""
 
     async def ask(
@@ -289,7 +292,7 @@ class NothingYet:
         accept: Callable[[bytes], T],
         meanwhile: Callable[[], None] | None = None,
     ) -> T:
-        """Answer at once."""
+        """Answer without a delay."""
         await trio.lowlevel.checkpoint()
         reply = pb.RangeResponse()
         reply.header.revision = FIRST_REVISION - 1
@@ -297,9 +300,9 @@ class NothingYet:
 
 
 async def keep_mirror(endpoint: str, count: int) -> None:
-    """Keep what a `Mirror` shows."""
+    """Keep the mapping of a `Mirror`."""
     async with open_watcher(endpoint) as watcher:
-        reads: Any = NothingYet()
+        reads: Any = EmptyReads()
         follower = Follower(
             KEYS,
             reads,
@@ -309,34 +312,35 @@ async def keep_mirror(endpoint: str, count: int) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(follower.follow, nursery.cancel_scope.cancel)
             await follower.ready.wait()
-            while follower.replica.revision < FIRST_REVISION + count - 1:  # noqa: ASYNC110  # a waiter would be a cost
+            while follower.replica.revision < FIRST_REVISION + count - 1:  # noqa: ASYNC110  # a waiter would add its cost
                 await trio.sleep(0.25)
             nursery.cancel_scope.cancel()
 
 
 async def consumers(options: Options) -> None:
-    """Memory of consumers that sleep, while all keys are written again and again."""
+    """Measure sleeping consumers, while all keys are written again and again."""
     keys = min(options.keys, 10_000) // CONSUMERS * CONSUMERS
     header = ResponseHeader(cluster_id=1, member_id=1, revision=0, raft_term=1)
     replica = Replica(Snapshot(header, 0, {}))
-    for _ in written(replica, keys, version=1):
+    for _ in write_all(replica, keys, version=1):
         pass
     with traced() as held:
         sleeping = [
-            Consumer(replica, initial=False) for _ in written(replica, keys, version=2)
+            Consumer(replica, initial=False)
+            for _ in write_all(replica, keys, version=2)
         ]
         for version in range(3, 7):
             each = held() / keys / len(sleeping)
             print(
-                f"{len(sleeping)} consumers that sleep, {keys:,} keys, "
-                f"{keys * (version - 2):,} events: {each:.1f} B a key and consumer"
+                f"{len(sleeping)} sleeping consumers, {keys:,} keys, "
+                f"{keys * (version - 2):,} events: {each:.1f} B per key and consumer"
             )
-            for _ in written(replica, keys, version=version):
+            for _ in write_all(replica, keys, version=version):
                 pass
 
 
-def written(replica: Replica, keys: int, version: int) -> Iterator[None]:
-    """Write every key once, and yield between responses."""
+def write_all(replica: Replica, keys: int, version: int) -> Iterator[None]:
+    """Write every key once, and yield after each response."""
     revision, size = replica.revision, keys // CONSUMERS
     for first in range(0, keys, size):
         raw = pb.WatchResponse()
@@ -375,7 +379,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="benchmarks.present", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO")
-    parser.add_argument("--etcd", nargs="+", help="programs; by default that of tests")
+    parser.add_argument("--etcd", nargs="+", help="programs; default: that of tests")
     parser.add_argument("--keys", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()

@@ -1,6 +1,6 @@
-"""The tests' proxy as a process of its own: adds latency; resets what it is told to.
+"""Run the proxy of the tests as a process of its own, which adds latency.
 
-Prints its endpoint. Each line on its standard input resets all connections.
+The program prints its endpoint. Each line on its standard input resets all connections.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
-"""A server that plays one prepared Watch stream to every client that connects.
+"""Serve one prepared Watch stream to every client that connects.
 
-All bytes are made before the first client comes, so a turn costs the server some
-microseconds per 256 KiB: what is measured is the client. It speaks just enough HTTP/2
-for one stream, and keeps to its client's flow control, which Go's begins at 64 KiB.
+All bytes are prepared before the first client connects, so that sending costs the
+server some microseconds per 256 KiB, and the client is what is measured. The server
+implements just enough of HTTP/2 for one stream, and obeys the client's flow control,
+which begins at 64 KiB in Go.
 
-The stream: a Created reply for each creation that the client sends, then, once there
-are as many as there are watches, the responses, in revisions that go up by one an
-event. As grpc-go does it, a message begins a DATA frame of its own, and goes on in
-others above 16,384 bytes.
+The stream has a Created reply for each creation that the client sends. Once all watches
+are created, the responses follow, with revisions that increase by one per event. As in
+grpc-go, each message begins a DATA frame, and a message above 16,384 bytes continues in
+further frames.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ from typing import Final
 from trio_etcd_watch._pb import watch_pb2 as pb
 
 FIRST_REVISION: Final = 3_000_000
-"""Of the first event."""
+"""The revision of the first event."""
 KEY_SIZE: Final = len("/config/service/key000")
 VALUE_SIZE: Final = 64
 
 _CHUNK: Final = 256 * 1024
-"""Bytes given to the kernel at once."""
+"""Maximum number of bytes per call of `send()` or `recv()`."""
 _SETTLE: Final = 0.3
 """Seconds between the last Created reply and the first event, so that the client is
-at rest when its clock starts."""
+idle when its clock starts."""
 
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _STREAM: Final = 1
@@ -51,7 +52,7 @@ _RESPONSE_HEADERS: Final = b"\x88\x5f\x10application/grpc"
 
 
 def checksum(events: int) -> int:
-    """Return what `metering.Meter` has added up after so many events."""
+    """Return the sum of `metering.Meter` after this number of events."""
     revisions = FIRST_REVISION * events + events * (events - 1) // 2
     return events * (KEY_SIZE + VALUE_SIZE) + revisions
 
@@ -62,13 +63,13 @@ def _frame(kind: int, flags: int, stream_id: int, payload: bytes) -> bytes:
 
 @dataclass(slots=True)
 class Script:
-    """The DATA frames of the stream, as one string with two indexes."""
+    """The DATA frames of the stream, as one byte string with two indexes."""
 
     frames: bytearray = field(default_factory=bytearray)
     ends: array[int] = field(default_factory=lambda: array("Q", [0]))
-    """Bytes of `frames` up to the end of the n-th."""
+    """For each n, the number of bytes up to the end of the n-th frame."""
     flow: array[int] = field(default_factory=lambda: array("Q", [0]))
-    """Of these, bytes that count for flow control."""
+    """For each n, the number of those bytes that count for flow control."""
 
     def add(self, response: pb.WatchResponse) -> None:
         """Append one message."""
@@ -87,10 +88,10 @@ def make_script(
     """Prepare the stream.
 
     Args:
-        watches: how many creations to answer.
-        responses: how many follow.
-        events_per_response: in each.
-        busy: how many of the watches get events; they take turns.
+        watches: How many creations to answer.
+        responses: How many responses follow.
+        events_per_response: How many events each of them has.
+        busy: How many of the watches get events; they take turns.
     """
     script = Script()
     response = pb.WatchResponse(created=True)
@@ -111,7 +112,7 @@ def make_script(
             kv = event.kv
             kv.key = b"/config/service/key%03d" % (revision % 1000)
             kv.mod_revision = revision
-            # Each key begins here, and goes on: a mirror looks.
+            # A mirror checks that a key is created, and its versions consecutive.
             kv.create_revision = FIRST_REVISION + revision % 1000
             kv.version = (revision - FIRST_REVISION) // 1000 + 1
             revision += 1
@@ -121,10 +122,10 @@ def make_script(
 
 
 class Connection:
-    """One client, from its preface to its end."""
+    """The connection of one client."""
 
     def __init__(self, sock: socket.socket, script: Script, watches: int) -> None:
-        """Play the script, made for so many watches, to this client."""
+        """Serve the script, which is made for this number of watches."""
         self._sock = sock
         self._script = script
         self._watches = watches
@@ -133,7 +134,7 @@ class Connection:
         self._requests = bytearray()
         self._creations = 0
         self._play_at = float("inf")
-        # Control frames go out before the script goes on.
+        # Control frames are sent before further frames of the script.
         self._control = bytearray(
             _frame(
                 _SETTINGS, 0, 0, struct.pack(">HL", _INITIAL_WINDOW_SIZE, _MAX_WINDOW)
@@ -146,7 +147,7 @@ class Connection:
         self._windows = {0: _DEFAULT_WINDOW, _STREAM: _DEFAULT_WINDOW}
 
     def serve(self) -> None:
-        """Return when the client has gone."""
+        """Serve the client until it disconnects."""
         sock = self._sock
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setblocking(False)
@@ -167,7 +168,7 @@ class Connection:
                 self._read_frames()
 
     def _next_chunk(self) -> bytes:
-        """Take what may be sent now, in whole frames."""
+        """Return the complete frames that may be sent now."""
         if self._control:
             chunk, self._control = bytes(self._control), bytearray()
             return chunk
@@ -223,7 +224,7 @@ class Connection:
                     self._initial_window = value
             self._control += _frame(_SETTINGS, _ACK, 0, b"")
         elif kind == _PING and not flags & _ACK:
-            # Also Go's and gRPC's measure of how large their windows should be.
+            # Go and gRPC also use PING to compute how large their windows should be.
             self._control += _frame(_PING, _ACK, 0, payload)
         elif kind == _WINDOW_UPDATE:
             self._windows[stream_id] += int.from_bytes(payload)
@@ -239,8 +240,8 @@ class Connection:
             if request.HasField("create_request"):
                 self._creations += 1
                 if self._creations > self._watches:
-                    # It has parked a watch, or lost it: no fair run any more.
-                    raise ValueError("the client creates a watch anew")
+                    # It has parked or lost a watch, so the run is not comparable.
+                    raise ValueError("the client creates a watch again")
         if self._creations == self._watches and self._play_at == float("inf"):
             self._play_at = time.monotonic() + _SETTLE
 
@@ -253,7 +254,7 @@ def _clients(listener: socket.socket) -> Iterator[socket.socket]:
 
 
 def main() -> None:
-    """Print the endpoint once all is prepared; serve one client after the other."""
+    """Prepare the stream, print the endpoint, and serve clients one after the other."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--watches", type=int, default=1)
     parser.add_argument("--responses", type=int, required=True)

@@ -1,4 +1,4 @@
-"""What the rounds have shown: medians and ratios, as a table, as JSON and as a chart."""
+"""Report the medians and ratios of the rounds as a table, as JSON and as a chart."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ class Metric:
     """One number of a client in a round.
 
     Attributes:
-        key: its name among the values of a round.
-        label: with its unit.
-        form: to print it with.
-        higher_is_better: a ratio says how much better the baseline is, if above 1.
-        compared: whether there is a ratio at all.
+        key: Its name among the values of a round.
+        label: Its name in the table, with the unit.
+        form: The format to print it with.
+        higher_is_better: Whether a larger value is better. In either case a ratio above
+            1 says how many times better the baseline is.
+        compared: Whether a ratio is shown.
     """
 
     key: str
@@ -35,7 +36,10 @@ class Comparison:
     """One scenario: its clients, and the values of their rounds.
 
     Attributes:
-        baseline: the client to which the others are compared.
+        title: The name of the scenario in the table.
+        metrics: The metrics to show.
+        baseline: The client to which the others are compared.
+        rounds: For each client, the values of its rounds.
     """
 
     title: str
@@ -44,7 +48,7 @@ class Comparison:
     rounds: dict[str, list[Mapping[str, float]]] = field(default_factory=dict)
 
     def add(self, client: str, values: Mapping[str, float]) -> None:
-        """Take the values of one round."""
+        """Add the values of one round."""
         self.rounds.setdefault(client, []).append(values)
 
     def median(self, client: str, metric: Metric) -> float | None:
@@ -57,7 +61,7 @@ class Comparison:
     def ratio(self, client: str, metric: Metric) -> float | None:
         """Return by which factor the baseline is better than a client.
 
-        The median of the ratios of each round.
+        This is the median of the ratios of each round.
         """
         if not metric.compared:
             return None
@@ -71,7 +75,7 @@ class Comparison:
         return statistics.median(ratios)
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it as JSON has it."""
+        """Return the comparison as a value for JSON."""
         return {
             "title": self.title,
             "baseline": self.baseline,
@@ -97,7 +101,7 @@ class Results:
     comparisons: dict[str, Comparison] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
-        """Write them as JSON."""
+        """Write all scenarios as JSON."""
         data = {
             "python": platform.python_version(),
             "machine": platform.machine(),
@@ -109,7 +113,7 @@ class Results:
 
 
 def show(comparison: Comparison) -> str:
-    """Return a table: a row for each client; `x` says how much better we are."""
+    """Return a table with a row per client; `x` has the ratio of the baseline."""
     header = [comparison.title]
     for metric in comparison.metrics:
         header += [metric.label, "x"] if metric.compared else [metric.label]
@@ -142,7 +146,7 @@ def draw(results: Results, path: Path) -> None:
     ]
     if not shown:
         return
-    # Slow to import, and only a chart needs it.
+    # Importing matplotlib is slow, and only a chart needs it.
     import matplotlib.pyplot as plt
 
     clients = list(shown[0].rounds)

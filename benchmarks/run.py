@@ -1,8 +1,8 @@
-"""Runs all clients side by side, and reports how they compare: `make bench`.
+"""Run all clients in each scenario, and report how they compare: `make bench`.
 
 Each scenario has one server and several rounds; a round runs every client once, one
-after the other. What is compared is compared within a round, and the median of the
-rounds is reported: a machine that is busy slows down neighbours in time alike.
+after the other. Clients are compared within a round, and the median of the rounds is
+reported, because a busy machine slows down consecutive runs alike.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from benchmarks.scenarios import SCENARIOS
 
 
 async def main(args: argparse.Namespace, clients: Clients) -> None:
-    """Run the scenarios, and write what came out."""
+    """Run the scenarios, and write the results."""
     bench = Bench(clients, rounds=args.rounds, scale=args.scale)
     results = Results()
     for name in args.scenarios or SCENARIOS:
@@ -34,7 +34,9 @@ def read_arguments() -> argparse.Namespace:
         "scenarios", nargs="*", metavar="SCENARIO", help=", ".join(SCENARIOS)
     )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--scale", type=float, default=1.0, help="of the event counts")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="a factor for the event counts"
+    )
     parser.add_argument("--output", type=Path, default=HERE / "results")
     args = parser.parse_args()
     if unknown := set(args.scenarios) - set(SCENARIOS):

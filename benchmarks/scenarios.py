@@ -1,4 +1,4 @@
-"""What is compared: one function a scenario."""
+"""The scenarios that are compared, with one function for each."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from benchmarks.report import Comparison, Metric
 from trio_etcd_watch.testing import Etcd, open_etcd
 
 ROUND_TRIP: Final = 0.02
-"""Of the delaying proxy, in seconds."""
+"""The round trip that the proxy adds, in seconds."""
 
 ALL: Final = (OURS, OUR_EVENTS, GO, AETCD, GRPC, PURERPC)
 WITH_TRIO: Final = (*ALL, TRIO)
@@ -69,14 +69,14 @@ def _rates(report: Line) -> dict[str, float]:
 
 
 def check_sum(report: Line) -> None:
-    """Fail if a client has not read all of each event."""
+    """Fail if a client has not read all fields of each event."""
     assert report["checksum"] == checksum(report["events"]), report
 
 
 async def throughput(
     bench: Bench, events_per_response: int, ours: int, slow: int
 ) -> Comparison:
-    """One watch; so many events a response."""
+    """Compare one watch, with this number of events per response."""
     responses = bench.events(OURS, ours, slow) // events_per_response
 
     async def run(name: str, command: Sequence[str]) -> dict[str, float]:
@@ -94,7 +94,7 @@ async def throughput(
 
 
 async def many_watches(bench: Bench, watches: int) -> Comparison:
-    """Many watches on one stream, which take turns to get a response of one event."""
+    """Compare many watches on one stream, which take turns to get one event."""
     ours, slow = 200_000, 20_000
 
     async def run(name: str, command: Sequence[str]) -> dict[str, float]:
@@ -115,7 +115,7 @@ async def many_watches(bench: Bench, watches: int) -> Comparison:
 
 
 async def idle_watches(bench: Bench, watches: int) -> Comparison:
-    """What idle watches cost the busy one beside them: CPU, as a factor."""
+    """Measure by which factor idle watches raise the CPU of a busy one."""
     events = bench.events(OURS, 200_000, 0)
 
     async def run(name: str, command: Sequence[str]) -> dict[str, float]:
@@ -135,7 +135,7 @@ async def idle_watches(bench: Bench, watches: int) -> Comparison:
 
 
 async def memory(bench: Bench, watches: int) -> Comparison:
-    """Memory of an idle watch, without its user's task."""
+    """Compare the memory of an idle watch, without its user's task."""
 
     async def run(name: str, command: Sequence[str]) -> dict[str, float]:
         report = await run_client(
@@ -152,7 +152,7 @@ async def memory(bench: Bench, watches: int) -> Comparison:
 async def history(bench: Bench, puts_per_revision: int) -> Comparison:
     """Replay the history of a real etcd, from revision 1.
 
-    etcd gives at most 1,000 revisions of it every 100 ms: the CPU is what compares.
+    etcd sends at most 1,000 revisions of it every 100 ms, so only CPU is comparable.
     """
     puts = bench.events(OURS, 200_000, 0) // puts_per_revision * puts_per_revision
     sums: set[int] = set()
@@ -180,7 +180,7 @@ async def history(bench: Bench, puts_per_revision: int) -> Comparison:
 
 
 async def latency(bench: Bench, rate: int) -> Comparison:
-    """From just before a put to its event, on a real etcd."""
+    """Compare the time from just before a put to its event, on a real etcd."""
     count = max(200, int(500 * bench.scale))
 
     async def run(name: str, command: Sequence[str]) -> dict[str, float]:
@@ -199,9 +199,10 @@ async def latency(bench: Bench, rate: int) -> Comparison:
 
 
 async def resume(bench: Bench, ours: int, slow: int) -> Comparison:
-    """Open watches over a slow line, lose the connection, have them all again.
+    """Open watches with a long round trip, reset the connection, and let them resume.
 
-    The others open and resume one after the other, a round trip each, and get fewer.
+    The other clients open and resume one watch after the other, with a round trip for
+    each, so they get fewer watches.
     """
 
     async def run(name: str, command: Sequence[str]) -> dict[str, float]:
@@ -210,7 +211,7 @@ async def resume(bench: Bench, ours: int, slow: int) -> Comparison:
         async with started([*command, *args]) as client:
             opened_in = json.loads(await read_line(client))["opened_in"]
             values = {"watches": watches, "opened": opened_in}
-            if name != AETCD:  # which gives up its watches
+            if name != AETCD:  # its watches do not resume
                 resumed_in = await reset_and_wait(etcd, proxy, watches, client)
                 values["resumed"] = resumed_in
             return values
@@ -234,12 +235,12 @@ async def reset_and_wait(
 ) -> float:
     """Reset the connections; return the seconds until each watch has had an event.
 
-    The event is put when the server has all watches again: before, they would have to
-    wait for etcd's catching up, of 512 watches every 100 ms.
+    The event is put when the server has all watches again. Before that, they would have
+    to wait until etcd has synchronized them, at 512 watches every 100 ms.
     """
     assert proxy.stdin is not None
     with trio.fail_after(LIMIT):
-        # It may still have those of the last client.
+        # The server may still have the watches of the previous client.
         await _until_watchers(etcd, lambda count: count == watches)
         began = time.time()
         await proxy.stdin.send_all(b"reset\n")
@@ -251,7 +252,7 @@ async def reset_and_wait(
 
 
 async def _until_watchers(etcd: Etcd, condition: Callable[[int], bool]) -> None:
-    """Wait until the number of watches that the server has is as it should be."""
+    """Wait until the number of watches on the server meets the condition."""
 
     def count() -> int:
         with urllib.request.urlopen(f"http://{etcd.endpoint}/metrics") as response:
@@ -261,7 +262,7 @@ async def _until_watchers(etcd: Etcd, condition: Callable[[int], bool]) -> None:
         assert match, f"{name} is missing"
         return int(float(match[1]))
 
-    while not condition(await trio.to_thread.run_sync(count)):  # noqa: ASYNC110  # etcd sets no Event
+    while not condition(await trio.to_thread.run_sync(count)):  # noqa: ASYNC110  # etcd sends no signal
         await trio.sleep(0.005)
 
 

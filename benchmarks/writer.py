@@ -1,7 +1,8 @@
-"""Writes to a real etcd: a history to replay, or puts at a steady pace.
+"""Write to a real etcd: a history to replay, or puts at a constant rate.
 
-Over grpc.aio, with aetcd's messages: the gateway of `trio_etcd_watch.testing` takes a
-thousand requests a second, and a history has many.
+The program uses grpc.aio and aetcd's messages, because the gateway that
+`trio_etcd_watch.testing` uses handles only a thousand requests per second, and a
+history has many.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from aetcd import rpc
 _CONCURRENCY: Final = 32
 
 
-async def write_history(kv: Any, args: argparse.Namespace) -> None:  # noqa: ANN401  # generated, has no types
-    """Put values in turn to the keys, several in a transaction."""
+async def write_history(kv: Any, args: argparse.Namespace) -> None:  # noqa: ANN401  # generated, without types
+    """Put values to the keys in turn, several in a transaction."""
     puts, puts_per_revision = args.puts, args.puts_per_revision
     value = b"v" * args.value_size
     starts = iter(range(0, puts, puts_per_revision))
@@ -35,7 +36,7 @@ async def write_history(kv: Any, args: argparse.Namespace) -> None:  # noqa: ANN
 
 
 async def write_steadily(kv: Any, rate: float) -> None:  # noqa: ANN401
-    """Put the time, in nanoseconds, so often a second until the process is ended."""
+    """Put the time in nanoseconds, `rate` times per second, until the process ends."""
     began = time.monotonic()
     count = 0
     while True:
@@ -46,7 +47,7 @@ async def write_steadily(kv: Any, rate: float) -> None:  # noqa: ANN401
 
 
 async def main() -> None:
-    """Write until it is done or, with --rate, for ever."""
+    """Write the history or, with --rate, write until the process ends."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--endpoint", required=True)
     parser.add_argument("--rate", type=float)

@@ -1,4 +1,4 @@
-"""How Sphinx builds the documentation; `make docs` runs it."""
+"""Configure Sphinx, which `make docs` runs to build the documentation."""
 
 import re
 import sys
@@ -29,14 +29,14 @@ extensions = [
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["programs"]
 
-# A reference to a name of this library must be right. There is no inventory of Trio's or
-# Python's names, which would have to be fetched. What docstrings have in backquotes is
-# code, and a link where there is such a name.
+# References to names of this library must resolve. Names of Trio and Python are
+# ignored, because their inventories would have to be downloaded. Text in single
+# backquotes in a docstring is code, and a link if a name of the library matches.
 default_role = "py:obj"
 nitpick_ignore_regex = [
     ("py:.*", r"(?!trio_etcd_watch\b).*"),
     ("py:obj", r".*"),
-    # It says of purerpc's channels what a type checker has to know, and nothing to users.
+    # Describes purerpc's channels for type checkers only, so it has no entry.
     ("py:class", r"trio_etcd_watch\._purerpc\..*"),
 ]
 
@@ -61,10 +61,10 @@ html_copy_source = False
 html_show_sourcelink = False
 
 CONSTRUCTED = {"Channel", "Credentials", "Delete", "Put", "ScriptedEtcd"}
-"""The classes that users call; all others come from the library."""
+"""The classes that users instantiate; only the library creates all others."""
 
-# These claim to be defined where they are public; Sphinx looks there for what is said of
-# their fields.
+# The `__module__` of these is the public package, but Sphinx finds the docstrings of
+# their fields only in the module that defines them.
 for _cls in (_responses.KeyValue, _responses.Event, _responses.WatchResponse):
     _cls.__module__ = _responses.__name__
 
@@ -78,7 +78,7 @@ def shorten_signature(
     arguments: str | None,
     returned: str | None,
 ) -> tuple[str | None, str | None]:
-    """Show no arguments of a class that nobody calls, and what `async with` gives once."""
+    """Hide arguments of classes that users do not create, and context managers."""
     if what in {"class", "exception"} and name.split(".")[-1] not in CONSTRUCTED:
         return None, None
     manages = re.search(r"AsyncContextManager|AsyncGenerator", returned or "")
@@ -88,7 +88,7 @@ def shorten_signature(
 def link_to_public_name(
     app: Sphinx, env: BuildEnvironment, node: pending_xref, text: nodes.TextElement
 ) -> nodes.Element | None:
-    """Find a class, of which a signature knows the private module, where it is public."""
+    """Resolve a class in a signature from its private module to its public name."""
     package, underscore, rest = node.get("reftarget", "").partition("._")
     if not underscore or not package.startswith(trio_etcd_watch.__name__):
         return None
@@ -100,7 +100,7 @@ def link_to_public_name(
 def let_long_names_break(
     app: Sphinx, page: str, template: str, context: dict[str, Any], tree: object
 ) -> None:
-    """Let long names break behind `_` and `.`, on narrow pages and in narrow columns."""
+    """Permit line breaks after `_` and `.` in long names, for narrow pages."""
     words = r'(?<=<span class="pre">)[^<]{20,}(?=</span>)'
     context["body"] = re.sub(
         words,
@@ -110,7 +110,7 @@ def let_long_names_break(
 
 
 def setup(app: Sphinx) -> None:
-    """Connect what is above."""
+    """Register the functions above with Sphinx."""
     app.connect("html-page-context", let_long_names_break)
     app.connect("autodoc-process-signature", shorten_signature)
     app.connect("missing-reference", link_to_public_name)

@@ -1,10 +1,10 @@
-"""What the library is for, in half a minute: `make demo`.
+"""Show in half a minute what the library does: `make demo`.
 
-Watches a prefix of a private etcd while a writer changes it. In the middle the server
-is killed and started again. Then the events are compared with what was written. A mirror
-of the prefix lives through this and more: another kill, and a compaction of what is
-written after it. At the end it is compared with a read. The program exits with 1 if an
-event was lost or repeated, or the two differ.
+The program watches a prefix of a private etcd while a writer changes it. In the middle
+the server is killed and started again. Then the events are compared with what was
+written. A mirror of the prefix is open meanwhile, and also during another kill and a
+compaction of what is written after it. At the end it is compared with a read. The
+program exits with 1 if an event was lost or repeated, or if the mirror differs.
 """
 
 import logging
@@ -19,7 +19,7 @@ WRITES = 20
 
 
 async def write(etcd: Etcd, written: list[tuple[int, bytes]]) -> None:
-    """Put and delete, now one key and now three at once, through a killed server."""
+    """Put and delete one to three keys at a time, and kill the server in between."""
     for i in range(WRITES):
         if i == WRITES // 2:
             print("--- kill -9: the server is gone")
@@ -39,7 +39,7 @@ async def write(etcd: Etcd, written: list[tuple[int, bytes]]) -> None:
 
 
 async def compact_unseen(etcd: Etcd) -> None:
-    """Kill it again, and drop the history of what is written once it is back."""
+    """Kill the server again, and compact what is written after its start."""
     print("--- kill -9 again; what is written then is compacted at once")
     await etcd.kill()
     await etcd.start()
@@ -49,7 +49,7 @@ async def compact_unseen(etcd: Etcd) -> None:
 
 
 async def watch_all(watcher: Watcher, etcd: Etcd) -> bool:
-    """Watch while it is written; say whether each event was seen, and once."""
+    """Watch during the writes; return whether each event was seen exactly once."""
     written: list[tuple[int, bytes]] = []
     seen: list[tuple[int, bytes]] = []
     async with (
@@ -73,13 +73,13 @@ async def watch_all(watcher: Watcher, etcd: Etcd) -> bool:
 
 
 async def main() -> int:
-    """Watch, mirror, write, compare."""
+    """Watch and mirror a prefix, write, and compare."""
     async with open_etcd() as etcd, open_watcher(etcd.endpoint) as watcher:
         print(f"--- etcd {'.'.join(map(str, etcd.version))} on {etcd.endpoint}")
         async with watcher.mirror("/demo/", prefix=True) as mirror:
             all_seen = await watch_all(watcher, etcd)
             await compact_unseen(etcd)
-            # Now all that was written, by whom ever, is there.
+            # After this the mirror has everything that was written, by any client.
             await mirror.sync()
             read = await watcher.snapshot("/demo/", prefix=True)
             equal = dict(mirror) == dict(read)

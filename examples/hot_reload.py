@@ -2,8 +2,9 @@
 
     python examples/hot_reload.py [ENDPOINT]
 
-With an endpoint it serves until `etcdctl put /config/mode off`; change any other setting
-likewise. Without one it runs a private etcd and shows itself.
+With an endpoint the program serves until `etcdctl put /config/mode off`; any other
+setting can be changed likewise. Without an endpoint it runs a private etcd and changes
+the settings there.
 """
 
 import sys
@@ -17,8 +18,8 @@ PREFIX = "/config/"
 
 
 async def serve(config: Mirror) -> None:
-    """Stand for the service, which uses the settings."""
-    # Each update is a whole state: what one transaction wrote takes effect together.
+    """Act as the service, which uses the settings."""
+    # Each update leads to a complete state: a transaction takes effect at once.
     async for _ in config.changes():
         settings = {
             key.decode().removeprefix(PREFIX): kv.value.decode()
@@ -30,7 +31,7 @@ async def serve(config: Mirror) -> None:
 
 
 async def run(endpoint: str, etcd: Etcd | None = None) -> None:
-    """Serve; `etcd`, if given, is one of our own, in which we change the settings."""
+    """Serve; if the private `etcd` is given, change the settings there."""
     async with (
         open_watcher(endpoint) as watcher,
         watcher.mirror(PREFIX, prefix=True) as config,
@@ -49,12 +50,12 @@ async def change(etcd: Etcd) -> None:
 
 
 async def main(arguments: list[str]) -> None:
-    """Run on the endpoint given, or on an etcd of our own."""
+    """Run with the given endpoint, or with a private etcd."""
     if arguments:
         await run(arguments[0])
         return
     async with open_etcd() as etcd:
-        # The history of what is there may be gone: a mirror reads what is there.
+        # A mirror reads the present state, so it does not need the compacted history.
         await etcd.compact(await etcd.put(PREFIX + "limit", "5"))
         await run(etcd.endpoint, etcd)
 

@@ -3,9 +3,9 @@
     python examples/live_page.py [ENDPOINT]
     curl --http2-prior-knowledge --no-buffer URL     # the URL is printed
 
-One process, one event loop: the watch and the server share a nursery. Without an
-endpoint it runs a private etcd, in which a key counts the seconds. Ctrl-C ends it.
-`pip install hypercorn quart-trio`.
+The watch and the server share a process, an event loop and a nursery. Without an
+endpoint the program runs a private etcd, in which a key counts the seconds. Ctrl-C ends
+the program. It needs `pip install hypercorn quart-trio`.
 """
 
 import html
@@ -26,15 +26,15 @@ PREFIX = "/config/"
 
 
 class Page:
-    """The keys as they are now."""
+    """The present keys and values."""
 
     def __init__(self) -> None:
-        """Begin without any."""
+        """Begin without keys."""
         self.values: dict[str, str] = {}
         self.changed = trio.Event()
 
     async def follow(self, watch: Watch) -> None:
-        """Keep the values as etcd has them."""
+        """Keep the values equal to those in etcd."""
         async for response in watch:
             for event in response.events:
                 name = event.kv.key.decode().removeprefix(PREFIX)
@@ -46,7 +46,7 @@ class Page:
             self.changed = trio.Event()
 
     async def rows(self) -> AsyncIterator[str]:
-        """Give a row for each state; a slow reader skips those in between."""
+        """Yield a row for each state; a slow reader skips intermediate states."""
         while True:
             changed = self.changed
             yield row(self.values)
@@ -79,7 +79,7 @@ async def run(endpoint: str) -> None:
     config.bind = ["127.0.0.1:0"]
     async with (
         open_watcher(endpoint) as watcher,
-        # From the first revision on: also what was set before we began.
+        # The watch starts at revision 1, to include what was set before.
         watcher.watch(PREFIX, prefix=True, start_revision=1) as watch,
         trio.open_nursery() as nursery,
     ):
@@ -88,7 +88,7 @@ async def run(endpoint: str) -> None:
             (url,) = await nursery.start(serve, application(page), config)
             print(url, flush=True)
             async for _ in signals:
-                nursery.cancel_scope.cancel(reason="told to end")
+                nursery.cancel_scope.cancel(reason="shutdown requested")
                 return
 
 
@@ -100,14 +100,14 @@ async def count(etcd: Etcd) -> None:
 
 
 async def main(arguments: list[str]) -> None:
-    """Run on the endpoint given, or on an etcd of our own."""
+    """Run with the given endpoint, or with a private etcd."""
     if arguments:
         await run(arguments[0])
     else:
         async with open_etcd() as etcd, trio.open_nursery() as nursery:
             nursery.start_soon(count, etcd)
             await run(etcd.endpoint)
-            nursery.cancel_scope.cancel(reason="told to end")
+            nursery.cancel_scope.cancel(reason="shutdown requested")
 
 
 if __name__ == "__main__":

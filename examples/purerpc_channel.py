@@ -1,10 +1,11 @@
-"""Watches through the channel of a service that talks to etcd by purerpc.
+"""Watch through the channel of a service that talks to etcd by purerpc.
 
     python examples/purerpc_channel.py [HOST PORT [CA.pem]]
 
-Only the channel's address and TLS context are taken, so it may be entered or not, and a
-watch outlives its connection. Without arguments it runs on a private etcd.
-`pip install 'trio-etcd-watch[purerpc]'` brings a purerpc whose channels are known.
+Only the address and the TLS context of the channel are used, so it need not be entered,
+and a watch outlives the channel's connection. Without arguments the program runs a
+private etcd. `pip install 'trio-etcd-watch[purerpc]'` installs a version of purerpc
+whose channels are supported.
 """
 
 import ssl
@@ -19,7 +20,7 @@ from trio_etcd_watch.testing import open_etcd
 
 
 async def show(host: str, port: int, context: ssl.SSLContext | None) -> None:
-    """Watch through a channel, before it is entered and while it is."""
+    """Watch through a channel, before it is entered and while it is entered."""
     channel = purerpc.secure_channel(host, port, context)
     await show_first("not entered", channel)
     async with channel:
@@ -36,12 +37,12 @@ async def show_first(state: str, channel: Any) -> None:  # noqa: ANN401  # purer
 
 
 async def main(arguments: list[str]) -> None:
-    """Run on the server given, or on an etcd of our own."""
+    """Run with the given server, or with a private etcd."""
     if arguments:
         host, port, *authority = arguments
         context = ssl.create_default_context(cafile=authority[0]) if authority else None
         if context:
-            # etcd asks for it, and purerpc leaves it to whoever makes the context.
+            # etcd requires ALPN, and purerpc does not set it in the context.
             context.set_alpn_protocols(["h2"])
         await show(host, int(port), context)
     else:

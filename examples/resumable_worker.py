@@ -1,14 +1,15 @@
-"""A worker that continues after its own restart: no job is skipped, none done twice.
+"""A worker that continues after its own restart: no job is skipped or done twice.
 
-(Only a crash in the middle of jobs repeats those since the last bookmark.)
+Only a crash in the middle of jobs repeats those since the last bookmark.
 
     python examples/resumable_worker.py BOOKMARK [ENDPOINT]
 
-Jobs are keys under a prefix. The first time the worker does those that are there, as a
-snapshot has them; from then on each as its event comes, stores `watch.next_revision` in
-the file BOOKMARK after each response, and goes on there when it is started again, also
-with what was written while it was down. Without an endpoint it runs a private etcd, and
-restarts itself, the second time after a compaction.
+Jobs are keys under a prefix. At its first start the worker reads a snapshot, and does
+the jobs in it. After that it does each job when its event arrives, and stores
+`watch.next_revision` in the file BOOKMARK after each response. When it is started
+again, it continues there, including what was written while it was down. Without an
+endpoint it runs a private etcd, and restarts itself, the second time after a
+compaction.
 """
 
 import math
@@ -29,19 +30,19 @@ def load(bookmark: Path) -> int:
 
 
 def store(bookmark: Path, revision: int) -> None:
-    """Store where to continue, so that a crash leaves the old place or the new."""
+    """Store where to continue; a crash leaves either the old or the new bookmark."""
     draft = bookmark.with_suffix(".new")
     draft.write_text(str(revision))
     draft.replace(bookmark)
 
 
 def do(job: KeyValue) -> None:
-    """Stand for the work."""
+    """Do one job, which is only printed here."""
     print("done:", job.value.decode())
 
 
 async def catch_up(watcher: Watcher, bookmark: Path) -> None:
-    """Do the jobs that are there and were written since the bookmark."""
+    """Do the present jobs that were written since the bookmark."""
     start = load(bookmark)
     jobs = await watcher.snapshot(PREFIX, prefix=True)
     for job in sorted(jobs.values(), key=lambda job: job.mod_revision):
@@ -58,14 +59,14 @@ async def follow(watcher: Watcher, bookmark: Path, last: float) -> None:
         async for response in watch:
             for event in response.events:
                 do(event.kv)
-            # Only now: a crash in between repeats this response's jobs, but skips none.
+            # A crash before this line repeats jobs of this response, but skips none.
             store(bookmark, watch.next_revision)
             if watch.next_revision > last:
                 return
 
 
 async def work(endpoint: str, bookmark: Path, *, last: float = math.inf) -> None:
-    """Do all jobs there will ever be, or those up to revision `last`."""
+    """Do all jobs without end, or those up to revision `last`."""
     print("the worker starts at revision", load(bookmark))
     async with open_watcher(endpoint) as watcher:
         if load(bookmark) == 0:
@@ -74,20 +75,20 @@ async def work(endpoint: str, bookmark: Path, *, last: float = math.inf) -> None
             try:
                 await follow(watcher, bookmark, last)
             except CompactedError as error:
-                # We were down for so long that the events we need are gone. What is
-                # there tells all but two things: a job that was written twice is seen
-                # once, and one that was deleted meanwhile is not seen.
-                print("history begins at", error.compact_revision, "now: reading anew")
+                # The worker was down for so long that the events it needs have been
+                # compacted. The snapshot shows a job that was written twice only once,
+                # and does not show one that was deleted meanwhile.
+                print("history begins at", error.compact_revision, "now: reading again")
                 await catch_up(watcher, bookmark)
 
 
 async def write(etcd: Etcd, numbers: range) -> int:
-    """Write jobs; return the revision of the last."""
+    """Write jobs; return the revision of the last one."""
     return [await etcd.put(f"{PREFIX}{i}", f"job {i}") for i in numbers][-1]
 
 
 async def show(etcd: Etcd, bookmark: Path) -> None:
-    """Play a worker that goes down while jobs come in."""
+    """Run a worker that is stopped and restarted while jobs are written."""
     await etcd.compact(await write(etcd, range(2)))
     await work(etcd.endpoint, bookmark, last=await write(etcd, range(2, 3)))
     print("the worker is down")
@@ -99,7 +100,7 @@ async def show(etcd: Etcd, bookmark: Path) -> None:
 
 
 async def main(arguments: list[str]) -> None:
-    """Run on the endpoint given, or on an etcd of our own."""
+    """Run with the given endpoint, or with a private etcd."""
     if not arguments:
         sys.exit("usage: resumable_worker.py BOOKMARK [ENDPOINT]")
     bookmark = Path(arguments[0])

@@ -1,10 +1,10 @@
-"""Service discovery: which instances of a service are up.
+"""Service discovery: follow which instances of a service are up.
 
     python examples/service_discovery.py [ENDPOINT]
 
-Instances write their address under a prefix, with a lease, so that the key goes when
-they do. With an endpoint it prints the instances as they come and go; without one it
-runs a private etcd and shows itself.
+Instances write their address under a prefix, with a lease, so that the key is deleted
+when an instance ends. With an endpoint the program prints which instances start and
+stop; without one it runs a private etcd and does so for two instances there.
 """
 
 import sys
@@ -18,7 +18,7 @@ PREFIX = "/services/mail/"
 
 
 async def discover(instances: Mirror, *, forever: bool) -> None:
-    """Tell who comes and goes, whoever is up to begin with included."""
+    """Print which instances start and stop, beginning with those that are up."""
     async for update in instances.changes():
         for change in update.changes:
             name = change.key.decode().removeprefix(PREFIX)
@@ -32,7 +32,7 @@ async def discover(instances: Mirror, *, forever: bool) -> None:
 
 
 async def run(endpoint: str, etcd: Etcd | None = None) -> None:
-    """Follow the service; `etcd`, if given, is one of our own, with our instances."""
+    """Follow the service; if the private `etcd` is given, stop its instances."""
     async with (
         open_watcher(endpoint) as watcher,
         watcher.mirror(PREFIX, prefix=True) as instances,
@@ -44,21 +44,21 @@ async def run(endpoint: str, etcd: Etcd | None = None) -> None:
 
 
 async def stop_instances(etcd: Etcd) -> None:
-    """Stop one instance after the other, in place of leases that end."""
+    """Delete the keys of the instances, as the end of their leases would."""
     await etcd.delete(PREFIX + "one")
-    # What happens while the connection is away is not missed.
+    # The mirror also reports what happens while it is disconnected.
     await etcd.restart()
     await etcd.delete(PREFIX + "two")
 
 
 async def main(arguments: list[str]) -> None:
-    """Run on the endpoint given, or on an etcd of our own."""
+    """Run with the given endpoint, or with a private etcd."""
     if arguments:
         await run(arguments[0])
         return
     async with open_etcd() as etcd:
         up = Put(PREFIX + "one", "10.0.0.1:25"), Put(PREFIX + "two", "10.0.0.2:25")
-        # The history of who is up may be gone: a mirror reads who is there.
+        # A mirror reads the present state, so it does not need the compacted history.
         await etcd.compact(await etcd.txn(*up))
         await run(etcd.endpoint, etcd)
 

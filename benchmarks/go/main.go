@@ -1,5 +1,6 @@
-// The Go client of etcd, clientv3: the same jobs as benchmarks/client_*.py, with the
-// same arguments and reports. See benchmarks/metering.py.
+// Client with clientv3, etcd's Go client. It does the same jobs as
+// benchmarks/client_*.py, with the same arguments and reports: see
+// benchmarks/metering.py.
 package main
 
 import (
@@ -66,7 +67,7 @@ type meter struct {
 	ages      []float64
 }
 
-// add takes the events of one response; it returns whether the last is among them.
+// add counts the events of one response; it returns whether all have arrived.
 func (m *meter) add(events []*clientv3.Event) bool {
 	m.begin.Do(func() { m.began, m.cpuBegan = time.Now(), cpu() })
 	if *task == "latency" {
@@ -89,7 +90,7 @@ func (m *meter) add(events []*clientv3.Event) bool {
 	return atomic.AddInt64(&m.events, int64(len(events))) >= *expected
 }
 
-// replay reads until all events have come, with a goroutine for each watch.
+// replay reads until all events have arrived, with a goroutine for each watch.
 func replay(client *clientv3.Client) {
 	m := &meter{}
 	done := make(chan struct{}, *watches)
@@ -107,7 +108,7 @@ func replay(client *clientv3.Client) {
 	report(map[string]interface{}{
 		"events": m.events, "responses": m.responses, "checksum": m.checksum,
 		"wall": wall.Seconds(), "cpu": spent.Seconds(),
-		"maxrss": usage().Maxrss * 1024, "latencies": m.ages, // null but for latency
+		"maxrss": usage().Maxrss * 1024, "latencies": m.ages, // null except for latency
 	})
 }
 
@@ -123,7 +124,7 @@ func resume(client *clientv3.Client) {
 	report(map[string]interface{}{"resumed_at": now})
 }
 
-// hold reports the memory of watches; the first one, with the connection, is free.
+// hold reports the memory of watches, without the first one and the connection.
 func hold(client *clientv3.Client) {
 	channels := open(client, 1)
 	before := residentSize()

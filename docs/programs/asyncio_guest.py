@@ -13,7 +13,7 @@ Args = TypeVarTuple("Args")
 
 
 async def run_trio(function: Callable[[*Args], Awaitable[None]], *args: *Args) -> None:
-    """Await, in a task of asyncio's, an async function that needs Trio."""
+    """Run an async function that needs Trio, from an asyncio task."""
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[Outcome[None]] = loop.create_future()
     scope = trio.CancelScope()
@@ -32,7 +32,7 @@ async def run_trio(function: Callable[[*Args], Awaitable[None]], *args: *Args) -
         outcome = await asyncio.shield(ended)
     except asyncio.CancelledError:
         scope.cancel(reason="cancelled by asyncio")
-        # Trio has to end before asyncio's loop does.
+        # Trio has to finish before asyncio's loop ends.
         (await ended).unwrap()
         raise
     outcome.unwrap()
@@ -56,7 +56,7 @@ async def show(settings: dict[str, str], changed: asyncio.Event) -> None:
 
 
 async def main() -> None:
-    """Run both in one loop."""
+    """Run both functions in one thread."""
     settings: dict[str, str] = {}
     changed = asyncio.Event()
     async with asyncio.TaskGroup() as group:

@@ -12,17 +12,17 @@ Settings = dict[str, str]
 
 
 async def follow(
-    tell: Callable[[Settings], object],
+    publish: Callable[[Settings], object],
     started: concurrent.futures.Future[Callable[[], None]],
 ) -> None:
-    """Tell each new state of the settings. This runs under Trio, in the thread."""
+    """Publish each new state of the settings. This runs under Trio, in the thread."""
     token = trio.lowlevel.current_trio_token()
     with trio.CancelScope() as scope:
         started.set_result(lambda: token.run_sync_soon(scope.cancel))
         async with open_watcher("127.0.0.1:2379") as watcher:
             async with watcher.mirror("/config/", prefix=True) as config:
                 async for _ in config.changes():
-                    tell({k.decode(): kv.value.decode() for k, kv in config.items()})
+                    publish({k.decode(): kv.value.decode() for k, kv in config.items()})
 
 
 async def main() -> None:
@@ -30,7 +30,7 @@ async def main() -> None:
     loop = asyncio.get_running_loop()
     states: asyncio.Queue[Settings] = asyncio.Queue()
 
-    def tell(settings: Settings) -> None:
+    def publish(settings: Settings) -> None:
         loop.call_soon_threadsafe(states.put_nowait, settings)
 
     async def show() -> None:
@@ -39,7 +39,7 @@ async def main() -> None:
 
     started: concurrent.futures.Future[Callable[[], None]] = concurrent.futures.Future()
     async with asyncio.TaskGroup() as group:
-        group.create_task(asyncio.to_thread(trio.run, follow, tell, started))
+        group.create_task(asyncio.to_thread(trio.run, follow, publish, started))
         stop = await asyncio.wrap_future(started)
         try:
             await show()

@@ -15,7 +15,7 @@ from trio_etcd_watch import (
 
 
 async def main() -> None:
-    """Print what changes."""
+    """Print each change."""
     credentials = Credentials("reader", os.environ["READER_PASSWORD"])
     channel = Channel("127.0.0.1:2379", credentials=credentials)
     async with open_watcher(channel) as watcher:

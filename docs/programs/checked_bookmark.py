@@ -25,19 +25,19 @@ def store(watch: Watch) -> None:
 
 
 async def check(watcher: Watcher, watch: Watch, cluster_id: int, revision: int) -> None:
-    """End the program if the bookmark means nothing here."""
+    """End the program if the bookmark is not valid in this cluster."""
     header = watch.created.header
     if header.cluster_id != cluster_id:
         sys.exit("the bookmark is of another cluster")
     if header.revision < revision - 1:
-        # This member may lag behind; a snapshot knows how far the cluster is.
+        # This member may lag; a snapshot has the cluster's revision.
         snapshot = await watcher.snapshot("/jobs/")
         if snapshot.header.revision < revision - 1:
             sys.exit("the cluster has lost history since the bookmark")
 
 
 async def main() -> None:
-    """Print each event once, over all restarts."""
+    """Print each event once, across all restarts."""
     cluster_id, revision = load()
     async with open_watcher("127.0.0.1:2379") as watcher:
         async with watcher.watch(

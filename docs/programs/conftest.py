@@ -1,3 +1,3 @@
-"""Gives the tests beside it the fixture `etcd`."""
+"""Provide the fixture `etcd` for the tests in this folder."""
 
 pytest_plugins = ["trio_etcd_watch.testing"]

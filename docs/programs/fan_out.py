@@ -8,7 +8,7 @@ TENANTS = ("blue", "green", "red")
 
 
 async def serve_tenant(name: str, config: Mirror) -> None:
-    """Tell how many settings a tenant has, whenever one of them changes."""
+    """Print how many settings a tenant has, whenever one of them changes."""
     folder = f"/tenants/{name}/"
     settings = config.prefix(folder)
     async for update in config.changes():

@@ -1,4 +1,4 @@
-"""Reach a cluster whose members come and go, and show which are known."""
+"""Follow a cluster whose members change, and show which endpoints are known."""
 
 import trio
 
@@ -6,7 +6,7 @@ from trio_etcd_watch import Channel, open_watcher
 
 
 async def main() -> None:
-    """Print what changes, and the endpoints that are known then."""
+    """Print each change, and the endpoints that are known at that time."""
     channel = Channel("127.0.0.1:2379", follow_members=True)
     async with open_watcher(channel) as watcher:
         async with watcher.watch("/config/", prefix=True) as watch:

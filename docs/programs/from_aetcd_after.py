@@ -1,4 +1,4 @@
-"""With trio-etcd-watch: what is there, and then each change."""
+"""Print the present keys, and then each change, with trio-etcd-watch."""
 
 import trio
 
@@ -6,7 +6,7 @@ from trio_etcd_watch import open_watcher
 
 
 async def main() -> None:
-    """Print keys and events, through every loss of the stream."""
+    """Print keys and events, across every loss of the stream."""
     async with open_watcher("127.0.0.1:2379") as watcher:
         state = await watcher.snapshot("/config/", prefix=True)
         for kv in state.values():

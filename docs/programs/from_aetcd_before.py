@@ -1,4 +1,4 @@
-"""With aetcd: what is there, and then each change."""
+"""Print the present keys, and then each change, with aetcd."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""With python-etcd3: what is there, and then each change."""
+"""Print the present keys, and then each change, with python-etcd3."""
 
 import etcd3
 

@@ -1,4 +1,4 @@
-// With clientv3: what is there, and then each change.
+// This program prints the present keys, and then each change, with clientv3.
 package main
 
 import (

@@ -1,4 +1,4 @@
-"""Say who leads an election, and when that changes."""
+"""Print who leads an election, whenever that changes."""
 
 import trio
 
@@ -6,7 +6,7 @@ from trio_etcd_watch import KeyValue, Mirror, open_watcher
 
 
 def leader_of(election: Mirror) -> KeyValue | None:
-    """Return the key of the leader: the oldest that there is."""
+    """Return the key of the leader, which is the oldest, or None without one."""
     return min(election.values(), key=lambda kv: kv.create_revision, default=None)
 
 

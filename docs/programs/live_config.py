@@ -16,7 +16,7 @@ def settings(config: Mirror) -> dict[str, str]:
 
 
 async def main() -> None:
-    """Stand for a service that needs a limit, and then follows its settings."""
+    """Act as a service that needs a limit, and then follows its settings."""
     async with open_watcher("127.0.0.1:2379") as watcher:
         async with watcher.mirror(PREFIX, prefix=True) as config:
             print("found", settings(config))

@@ -1,4 +1,4 @@
-"""Give Prometheus the statistics of a watcher and of a mirror."""
+"""Export the statistics of a watcher and of a mirror to Prometheus."""
 
 from collections.abc import Iterator
 
@@ -20,12 +20,12 @@ class WatchCollector(Collector):
     """Reads the statistics when Prometheus asks."""
 
     def __init__(self, watcher: Watcher, mirror: Mirror) -> None:
-        """Take whose statistics to read."""
+        """Collect the statistics of this watcher and this mirror."""
         self._watcher = watcher
         self._mirror = mirror
 
     def collect(self) -> Iterator[Metric]:
-        """Give each metric as it is now."""
+        """Yield each metric with its present value."""
         now = self._watcher.statistics()
         watches = GaugeMetricFamily(
             "etcd_watches", "Open watches, by state.", labels=["state"]
@@ -62,7 +62,7 @@ class WatchCollector(Collector):
 
 
 async def main() -> None:
-    """Serve the metrics while the mirror is kept."""
+    """Serve the metrics while the mirror is open."""
     config = Config.from_mapping(bind=["127.0.0.1:9100"])
     async with open_watcher("127.0.0.1:2379") as watcher:
         async with watcher.mirror("/config/", prefix=True) as mirror:

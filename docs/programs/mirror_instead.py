@@ -1,4 +1,4 @@
-"""What is there now, whatever happens on the way."""
+"""Print the present keys, and then each change of the state, with a mirror."""
 
 import trio
 

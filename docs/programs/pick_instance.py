@@ -19,7 +19,7 @@ async def main() -> None:
         async with watcher.mirror("/services/mail/", prefix=True) as instances:
             while True:
                 print("sending to", await pick(instances))
-                await trio.sleep(0.1)  # in place of the work
+                await trio.sleep(0.1)  # in place of a request
 
 
 if __name__ == "__main__":

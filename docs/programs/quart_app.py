@@ -1,4 +1,4 @@
-"""A web application that Hypercorn starts by name, with a mirror in its background."""
+"""A web application that Hypercorn starts by name, with a mirror in the background."""
 
 import trio
 from quart import Response
@@ -22,7 +22,7 @@ async def keep_config(
 
 @app.before_serving
 async def start() -> None:
-    """Serve nothing before the settings are there."""
+    """Wait for the settings before any request is served."""
     global config
     with trio.fail_after(30):
         config = await app.nursery.start(keep_config)
@@ -30,6 +30,6 @@ async def start() -> None:
 
 @app.get("/config/<name>")
 async def setting(name: str) -> Response:
-    """Give the value that a setting has now."""
+    """Return the present value of a setting."""
     kv = config.get(f"/config/{name}")
     return Response(kv.value) if kv else Response("no such setting\n", status=404)

@@ -1,4 +1,4 @@
-"""Answer readiness probes: are the settings there, and are they recent?"""
+"""Answer readiness probes: have the settings been read, and are they recent?"""
 
 from dataclasses import dataclass
 
@@ -10,17 +10,17 @@ from quart_trio import QuartTrio
 from trio_etcd_watch import Mirror, open_watcher
 
 GRACE = 60.0
-"""Seconds for which the service may go on with what it last read."""
+"""Seconds for which the service may use the settings that it last read."""
 
 
 @dataclass
 class Service:
-    """What the probes look at."""
+    """The state that the probes check."""
 
     config: Mirror | None = None
 
     def obstacle(self) -> str | None:
-        """Say why no requests should come; None if they may."""
+        """Return why the service is not ready, or None if it is."""
         if self.config is None:
             return "the settings have not been read yet"
         since = self.config.statistics().disconnected_since
@@ -42,11 +42,11 @@ def application(service: Service) -> QuartTrio:
 
 
 async def main() -> None:
-    """Answer probes from the beginning, and follow the settings."""
+    """Answer probes from the start, and follow the settings."""
     service = Service()
     config = Config.from_mapping(bind=["127.0.0.1:8000"])
     async with trio.open_nursery() as nursery:
-        # Before the mirror: a probe is answered while etcd is still out of reach.
+        # Serve before the mirror is entered, so that probes are answered meanwhile.
         await nursery.start(serve, application(service), config)
         async with open_watcher("127.0.0.1:2379") as watcher:
             async with watcher.mirror("/config/", prefix=True) as service.config:

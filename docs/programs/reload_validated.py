@@ -1,4 +1,4 @@
-"""Restart a service whenever its settings change to others that are valid."""
+"""Restart a service whenever its settings change to other valid settings."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from trio_etcd_watch import Mirror, MirrorUpdate, open_watcher
 
 @dataclass(frozen=True)
 class Settings:
-    """What the service runs with."""
+    """The settings of the service."""
 
     limit: int
     mode: str
@@ -46,7 +46,7 @@ async def serve(settings: Settings) -> None:
 
 
 async def main() -> None:
-    """Serve with the settings that are there, whenever they are valid."""
+    """Serve with the newest valid settings."""
     async with open_watcher("127.0.0.1:2379") as watcher:
         async with watcher.mirror("/config/", prefix=True) as config:
             updates = config.changes()

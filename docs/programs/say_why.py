@@ -1,4 +1,4 @@
-"""Wait for a watch, but not for ever, and say why there is none."""
+"""Wait for a watch for a limited time, and print why there is none."""
 
 import trio
 
@@ -6,12 +6,12 @@ from trio_etcd_watch import open_watcher
 
 
 async def main() -> None:
-    """Print events, once there is a watch."""
+    """Print events once the watch is open."""
     async with open_watcher("127.0.0.1:2379") as watcher:
         try:
             with trio.fail_after(2) as opening:
                 async with watcher.watch("/config/", prefix=True) as watch:
-                    # From here on it may take as long as it likes.
+                    # The watch is open: events may take any time.
                     opening.deadline = float("inf")
                     async for event in watch.events():
                         print(event.type.name, event.kv.key)

@@ -1,4 +1,4 @@
-"""Read what is there, then follow every change from there on."""
+"""Read the present state, then follow every change after it."""
 
 import trio
 
@@ -6,7 +6,7 @@ from trio_etcd_watch import CompactedError, Watcher, open_watcher
 
 
 async def follow(watcher: Watcher) -> None:
-    """Print what is there, and then each event, until history is compacted."""
+    """Print the present keys, and then each event, until history is compacted."""
     jobs = await watcher.snapshot("/jobs/", prefix=True)
     for kv in jobs.values():
         print("there:", kv.key, kv.value)
@@ -18,7 +18,7 @@ async def follow(watcher: Watcher) -> None:
 
 
 async def main() -> None:
-    """Follow, and begin again where history was compacted."""
+    """Follow the keys, and begin again when history was compacted."""
     async with open_watcher("127.0.0.1:2379") as watcher:
         while True:
             try:

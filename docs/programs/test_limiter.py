@@ -9,7 +9,7 @@ from trio_etcd_watch.testing import ScriptedEtcd
 
 
 async def test_follows_the_key() -> None:
-    """The limit is what the key says."""
+    """The limit is the value of the key."""
     etcd = ScriptedEtcd({"/config/limit": "5"})
     async with etcd.open_watcher() as watcher, open_limiter(watcher) as limiter:
         await wait_all_tasks_blocked()
@@ -20,7 +20,7 @@ async def test_follows_the_key() -> None:
 
 
 async def test_an_outage_changes_nothing(autojump_clock: MockClock) -> None:
-    """The limit stays while etcd is away, and follows when it is back."""
+    """The limit stays during an outage of etcd, and follows the key afterwards."""
     etcd = ScriptedEtcd({"/config/limit": "5"})
     async with etcd.open_watcher() as watcher, open_limiter(watcher) as limiter:
         await etcd.kill()
@@ -34,7 +34,7 @@ async def test_an_outage_changes_nothing(autojump_clock: MockClock) -> None:
 
 
 async def test_a_user_who_may_not_read_it() -> None:
-    """The error comes out of the block."""
+    """Entering the block raises the error."""
     etcd = ScriptedEtcd()
     etcd.deny("/config/")
     async with etcd.open_watcher() as watcher:

@@ -16,6 +16,6 @@ async def test_survives_a_crash_of_the_server(etcd: Etcd) -> None:
             await etcd.start()
             await etcd.put("/config/limit", "2")
             with trio.fail_after(30):
-                # The second token is there once the new limit is.
+                # A second token is available once the new limit is set.
                 async with limiter:
                     await limiter.acquire_on_behalf_of("a second borrower")

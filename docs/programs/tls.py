@@ -8,7 +8,7 @@ from trio_etcd_watch import Channel, open_watcher
 
 
 async def main() -> None:
-    """Print what changes."""
+    """Print each change."""
     context = ssl.create_default_context(cafile="ca.pem")
     context.load_cert_chain("client.pem", "client-key.pem")
     channel = Channel("https://127.0.0.1:2379", ssl_context=context)

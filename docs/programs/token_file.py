@@ -1,4 +1,4 @@
-"""Watch with a JWT that another program keeps fresh in a file."""
+"""Watch with a JWT from a file, which another program renews."""
 
 import trio
 
@@ -11,7 +11,7 @@ async def read_token() -> str:
 
 
 async def main() -> None:
-    """Print what changes."""
+    """Print each change."""
     channel = Channel("127.0.0.1:2379", token=read_token)
     async with open_watcher(channel) as watcher:
         async with watcher.watch("/config/", prefix=True) as watch:

@@ -1,4 +1,4 @@
-"""Deal out the events of one watch to several workers, in order for each key."""
+"""Distribute the events of one watch to several workers, in order for each key."""
 
 import zlib
 
@@ -10,14 +10,14 @@ WORKERS = 4
 
 
 async def work(number: int, events: trio.MemoryReceiveChannel[Event]) -> None:
-    """Deal with the events of some keys, one after the other."""
+    """Process the events of some keys, one after the other."""
     async for event in events:
         key = event.kv.key.decode()
         print(f"worker {number}: {key} = {event.kv.value.decode()}")
 
 
 async def main() -> None:
-    """Watch, and deal out."""
+    """Watch, and distribute the events."""
     async with open_watcher("127.0.0.1:2379") as watcher:
         async with watcher.watch("/jobs/", prefix=True, no_delete=True) as watch:
             print("watching")

@@ -78,7 +78,7 @@ def test_resumable_worker(etcd_binary: str, tmp_path: Path) -> None:
         f"done: job {i}" for i in range(9)
     ]
     assert lines.count("the worker is down") == 2
-    assert sum(line.endswith("reading anew") for line in lines) == 1
+    assert sum(line.endswith("reading again") for line in lines) == 1
 
 
 @pytest.mark.parametrize("number", range(len(PROGRAMS)))
