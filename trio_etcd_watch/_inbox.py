@@ -83,7 +83,7 @@ class Inbox:
         subscription: the watch, as its session sees it.
         created: the creation response, once it has come.
         events_received: how many events have come.
-        unread_events: how many of them are not taken yet.
+        events_delivered: how many of them were taken.
         newest_revision: the newest header of all that has come.
         position: how far the user is in a response that is handed over in part.
         is_waiting: whether a task is in `wait()`.
@@ -93,7 +93,7 @@ class Inbox:
         self.subscription = subscription
         self.created: WatchResponse | None = None
         self.events_received: int = 0
-        self.unread_events: int = 0
+        self.events_delivered: int = 0
         self.newest_revision: int = 0
         self.position: Position | None = None
         self.is_waiting: bool = False
@@ -114,6 +114,11 @@ class Inbox:
         if self.position is not None:
             return self.position.next_revision
         return self._next_revision
+
+    @property
+    def unread_events(self) -> int:
+        """How many events wait to be taken."""
+        return 0 if self._closed else self.events_received - self.events_delivered
 
     # The user's side
 
@@ -143,7 +148,7 @@ class Inbox:
         try:
             if self._has_any():
                 await trio.lowlevel.checkpoint()
-            while not self._has_any():
+            if not self._has_any():
                 await self._receive()
         finally:
             self.is_waiting = False
@@ -211,7 +216,7 @@ class Inbox:
         if last is self._newest:
             self._newest = None
         self._next_revision = following
-        self.unread_events -= count
+        self.events_delivered += count
         if others:
             response = response.merged(others)
         if count:
@@ -248,7 +253,6 @@ class Inbox:
         else:
             self.newest_revision = revision
             self.events_received += count
-            self.unread_events += count
             if self.created is None:
                 self.created = item
                 self._next_revision = next_revision
@@ -271,7 +275,6 @@ class Inbox:
         self._next_revision = self.next_revision
         self._closed = True
         self.position = self._first = self._newest = None
-        self.unread_events = 0
         self._receiving.close()
         self._sending.close()
         self._settled.set()

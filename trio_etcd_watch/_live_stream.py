@@ -219,6 +219,7 @@ class LiveStream:
         before = session.bytes_received
         try:
             for delivery in session.receive_messages(messages, trio.current_time()):
+                self._totals.events_received += delivery.events
                 put(delivery)
         finally:
             self._totals.bytes_received += session.bytes_received - before
@@ -243,7 +244,6 @@ class LiveStream:
     def hand_out(self, deliveries: Iterable[Delivery]) -> None:
         """Give each watch what is for it."""
         for delivery in deliveries:
-            self._totals.events_received += delivery.events
             delivery.subscription.receiver.deliver(delivery)
 
     def _note_working(self) -> None:

@@ -96,7 +96,7 @@ class Watch:
         return WatchStatistics(
             state=subscription.state.value,
             events_received=inbox.events_received,
-            events_delivered=inbox.events_received - subscription.unread,
+            events_delivered=inbox.events_delivered,
             unread_events=inbox.unread_events,
             lag=max(0, inbox.newest_revision + 1 - inbox.next_revision),
             last_loss=subscription.last_loss,

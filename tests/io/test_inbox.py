@@ -164,13 +164,17 @@ async def test_what_came_before_a_cancelled_step_stays_before_what_follows() -> 
     assert (await whole(server.watch)).header.revision == 7
 
 
-async def test_who_is_woken_and_finds_it_closed_is_told_so() -> None:
+@pytest.mark.parametrize("event", ["put", "notify"])
+async def test_who_is_woken_and_finds_it_closed_is_told_so(event: str) -> None:
     server = Server()
     reader = Reader(server.watch, whole)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(reader.run)
         await wait_all_tasks_blocked()
-        server.put(5)
+        if event == "put":
+            server.put(5)
+        else:
+            server.notify(5)
         server.inbox.close()
     assert isinstance(reader.outcome, trio.ClosedResourceError)
     # It was not handed over.
@@ -242,6 +246,17 @@ async def test_closed_where_a_rest_is_held(step: Step) -> None:
         with pytest.raises(trio.ClosedResourceError):
             await step(server.watch)
     assert server.watch.next_revision == 5
+
+
+async def test_closed_where_a_notification_is_next() -> None:
+    server = Server()
+    server.put(5)
+    server.notify(6)
+    assert revisions(await whole(server.watch)) == [5]
+    server.inbox.close()
+    with pytest.raises(trio.ClosedResourceError):
+        await whole(server.watch)
+    assert server.watch.next_revision == 6
 
 
 @STEPS
