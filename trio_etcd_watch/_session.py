@@ -36,6 +36,7 @@ from ._errors import (
     RpcError,
     WatchError,
 )
+from ._face import construct
 from ._grpc.status import StatusCode, StreamLost
 from ._responses import (
     Event,
@@ -268,7 +269,7 @@ class Session(Roster):
         if subscription.confirmed and not subscription.spec.resume_notify:
             return ()
         subscription.confirmed = True
-        return [self._delivery(subscription, WatchResponse(response))]
+        return [self._delivery(subscription, construct(WatchResponse, response))]
 
     def _receive_canceled(self, response: RawResponse) -> Sequence[Delivery]:
         watch_id = response.watch_id
@@ -280,7 +281,7 @@ class Session(Roster):
         if response.compact_revision:
             # compacted_id_freed: etcd keeps it until it is canceled, and withholds
             # progress from the whole stream meanwhile.
-            error = error_of_cancel(WatchResponse(response))
+            error = error_of_cancel(construct(WatchResponse, response))
             return [self._fail(subscription, error)]
         del self._live[watch_id]
         return self._receive_refusal(subscription, response)
@@ -289,7 +290,7 @@ class Session(Roster):
         self, subscription: Subscription, response: RawResponse
     ) -> Sequence[Delivery]:
         error: WatchError = error_of_cancel(
-            WatchResponse(response), anonymous=not self._can_authenticate
+            construct(WatchResponse, response), anonymous=not self._can_authenticate
         )
         status = status_of_reason(response.cancel_reason)
         denied = isinstance(error, PermissionDeniedError)
@@ -314,7 +315,7 @@ class Session(Roster):
         # creation] with the events last.
         revision = response.revision
         return [
-            self._delivery(subscription, WatchResponse(response))
+            self._delivery(subscription, construct(WatchResponse, response))
             for subscription in self._live.values()
             if subscription.created_revision < revision
             or subscription.cursor.next_revision > revision
@@ -326,7 +327,7 @@ class Session(Roster):
         subscription.expulsions = 0
         subscription.cursor.progressed(response.revision)
         shown = subscription.spec.progress_notify
-        item = WatchResponse(response) if shown else None
+        item = construct(WatchResponse, response) if shown else None
         return [self._delivery(subscription, item)]
 
     def _receive_events(
@@ -364,7 +365,7 @@ class Session(Roster):
         if subscription.is_full:
             self._leave(subscription)
             subscription.state = State.PARKED
-        item = WatchResponse(response, events)
+        item = construct(WatchResponse, response, events)
         return [Delivery(subscription, item, cursor.next_revision, count, size)]
 
     def _receive_fragment(

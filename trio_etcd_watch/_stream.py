@@ -22,6 +22,7 @@ from google.protobuf.message import DecodeError
 from ._backoff import MAX_DELAY, delays
 from ._connector import HAS_LEADER, PATIENCE, Connector
 from ._errors import AuthenticationError, NoLeaderError, RpcError, WatchError
+from ._face import construct
 from ._grpc.connection import Call as GrpcCall
 from ._grpc.connection import Connection
 from ._grpc.messages import Oversized
@@ -134,7 +135,7 @@ class WatchStream:
     def open(self, spec: WatchSpec) -> tuple[Subscription, Watch]:
         """Add a watch; `Watch._wait_created()` says when the server knows of it."""
         subscription = self._session.open(spec)
-        watch = self._watches[subscription] = Watch(subscription, self._take)
+        watch = self._watches[subscription] = construct(Watch, subscription, self._take)
         self._flush()
         return subscription, watch
 

@@ -10,7 +10,9 @@ from typing import final
 import trio
 
 from ._errors import WatchError, afresh
+from ._face import LIBRARY, LibraryOnly, NoPublicConstructor, construct
 from ._responses import Event, WatchResponse
+from ._statistics import WatchState
 from ._subscription import Delivery, Subscription
 
 
@@ -19,8 +21,8 @@ from ._subscription import Delivery, Subscription
 class WatchStatistics:
     """What `Watch.statistics()` tells."""
 
-    state: str
-    """One of `creating`, `live`, `parked`, `resuming` and `ended`."""
+    state: WatchState
+    """Where it stands."""
     events_received: int
     """Since the watch was opened."""
     events_delivered: int
@@ -37,7 +39,7 @@ class WatchStatistics:
 
 
 @final
-class Watch:
+class Watch(metaclass=NoPublicConstructor):
     """One watch: an async iterator of `WatchResponse`. Made by `Watcher.watch()`.
 
     A watch that fails hands over everything that came before its failure, then raises,
@@ -123,7 +125,7 @@ class Watch:
         You may change between the two: each goes on where the other stopped, and a
         response of which some events were handed over comes as the rest of it.
         """
-        return Events(self)
+        return construct(Events, self, LIBRARY)
 
     def statistics(self) -> WatchStatistics:
         """Return how this watch stands. Never blocks."""
@@ -254,12 +256,12 @@ def _is_progress(*deliveries: Delivery) -> bool:
 
 
 @final
-class Events:
+class Events(metaclass=NoPublicConstructor):
     """An async iterator of the events of a watch. Made by `Watch.events()`."""
 
     __slots__ = ("_watch",)
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, watch: Watch, _: LibraryOnly) -> None:
         self._watch = watch
 
     def __aiter__(self) -> Events:

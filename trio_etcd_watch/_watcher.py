@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, TypeAlias, final
+from typing import TYPE_CHECKING, Literal, TypeAlias, Unpack, final, overload
 
 import trio
 
@@ -12,9 +12,11 @@ from ._backoff import bound_of_delay
 from ._channel import MetadataLike, metadata_pairs
 from ._connector import Connector
 from ._cursor import MAX_REVISION
+from ._face import NoPublicConstructor
 from ._follower import Follower
 from ._mapping import Snapshot
 from ._mirror import Mirror, open_mirror
+from ._options import WatchOptions
 from ._reads import Reads
 from ._requests import (
     DEFAULT_MAX_BUFFERED_BYTES,
@@ -41,7 +43,7 @@ _StreamKey: TypeAlias = "tuple[Metadata, bool]"
 
 
 @final
-class Watcher:
+class Watcher(metaclass=NoPublicConstructor):
     """Opens watches and mirrors, and reads snapshots. Made by `open_watcher()`."""
 
     def __init__(self, connector: Connector, nursery: trio.Nursery) -> None:
@@ -56,6 +58,39 @@ class Watcher:
         self._totals = Totals()
         self._reading: set[trio.CancelScope] = set()
         self._closed = False
+
+    @overload
+    def watch(
+        self,
+        key: str | bytes,
+        *,
+        prefix: bool = False,
+        range_end: None = None,
+        from_key: Literal[False] = False,
+        **options: Unpack[WatchOptions],
+    ) -> AbstractAsyncContextManager[Watch]: ...
+
+    @overload
+    def watch(
+        self,
+        key: str | bytes,
+        *,
+        prefix: Literal[False] = False,
+        range_end: str | bytes | None = None,
+        from_key: Literal[False] = False,
+        **options: Unpack[WatchOptions],
+    ) -> AbstractAsyncContextManager[Watch]: ...
+
+    @overload
+    def watch(
+        self,
+        key: str | bytes,
+        *,
+        prefix: Literal[False] = False,
+        range_end: None = None,
+        from_key: bool = False,
+        **options: Unpack[WatchOptions],
+    ) -> AbstractAsyncContextManager[Watch]: ...
 
     def watch(
         self,
@@ -138,6 +173,42 @@ class Watcher:
         stream_key = (metadata_pairs(metadata), bool(require_leader))
         return _WatchManager(self, spec, stream_key)
 
+    @overload
+    async def snapshot(
+        self,
+        key: str | bytes,
+        *,
+        prefix: bool = False,
+        range_end: None = None,
+        from_key: Literal[False] = False,
+        revision: int = 0,
+        metadata: MetadataLike = None,
+    ) -> Snapshot: ...
+
+    @overload
+    async def snapshot(
+        self,
+        key: str | bytes,
+        *,
+        prefix: Literal[False] = False,
+        range_end: str | bytes | None = None,
+        from_key: Literal[False] = False,
+        revision: int = 0,
+        metadata: MetadataLike = None,
+    ) -> Snapshot: ...
+
+    @overload
+    async def snapshot(
+        self,
+        key: str | bytes,
+        *,
+        prefix: Literal[False] = False,
+        range_end: None = None,
+        from_key: bool = False,
+        revision: int = 0,
+        metadata: MetadataLike = None,
+    ) -> Snapshot: ...
+
     async def snapshot(
         self,
         key: str | bytes,
@@ -198,6 +269,39 @@ class Watcher:
             raise trio.ClosedResourceError("this watcher was closed")
         return snapshot_of(read)
 
+    @overload
+    def mirror(
+        self,
+        key: str | bytes,
+        *,
+        prefix: bool = False,
+        range_end: None = None,
+        from_key: Literal[False] = False,
+        metadata: MetadataLike = None,
+    ) -> AbstractAsyncContextManager[Mirror]: ...
+
+    @overload
+    def mirror(
+        self,
+        key: str | bytes,
+        *,
+        prefix: Literal[False] = False,
+        range_end: str | bytes | None = None,
+        from_key: Literal[False] = False,
+        metadata: MetadataLike = None,
+    ) -> AbstractAsyncContextManager[Mirror]: ...
+
+    @overload
+    def mirror(
+        self,
+        key: str | bytes,
+        *,
+        prefix: Literal[False] = False,
+        range_end: None = None,
+        from_key: bool = False,
+        metadata: MetadataLike = None,
+    ) -> AbstractAsyncContextManager[Mirror]: ...
+
     def mirror(
         self,
         key: str | bytes,
@@ -254,13 +358,22 @@ class Watcher:
         The answer reaches each watch as a progress notification, if it comes: some
         servers give none while a watch is behind, and a lost stream loses it. It
         does not move `Watch.next_revision`, since etcd before 3.4.25 and 3.5.8 sends
-        it ahead of events that it covers. Returns at once; a checkpoint. If it is
-        cancelled, nothing was asked.
+        it ahead of events that it covers. A checkpoint, so that a loop around it lets
+        other tasks run; it waits for no answer. If it is cancelled, nothing was asked.
 
         Raises:
             trio.ClosedResourceError: The watcher is closed.
         """
         await trio.lowlevel.checkpoint()
+        self.request_progress_nowait()
+
+    @trio.lowlevel.enable_ki_protection
+    def request_progress_nowait(self) -> None:
+        """Do what `request_progress()` does, without a checkpoint.
+
+        Raises:
+            trio.ClosedResourceError: The watcher is closed.
+        """
         self._check_open()
         for stream in self._serving:
             stream.request_progress()

@@ -46,7 +46,7 @@ async def test_ranges(
     etcd: Etcd, options: dict[str, object], expected: list[bytes]
 ) -> None:
     async with open_watcher(etcd.endpoint) as watcher:
-        async with watcher.watch(**options) as watch:  # type: ignore[arg-type]  # a table
+        async with watcher.watch(**options) as watch:  # type: ignore[call-overload]  # a table
             keys = [b"a", b"b", b"ba", b"bb", b"c", b"\xff\xff"]
             await etcd.txn(*(Put(key, b"x") for key in keys))
             last = await etcd.txn(*(Delete(key) for key in keys))

@@ -19,6 +19,7 @@ from tests.support.replies import (
     sent,
 )
 from trio_etcd_watch import Watch, WatchResponse
+from trio_etcd_watch._face import construct
 from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._requests import watch_spec
 from trio_etcd_watch._subscription import Delivery, State, Subscription
@@ -30,7 +31,9 @@ class Server:
     def __init__(self) -> None:
         spec = watch_spec("k", progress_notify=True)
         self.subscription = Subscription(spec)
-        self.watch = Watch(self.subscription, lambda subscription, events, size: None)
+        self.watch = construct(
+            Watch, self.subscription, lambda subscription, events, size: None
+        )
         self._deliver(pb.WatchResponse(created=True), 1)
 
     def put(self, revision: int) -> None:
@@ -134,7 +137,7 @@ async def test_taking_fragments_gives_back_all_their_bytes(one_by_one: bool) -> 
     pieces = [events(0, r, r + 1, fragment=True) for r in range(11, 20)]
     total = sum(piece.ByteSize() for piece in pieces)
     subscription = live(session, 0, max_buffered_bytes=total // 2)
-    watch = Watch(subscription, session.take)
+    watch = construct(Watch, subscription, session.take)
     watch._deliver(Delivery(subscription, response_of(created(0)), 11))
     for delivery in receive(session, *pieces):
         watch._deliver(delivery)

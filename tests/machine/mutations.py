@@ -95,6 +95,7 @@ def source_of(module: str) -> str:
 
 SHARED = (
     "_errors",
+    "_face",
     "_fragments",
     "_grpc",
     "_grpc.status",

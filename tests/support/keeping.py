@@ -20,6 +20,7 @@ from pathlib import Path
 import trio
 
 from trio_etcd_watch import KeyValue, Watch, WatchResponse
+from trio_etcd_watch._face import construct
 from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._requests import watch_spec
 from trio_etcd_watch._responses import decode
@@ -41,15 +42,16 @@ def message() -> bytes:
 
 async def keep_value(data: bytes, _: int) -> KeyValue:
     """Keep the small one."""
-    return WatchResponse(decode(data)).events[0].kv
+    return construct(WatchResponse, decode(data)).events[0].kv
 
 
 async def keep_watch(data: bytes, number: int) -> Watch:
     """Keep the watch that has handed it over: whole, one by one, or both."""
-    watch = Watch(Subscription(watch_spec("k")), lambda *taken: None)
-    created = WatchResponse(decode(pb.WatchResponse(created=True).SerializeToString()))
+    watch = construct(Watch, Subscription(watch_spec("k")), lambda *taken: None)
+    reply = pb.WatchResponse(created=True).SerializeToString()
+    created = construct(WatchResponse, decode(reply))
     watch._deliver(Delivery(watch._subscription, created, 1))
-    response = WatchResponse(decode(data))
+    response = construct(WatchResponse, decode(data))
     count = len(response.events)
     watch._deliver(Delivery(watch._subscription, response, EVENTS + 1, count))
     del response

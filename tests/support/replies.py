@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.machine.model import PERMISSION_DENIED
 from tests.machine.session_machine import MAX_MESSAGE_SIZE
 from trio_etcd_watch import WatchResponse
+from trio_etcd_watch._face import construct
 from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._pb.watch_pb2 import WatchResponse as RawResponse
 from trio_etcd_watch._requests import watch_spec
@@ -113,7 +114,7 @@ def receive(session: Session, *responses: RawResponse) -> list[Delivery]:
 
 def response_of(raw: RawResponse) -> WatchResponse:
     """The user's side of it."""
-    return WatchResponse(decode(raw.SerializeToString()))
+    return construct(WatchResponse, decode(raw.SerializeToString()))
 
 
 def sent(session: Session) -> list[tuple[str, bytes | int, int]]:
