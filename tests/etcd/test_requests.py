@@ -185,10 +185,14 @@ async def test_progress_notify(etcd_binary: str) -> None:
 async def test_request_progress(etcd: Etcd) -> None:
     async with open_watcher(etcd.endpoint) as watcher:
         await watcher.request_progress()  # without a stream: nothing to ask
+        watcher.request_progress_nowait()
         async with watcher.watch("a") as one, watcher.watch("b") as two:
             revision = await etcd.put("other", "1")
             for watch in (one, two):
-                await watcher.request_progress()
+                if watch is one:  # later `two` might have the answer to that already
+                    watcher.request_progress_nowait()
+                else:
+                    await watcher.request_progress()
                 with trio.fail_after(LIMIT):
                     response = await anext(watch)
                 assert response.is_progress_notify

@@ -192,6 +192,8 @@ async def test_closed_watcher_opens_nothing(etcd: Etcd) -> None:
             pytest.fail("entered")
     with pytest.raises(trio.ClosedResourceError):
         await watcher.request_progress()
+    with pytest.raises(trio.ClosedResourceError):
+        watcher.request_progress_nowait()
 
 
 async def test_left_watch_is_closed(etcd: Etcd) -> None:

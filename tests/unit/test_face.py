@@ -29,6 +29,7 @@ from trio_etcd_watch import (
     Watch,
     Watcher,
     WatcherStatistics,
+    WatchOptions,
     WatchResponse,
     WatchState,
     WatchStatistics,
@@ -224,6 +225,12 @@ def test_values_survive_pickling(value: object) -> None:
         data = pickle.dumps(value, protocol)
         assert pickle.loads(data) == value
         assert b"trio_etcd_watch._" not in data
+
+
+def test_options_are_those_of_a_watch() -> None:
+    taken, passed_on = hints_of(Watcher.watch), hints_of(WatchOptions)
+    keys = {"key", "prefix", "range_end", "from_key"}
+    assert {name: taken[name] for name in taken.keys() - keys - {"return"}} == passed_on
 
 
 def test_states_are_those_of_watches() -> None:
