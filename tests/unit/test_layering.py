@@ -76,6 +76,7 @@ TESTED_ELSEWHERE = {
     "._endpoints": "what a channel takes for endpoints: test_channel.py",
     "._fragments": "what `_session` makes of fragments: test_session_bounds.py",
     "._options": "a type only: python -m tests.typing",
+    "._range_calls": "each call has a file: test_watcher.py, test_reads.py, test_mirror.py",
     "._pure": "the values that it makes: test_values.py",
     "._creations": "a queue that only `_session` works with: test_session.py",
     "._opening": "the block of a watcher: test_watcher.py",
