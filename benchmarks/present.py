@@ -44,6 +44,7 @@ from trio_etcd_watch import (
     __speedups__,
     open_watcher,
 )
+from trio_etcd_watch._face import LIBRARY, construct
 from trio_etcd_watch._follower import Follower
 from trio_etcd_watch._outage import LineBudget
 from trio_etcd_watch._pb import watch_pb2 as pb
@@ -321,7 +322,7 @@ async def consumers(options: Options) -> None:
     """Measure sleeping consumers, while all keys are written again and again."""
     keys = min(options.keys, 10_000) // CONSUMERS * CONSUMERS
     header = ResponseHeader(cluster_id=1, member_id=1, revision=0, raft_term=1)
-    replica = Replica(Snapshot(header, 0, {}))
+    replica = Replica(construct(Snapshot, header, 0, {}, LIBRARY))
     for _ in write_all(replica, keys, version=1):
         pass
     with traced() as held:

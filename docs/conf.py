@@ -1,5 +1,6 @@
 """Configure Sphinx, which `make docs` runs to build the documentation."""
 
+import ast
 import re
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from sphinx.environment import BuildEnvironment
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import trio_etcd_watch
-from trio_etcd_watch import _responses
+from trio_etcd_watch import testing
 
 project = "trio-etcd-watch"
 author = "The trio-etcd-watch project"
@@ -36,8 +37,6 @@ default_role = "py:obj"
 nitpick_ignore_regex = [
     ("py:.*", r"(?!trio_etcd_watch\b).*"),
     ("py:obj", r".*"),
-    # Describes purerpc's channels for type checkers only, so it has no entry.
-    ("py:class", r"trio_etcd_watch\._purerpc\..*"),
 ]
 
 myst_enable_extensions = ["colon_fence", "deflist", "fieldlist"]
@@ -63,10 +62,17 @@ html_show_sourcelink = False
 CONSTRUCTED = {"Channel", "Credentials", "Delete", "Put", "ScriptedEtcd"}
 """The classes that users instantiate; only the library creates all others."""
 
-# The `__module__` of these is the public package, but Sphinx finds the docstrings of
-# their fields only in the module that defines them.
-for _cls in (_responses.KeyValue, _responses.Event, _responses.WatchResponse):
-    _cls.__module__ = _responses.__name__
+# The `__module__` of public classes is the public package, but Sphinx finds the docstrings
+# of their fields only in the module that defines them.
+for _package in (trio_etcd_watch, testing):
+    for _file in Path(_package.__file__ or "").parent.rglob("_*.py"):
+        _path = _file.relative_to(Path(trio_etcd_watch.__file__).parents[1])
+        for _node in ast.parse(_file.read_text()).body:
+            _name = _node.name if isinstance(_node, ast.ClassDef) else ""
+            if _name in _package.__all__:
+                getattr(_package, _name).__module__ = ".".join(
+                    _path.with_suffix("").parts
+                )
 
 
 def shorten_signature(

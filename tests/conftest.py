@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, settings
 
 import trio_etcd_watch
 from tests.support.servers import describe, servers
-from trio_etcd_watch import testing
 from trio_etcd_watch.testing import Etcd
 from trio_etcd_watch.testing import etcd as etcd
+from trio_etcd_watch.testing._servers import start_members
 
 # A machine that is busy with something else fails no test.
 settings.register_profile(
@@ -52,6 +52,6 @@ def etcd_binaries() -> list[str]:
 @pytest.fixture(scope="session")
 def etcd_server(etcd_binary: str) -> Iterator[Etcd]:
     """As the fixture of the package, for each server in turn."""
-    (server,) = trio.run(testing._start_members, 1, etcd_binary, (), {}, None)
+    (server,) = trio.run(start_members, 1, etcd_binary, (), {}, None)
     yield server
     trio.run(server.aclose)

@@ -18,8 +18,10 @@ from ._purerpc import address_of
 MetadataLike: TypeAlias = (
     Mapping[str, str | bytes] | Iterable[tuple[str, str | bytes]] | None
 )
+"""Metadata of calls, as a user gives it."""
 
 TokenSource: TypeAlias = str | Callable[[], Awaitable[str]]
+"""A token of etcd's auth, or an async function that returns one."""
 
 DEFAULT_MAX_MESSAGE_SIZE = 128 * 2**20
 """In bytes. etcd splits a response at 2 MiB unless one event is larger, but sends

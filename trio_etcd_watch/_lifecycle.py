@@ -24,6 +24,7 @@ from ._errors import (
     RpcError,
     WatchError,
 )
+from ._face import construct
 from ._grpc.status import StatusCode, StreamLost
 from ._responses import RawResponse, WatchResponse
 from ._roster import Roster
@@ -196,7 +197,7 @@ class Lifecycle(Roster):
         if response.compact_revision:
             # compacted_id_freed: etcd keeps it until it is canceled, and withholds
             # progress from the whole stream meanwhile.
-            error = error_of_cancel(WatchResponse(response))
+            error = error_of_cancel(construct(WatchResponse, response))
             return [self._fail(subscription, error)]
         del self._live[watch_id]
         return self._give_up(subscription, response, now)
@@ -206,7 +207,7 @@ class Lifecycle(Roster):
     ) -> Sequence[Delivery]:
         """The server does not serve a watch: end it, or go on with another token."""
         error: WatchError = error_of_cancel(
-            WatchResponse(response), anonymous=not self._tokens.can_renew
+            construct(WatchResponse, response), anonymous=not self._tokens.can_renew
         )
         status = status_of_reason(response.cancel_reason)
         refusal = self._tokens.watch_refused(
@@ -249,5 +250,5 @@ class Lifecycle(Roster):
         following = subscription.cursor.next_revision
         if shown is None:
             return Delivery(subscription, None, following)
-        item = WatchResponse(shown)
+        item = construct(WatchResponse, shown)
         return Delivery(subscription, item, following, header_revision=shown.revision)

@@ -10,12 +10,13 @@ from collections.abc import Iterator, Mapping
 from typing import TypeVar, final, overload
 
 from ._arguments import as_bytes
+from ._face import LibraryOnly, NoPublicConstructor
 from ._responses import KeyValue, ResponseHeader
 
 T = TypeVar("T")
 
 
-class KeyMapping(Mapping[bytes, KeyValue]):
+class KeyMapping(Mapping[bytes, KeyValue], metaclass=NoPublicConstructor):
     """A read-only mapping that takes a `str` for its UTF-8, as the rest of the API."""
 
     __slots__ = ()
@@ -58,7 +59,11 @@ class Snapshot(KeyMapping):
     __slots__ = ("_data", "_header", "_revision")
 
     def __init__(
-        self, header: ResponseHeader, revision: int, data: dict[bytes, KeyValue]
+        self,
+        header: ResponseHeader,
+        revision: int,
+        data: dict[bytes, KeyValue],
+        _: LibraryOnly,
     ) -> None:
         # `data` is in key order, and from now on nobody changes it.
         self._header = header

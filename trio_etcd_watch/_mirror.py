@@ -14,6 +14,7 @@ from typing import TypeVar, final
 import trio
 
 from ._changes import MirrorUpdate
+from ._face import NoPublicConstructor, construct
 from ._follower import Follower
 from ._mapping import KeyMapping, Snapshot
 from ._replica import Replica
@@ -90,7 +91,7 @@ class Mirror(KeyMapping):
 
     def prefix(self, key: str | bytes) -> PrefixView:
         """Return a live, read-only mapping of the keys that begin with this one."""
-        return PrefixView(self._live, key)
+        return construct(PrefixView, self._live, key)
 
     def copy(self) -> Snapshot:
         """Return what is here now, as a value that does not change."""
@@ -119,7 +120,7 @@ class Mirror(KeyMapping):
             initial: whether the first update is everything that is there, given even
                 when that is nothing; otherwise it is what has changed since this call.
         """
-        return Changes(self, Consumer(self._live(), initial=initial))
+        return construct(Changes, self, Consumer(self._live(), initial=initial))
 
     async def wait_for(self, predicate: Callable[[Mirror], object]) -> None:
         """Return once `predicate(mirror)` is true; it is true on return.
@@ -210,7 +211,7 @@ class Mirror(KeyMapping):
 
 
 @final
-class Changes:
+class Changes(metaclass=NoPublicConstructor):
     """An async iterator of `MirrorUpdate`. Made by `Mirror.changes()`."""
 
     def __init__(self, mirror: Mirror, consumer: Consumer) -> None:
@@ -254,7 +255,7 @@ async def open_mirror(follower: Follower) -> AsyncGenerator[Mirror]:
     # the failure, or the body's own exception, as themselves.
     body: BaseException | None = None
     failure: Exception | None = None
-    mirror = Mirror(follower)
+    mirror = construct(Mirror, follower)
 
     async def follow(ended: Callable[[], None]) -> None:
         try:

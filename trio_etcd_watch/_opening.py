@@ -11,6 +11,7 @@ import trio
 
 from ._channel import Channel, as_channel
 from ._connector import Connector
+from ._face import construct
 from ._purerpc import PurerpcChannel
 from ._watcher import Watcher
 
@@ -62,7 +63,7 @@ class WatcherManager(AbstractAsyncContextManager[Watcher]):
         if self._watcher is not None:
             raise RuntimeError("entered twice: call open_watcher() for each watcher")
         nursery = await self._tasks.__aenter__()
-        self._watcher = Watcher(self._connector_in(nursery), nursery)
+        self._watcher = construct(Watcher, self._connector_in(nursery), nursery)
         nursery.start_soon(self._watcher._close_with_tasks)
         return self._watcher
 

@@ -27,6 +27,7 @@ from sortedcontainers import SortedDict
 
 from ._chain import begins_or_ends, put_again_fast
 from ._changes import Olds, Position
+from ._face import LIBRARY, construct
 from ._mapping import Snapshot, data_of
 from ._responses import Event, EventType, KeyValue, ResponseHeader
 
@@ -307,7 +308,8 @@ class Replica:
 
     def copy(self, header: ResponseHeader) -> Snapshot:
         """Return the present state as a value."""
-        return Snapshot(header, self.revision, dict(self.mapping.items()))
+        data = dict(self.mapping.items())
+        return construct(Snapshot, header, self.revision, data, LIBRARY)
 
     def keys(self, first: bytes, end: bytes) -> Iterator[bytes]:
         """Give the keys from `first` up to `end`, in order.

@@ -8,9 +8,10 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, final
+from typing import TYPE_CHECKING, Any, Never, Self, TypeVar, cast, final
 
 from . import _pure
+from ._face import NoPublicConstructor, construct
 from ._grpc.status import StreamLost
 from ._pb import watch_pb2 as pb
 from ._twins import speedups
@@ -75,9 +76,16 @@ class KeyValue(_pure.KeyValueFields):
     lease: int
     """The id of the lease that the key is attached to; 0 for none."""
 
-    def __new__(cls, *args: object, **kwargs: object) -> Self:
-        """Refuse."""
-        raise TypeError("a KeyValue comes from the library, and is not constructed")
+    if TYPE_CHECKING:
+
+        def __new__(cls, made_by_the_library: Never, /) -> Self:
+            """Refuse every call."""
+
+    else:
+
+        def __new__(cls, *args: object, **kwargs: object) -> Self:
+            """Refuse."""
+            raise TypeError("a KeyValue comes from the library, and is not constructed")
 
     @classmethod
     def _make(
@@ -124,9 +132,16 @@ class Event(_pure.EventFields):
     where the earlier revision has been compacted.
     """
 
-    def __new__(cls, *args: object, **kwargs: object) -> Self:
-        """Refuse."""
-        raise TypeError("an Event comes from the library, and is not constructed")
+    if TYPE_CHECKING:
+
+        def __new__(cls, made_by_the_library: Never, /) -> Self:
+            """Refuse every call."""
+
+    else:
+
+        def __new__(cls, *args: object, **kwargs: object) -> Self:
+            """Refuse."""
+            raise TypeError("an Event comes from the library, and is not constructed")
 
     @classmethod
     def _make(cls, type: EventType, kv: KeyValue, prev_kv: KeyValue | None) -> Event:  # noqa: A002  # the field
@@ -186,7 +201,7 @@ class RawResponse(_pure.ResponseFields):
 
 
 @final
-class WatchResponse:
+class WatchResponse(metaclass=NoPublicConstructor):
     """What the server said of one watch. Immutable; made by the library only.
 
     Responses that waited while the user was busy may come as one: their events in
@@ -250,11 +265,11 @@ class WatchResponse:
     def merged(self, others: Sequence[WatchResponse]) -> WatchResponse:
         """Return this and what followed it as one response."""
         parts = [self._events, *(other._events for other in others)]
-        return WatchResponse(others[-1]._raw, join(parts))
+        return construct(WatchResponse, others[-1]._raw, join(parts))
 
     def after(self, events: int) -> WatchResponse:
         """Return what is left of this response after so many of its events."""
-        return WatchResponse(self._raw, self._events[events:])
+        return construct(WatchResponse, self._raw, self._events[events:])
 
     def _values(self) -> tuple[Any, ...]:
         return (
@@ -286,7 +301,7 @@ class WatchResponse:
                 cancel_reason=cancel_reason,
             ).SerializeToString()
         )
-        return WatchResponse(raw, events)
+        return construct(WatchResponse, raw, events)
 
     def __reduce__(self) -> tuple[object, ...]:
         return WatchResponse._make, self._values()

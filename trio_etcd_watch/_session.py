@@ -28,6 +28,7 @@ from ._batches import merge_batch, split_batches
 from ._errors import (
     RpcError,
 )
+from ._face import construct
 from ._grpc.messages import Oversized
 from ._grpc.status import StatusCode
 from ._lifecycle import Lifecycle
@@ -207,7 +208,7 @@ class Session(Lifecycle):
         subscription.unread_bytes += size
         if subscription.is_full:
             self._park(subscription)
-        item = WatchResponse(response, events)
+        item = construct(WatchResponse, response, events)
         told = response.revision
         return [Delivery(subscription, item, cursor.next_revision, count, size, told)]
 

@@ -23,6 +23,7 @@ from ._errors import (
     PermissionDeniedError,
     RpcError,
 )
+from ._face import LIBRARY, construct
 from ._grpc.messages import Oversized
 from ._grpc.status import Status, StatusCode, StreamLost
 from ._mapping import Snapshot
@@ -279,7 +280,7 @@ async def read_pages(ask: Ask, read: PagedRead[T]) -> None:
 
 def snapshot_of(read: PagedRead[KeyValue]) -> Snapshot:
     """Return what has been read, once it is done."""
-    return Snapshot(read.answered, read.revision, read.data)
+    return construct(Snapshot, read.answered, read.revision, read.data, LIBRARY)
 
 
 def put_key_values(page: RangePage, data: dict[bytes, KeyValue]) -> None:

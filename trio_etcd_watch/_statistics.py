@@ -6,7 +6,10 @@ Sans-IO.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import Literal, TypeAlias, final
+
+WatchState: TypeAlias = Literal["creating", "live", "parked", "resuming", "ended"]
+"""Where a watch stands, as `WatchStatistics.state` has it."""
 
 
 @final

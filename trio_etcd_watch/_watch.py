@@ -7,8 +7,10 @@ from typing import final
 
 import trio
 
+from ._face import NoPublicConstructor, construct
 from ._inbox import Inbox
 from ._responses import Event, WatchResponse
+from ._statistics import WatchState
 
 
 @final
@@ -16,8 +18,8 @@ from ._responses import Event, WatchResponse
 class WatchStatistics:
     """What `Watch.statistics()` tells."""
 
-    state: str
-    """One of `creating`, `live`, `parked`, `resuming` and `ended`."""
+    state: WatchState
+    """Where it stands."""
     events_received: int
     """Since the watch was opened."""
     events_delivered: int
@@ -34,7 +36,7 @@ class WatchStatistics:
 
 
 @final
-class Watch:
+class Watch(metaclass=NoPublicConstructor):
     """One watch: an async iterator of `WatchResponse`. Made by `Watcher.watch()`.
 
     A watch that fails hands over everything that came before its failure, then raises,
@@ -88,7 +90,7 @@ class Watch:
         You may change between the two: each goes on where the other stopped, and a
         response of which some events were handed over comes as the rest of it.
         """
-        return Events(self._inbox)
+        return construct(Events, self._inbox)
 
     def statistics(self) -> WatchStatistics:
         """Return how this watch stands. Never blocks."""
@@ -105,7 +107,7 @@ class Watch:
 
 
 @final
-class Events:
+class Events(metaclass=NoPublicConstructor):
     """An async iterator of the events of a watch. Made by `Watch.events()`."""
 
     __slots__ = ("_inbox",)

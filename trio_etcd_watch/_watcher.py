@@ -8,22 +8,16 @@ from typing import TYPE_CHECKING, TypeAlias, final
 
 import trio
 
-from ._arguments import check_int, key_range
-from ._channel import MetadataLike, metadata_pairs
 from ._connector import Connector
-from ._cursor import MAX_REVISION
+from ._face import construct
 from ._follower import Follower
 from ._inbox import Inbox
 from ._live_stream import Totals
 from ._mapping import Snapshot
 from ._mirror import Mirror, open_mirror
+from ._range_calls import RangeCalls
 from ._reads import Reads
-from ._requests import (
-    DEFAULT_MAX_BUFFERED_BYTES,
-    WatchSpec,
-    mirror_spec,
-    watch_spec,
-)
+from ._requests import WatchSpec, mirror_spec
 from ._responses import SPEEDUPS
 from ._snapshot import PagedRead, Range, put_key_values, read_pages, snapshot_of
 from ._statistics import WatcherStatistics
@@ -41,7 +35,7 @@ _StreamKey: TypeAlias = "tuple[Metadata, bool]"
 
 
 @final
-class Watcher:
+class Watcher(RangeCalls):
     """Opens watches and mirrors, and reads snapshots. Made by `open_watcher()`."""
 
     def __init__(self, connector: Connector, nursery: trio.Nursery) -> None:
@@ -55,136 +49,14 @@ class Watcher:
         self._reading: set[trio.CancelScope] = set()
         self._closed = False
 
-    def watch(
-        self,
-        key: str | bytes,
-        *,
-        prefix: bool = False,
-        range_end: str | bytes | None = None,
-        from_key: bool = False,
-        start_revision: int = 0,
-        prev_kv: bool = False,
-        no_put: bool = False,
-        no_delete: bool = False,
-        progress_notify: bool = False,
-        created_notify: bool = False,
-        require_leader: bool = False,
-        metadata: MetadataLike = None,
-        max_buffered_events: int = 10_000,
-        max_buffered_bytes: int = DEFAULT_MAX_BUFFERED_BYTES,
+    def _open_watch(
+        self, spec: WatchSpec, metadata: Metadata, require_leader: bool
     ) -> AbstractAsyncContextManager[Watch]:
-        """Subscribe to a key, a prefix or a range.
+        return _WatchManager(self, spec, (metadata, require_leader))
 
-        Entering returns once the server has confirmed the watch; while no endpoint
-        answers it waits and retries, so bound it with `trio.fail_after()`. Leaving
-        cancels the watch on the server too. If entering or leaving is cancelled, nothing
-        of the watch remains.
-
-        Args:
-            key: the key, or where the prefix or range begins; str is UTF-8.
-            prefix: every key that begins with `key`; with an empty `key`, every key.
-            range_end: every key from `key` up to, not including, this one.
-            from_key: every key from `key` on; with an empty `key`, every key.
-            start_revision: the first revision wanted, in the past or the future; 0 is
-                from now, which means exactly what comes after
-                `created.header.revision`.
-            prev_kv: fill in `Event.prev_kv`, the key before each change.
-            no_put: leave out puts.
-            no_delete: leave out deletes.
-            progress_notify: hand over the server's progress notifications: after
-                one at revision R, no event of R or below follows.
-            created_notify: hand over the creation response as the first.
-            require_leader: fail with `NoLeaderError` when the member loses its leader;
-                otherwise the watch goes on at another member.
-            metadata: sent with the stream, beyond that of the channel. Watches with
-                equal metadata and require_leader share a stream.
-            max_buffered_events: how many events may wait for the user. Past it the
-                watch is canceled on the server, and created again where it stopped
-                once half has been taken.
-            max_buffered_bytes: the same in bytes, as the server sent them.
-
-        Raises:
-            TypeError, ValueError: An argument is wrong; raised by the call, and the text
-                names the argument.
-            trio.ClosedResourceError: From entering: the watcher is closed.
-            WatchCanceledError: From entering: the server refuses the watch; a subclass
-                says why.
-            RpcError: From entering: the server refuses the stream or the credentials.
-
-        Recovery:
-            A lost stream is opened anew, at the next endpoint, with growing waits of at
-            most 3 s, and the watch resumes after the last event that it received. If
-            that revision has been compacted meanwhile, the watch ends in
-            `CompactedError`, after it has handed over what it received. If another
-            cluster answers, it ends in `ClusterChangedError`; if the cluster is behind
-            what it has told the watch, in `HistoryLostError`.
-        """
-        spec = watch_spec(
-            key,
-            prefix=prefix,
-            range_end=range_end,
-            from_key=from_key,
-            start_revision=start_revision,
-            prev_kv=prev_kv,
-            no_put=no_put,
-            no_delete=no_delete,
-            progress_notify=progress_notify,
-            created_notify=created_notify,
-            max_buffered_events=max_buffered_events,
-            max_buffered_bytes=max_buffered_bytes,
-        )
-        stream_key = (metadata_pairs(metadata), bool(require_leader))
-        return _WatchManager(self, spec, stream_key)
-
-    async def snapshot(
-        self,
-        key: str | bytes,
-        *,
-        prefix: bool = False,
-        range_end: str | bytes | None = None,
-        from_key: bool = False,
-        revision: int = 0,
-        metadata: MetadataLike = None,
-    ) -> Snapshot:
-        """Read a key, a prefix or a range as it stood at exactly one revision.
-
-        A watch with `start_revision=snapshot.revision + 1` goes on exactly where it
-        ends. While no endpoint answers it waits and retries, so bound it with
-        `trio.fail_after()`. A checkpoint; if it is cancelled, nothing of it remains.
-
-        It is read in pages of about 8 MiB (4 MiB without speedups), all of the first
-        one's revision. A range of 100,000 keys of 100 bytes takes up to 1.5 times as long
-        as in one message.
-
-        Args:
-            key: the key, or where the prefix or range begins; str is UTF-8.
-            prefix: every key that begins with `key`; with an empty `key`, every key.
-            range_end: every key from `key` up to, not including, this one.
-            from_key: every key from `key` on; with an empty `key`, every key.
-            revision: a past revision; 0 is the newest (linearizable: everything that
-                was committed before the call is in it).
-            metadata: sent with the requests, beyond that of the channel.
-
-        Raises:
-            TypeError, ValueError: An argument is wrong; the text names it.
-            trio.ClosedResourceError: The watcher is closed.
-            CompactedError: The given revision has been compacted; or, time after time,
-                the newest one was, before all of its pages had come.
-            FutureRevisionError: The given revision is ahead of the store.
-            PermissionDeniedError: The user may not read the range.
-            AuthenticationError: The credentials are refused.
-            ClusterChangedError: Two clusters answered.
-            RpcError: The server refuses the read; or a key with its value is larger
-                than `max_message_size` (RESOURCE_EXHAUSTED).
-        """
-        keys = Range(
-            *key_range(key, prefix=prefix, range_end=range_end, from_key=from_key)
-        )
-        check_int("revision", revision, low=0, high=MAX_REVISION)
-        pairs = metadata_pairs(metadata)
-        await trio.lowlevel.checkpoint()
+    async def _read(self, keys: Range, revision: int, metadata: Metadata) -> Snapshot:
         self._check_open()
-        reads = Reads(self._connector, pairs, self._totals.lines, self._check_open)
+        reads = Reads(self._connector, metadata, self._totals.lines, self._check_open)
         read = PagedRead(keys, put_key_values, revision=revision)
         with trio.CancelScope() as scope:
             self._reading.add(scope)
@@ -196,52 +68,14 @@ class Watcher:
             raise trio.ClosedResourceError("this watcher was closed")
         return snapshot_of(read)
 
-    def mirror(
-        self,
-        key: str | bytes,
-        *,
-        prefix: bool = False,
-        range_end: str | bytes | None = None,
-        from_key: bool = False,
-        metadata: MetadataLike = None,
+    def _open_mirror(
+        self, keys: Range, metadata: Metadata
     ) -> AbstractAsyncContextManager[Mirror]:
-        """Keep a live copy of a key, a prefix or a range.
-
-        Entering returns once the range is read, and its watch confirmed; while no
-        endpoint answers it waits and retries, so bound it with `trio.fail_after()`. If
-        entering or leaving is cancelled, nothing of the mirror remains.
-
-        Args:
-            key: the key, or where the prefix or range begins; str is UTF-8.
-            prefix: every key that begins with `key`; with an empty `key`, every key.
-            range_end: every key from `key` up to, not including, this one.
-            from_key: every key from `key` on; with an empty `key`, every key.
-            metadata: sent with the stream and the reads, beyond that of the channel.
-
-        Raises:
-            TypeError, ValueError: An argument is wrong; raised by the call, and the text
-                names the argument.
-            trio.ClosedResourceError: From entering: the watcher is closed.
-            PermissionDeniedError, AuthenticationError, ClusterChangedError, RpcError:
-                From the block, which is cancelled: what no other try can mend. If the
-                block raises as well, its exception comes out, with this one as its
-                context.
-
-        Recovery:
-            As that of `watch()`. Where a watch would fail because history is compacted
-            or lost, and where an event or a comparison shows the copy to be wrong, the
-            range is read anew, and consumers are told the difference as one update with
-            `resynced=True`.
-        """
-        keys = Range(
-            *key_range(key, prefix=prefix, range_end=range_end, from_key=from_key)
-        )
-        pairs = metadata_pairs(metadata)
-        reads = Reads(self._connector, pairs, self._totals.lines, self._check_open)
+        reads = Reads(self._connector, metadata, self._totals.lines, self._check_open)
 
         def open_watch(start_revision: int) -> AbstractAsyncContextManager[Watch]:
             spec = mirror_spec(keys.key, keys.range_end, start_revision)
-            return _WatchManager(self, spec, (pairs, False))
+            return self._open_watch(spec, metadata, require_leader=False)
 
         return open_mirror(Follower(keys, reads, open_watch, self._totals.lines))
 
@@ -252,13 +86,22 @@ class Watcher:
         The answer reaches each watch as a progress notification, if it comes: some
         servers give none while a watch is behind, and a lost stream loses it. It
         does not move `Watch.next_revision`, since etcd before 3.4.25 and 3.5.8 sends
-        it ahead of events that it covers. Returns at once; a checkpoint. If it is
-        cancelled, nothing was asked.
+        it ahead of events that it covers. A checkpoint, so that a loop around it lets
+        other tasks run; it waits for no answer. If it is cancelled, nothing was asked.
 
         Raises:
             trio.ClosedResourceError: The watcher is closed.
         """
         await trio.lowlevel.checkpoint()
+        self.request_progress_nowait()
+
+    @trio.lowlevel.enable_ki_protection
+    def request_progress_nowait(self) -> None:
+        """Do what `request_progress()` does, without a checkpoint.
+
+        Raises:
+            trio.ClosedResourceError: The watcher is closed.
+        """
         self._check_open()
         for stream in self._serving:
             stream.request_progress()
@@ -379,7 +222,7 @@ class _WatchManager(AbstractAsyncContextManager[Watch]):
         except BaseException:
             self._inbox.leave()
             raise
-        return Watch(self._inbox)
+        return construct(Watch, self._inbox)
 
     @trio.lowlevel.enable_ki_protection
     async def __aexit__(

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from trio_etcd_watch import testing
 from trio_etcd_watch.testing import Etcd
 from trio_etcd_watch.testing._program import in_wheel, inspect_program
+from trio_etcd_watch.testing._servers import start_members
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -22,7 +22,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 @pytest.fixture(scope="session")
 def any_server(etcd_binaries: list[str]) -> Iterator[Etcd]:
     """One server, for what is the same on all."""
-    (server,) = trio.run(testing._start_members, 1, etcd_binaries[0], (), {}, None)
+    (server,) = trio.run(start_members, 1, etcd_binaries[0], (), {}, None)
     yield server
     trio.run(server.aclose)
 
@@ -43,7 +43,7 @@ def newest_binary(etcd_binaries: list[str]) -> str:
 @pytest.fixture(scope="session")
 def newest_server(newest_binary: str) -> Iterator[Etcd]:
     """A server of it."""
-    (server,) = trio.run(testing._start_members, 1, newest_binary, (), {}, None)
+    (server,) = trio.run(start_members, 1, newest_binary, (), {}, None)
     yield server
     trio.run(server.aclose)
 

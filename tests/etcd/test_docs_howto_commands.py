@@ -11,7 +11,8 @@ import trio
 
 from tests.support.cli import run_cli
 from tests.support.programs import blocks
-from trio_etcd_watch.testing import Etcd, _reserve_port, open_etcd
+from trio_etcd_watch.testing import Etcd, open_etcd
+from trio_etcd_watch.testing._servers import reserve_port
 
 
 def commands(page: str, program: str) -> list[list[str]]:
@@ -73,7 +74,7 @@ async def test_the_grpc_proxy(newest_etcd: Etcd, newest_binary: str) -> None:
     ]
     await newest_etcd.put("/config/limit", "5")
     with ExitStack() as resources:
-        endpoint = _reserve_port(resources)
+        endpoint = reserve_port(resources)
         process = await trio.lowlevel.open_process(
             [
                 newest_binary,

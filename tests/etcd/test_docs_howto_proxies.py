@@ -13,7 +13,8 @@ from tests.support.cli import open_command
 from tests.support.helpers import LIMIT, take
 from tests.support.programs import blocks
 from trio_etcd_watch import open_watcher
-from trio_etcd_watch.testing import Etcd, _reserve_port
+from trio_etcd_watch.testing import Etcd
+from trio_etcd_watch.testing._servers import reserve_port
 
 
 def write_configuration(folder: Path, address: str, endpoint: str) -> Path:
@@ -41,7 +42,7 @@ async def test_nginx(newest_etcd: Etcd, tmp_path: Path) -> None:
     if program is None:
         pytest.skip("no nginx is here: apt-get install nginx")
     with ExitStack() as resources:
-        address = _reserve_port(resources)
+        address = reserve_port(resources)
         path = write_configuration(tmp_path, address, newest_etcd.endpoint)
         command = [program, "-p", str(tmp_path), "-c", str(path)]
         async with open_command(command, {}), open_watcher(address) as watcher:

@@ -18,14 +18,15 @@ from tests.support.helpers import LIMIT, eventually
 from tests.support.howto import cli_command, open_shell, output_of
 from tests.support.pages import typed
 from tests.support.programs import blocks, open_program, write_program
-from trio_etcd_watch.testing import Etcd, Put, _reserve_port
+from trio_etcd_watch.testing import Etcd, Put
+from trio_etcd_watch.testing._servers import reserve_port
 
 
 @pytest.fixture
 def address() -> Iterator[str]:
     """Where a program may listen."""
     with ExitStack() as resources:
-        yield _reserve_port(resources)
+        yield reserve_port(resources)
 
 
 class Client:

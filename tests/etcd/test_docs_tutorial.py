@@ -14,14 +14,14 @@ from pathlib import Path
 from tests.support.cli import environment
 from tests.support.pages import follow, steps_of
 from tests.support.programs import ENDPOINT
-from trio_etcd_watch.testing import _reserve_port
+from trio_etcd_watch.testing._servers import reserve_port
 
 INSTALLING = r"python3 -m venv|\. \.venv|pip install"
 
 
 def test_tutorial(newest_binary: str, tmp_path: Path) -> None:
     with ExitStack() as ports:
-        _follow(newest_binary, tmp_path, _reserve_port(ports), _reserve_port(ports))
+        _follow(newest_binary, tmp_path, reserve_port(ports), reserve_port(ports))
     assert not (tmp_path / "tutorial.etcd").exists()
 
 

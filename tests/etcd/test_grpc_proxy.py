@@ -11,14 +11,15 @@ import trio
 
 from tests.support.helpers import LIMIT, eventually, take
 from trio_etcd_watch import Mirror, open_watcher
-from trio_etcd_watch.testing import Delete, Etcd, Put, _reserve_port, open_etcd
+from trio_etcd_watch.testing import Delete, Etcd, Put, open_etcd
+from trio_etcd_watch.testing._servers import reserve_port
 
 
 @asynccontextmanager
 async def open_grpc_proxy(etcd: Etcd, program: str) -> AsyncGenerator[str]:
     """Run a grpc-proxy in front of etcd; yield its endpoint."""
     with ExitStack() as resources:
-        endpoint, metrics = _reserve_port(resources), _reserve_port(resources)
+        endpoint, metrics = reserve_port(resources), reserve_port(resources)
         process = await trio.lowlevel.open_process(
             [
                 program,

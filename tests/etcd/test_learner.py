@@ -15,7 +15,9 @@ from tests.support.helpers import LIMIT, eventually, split, take
 from tests.support.partition import argument
 from tests.support.proxy import open_proxy
 from trio_etcd_watch import Channel, Watcher, open_watcher
-from trio_etcd_watch.testing import Etcd, EtcdRequestError, _reserve_port, open_etcd
+from trio_etcd_watch._face import LIBRARY, construct
+from trio_etcd_watch.testing import Etcd, EtcdRequestError, open_etcd
+from trio_etcd_watch.testing._servers import reserve_port
 
 LOSSES = 3
 
@@ -24,7 +26,7 @@ LOSSES = 3
 async def open_learner(voter: Etcd, directory: Path) -> AsyncGenerator[Etcd]:
     """Add a member that has no vote to a cluster of one."""
     with ExitStack() as ports:
-        client, peer = _reserve_port(ports), _reserve_port(ports)
+        client, peer = reserve_port(ports), reserve_port(ports)
         body = {"peerURLs": [f"http://{peer}"], "isLearner": True}
         await voter.request("/v3/cluster/member/add", body)
         cluster = f"{argument(voter, '--initial-cluster')},learner=http://{peer}"
@@ -40,7 +42,9 @@ async def open_learner(voter: Etcd, directory: Path) -> AsyncGenerator[Etcd]:
         }
         # The last word on a flag wins.
         own = [f"--{flag}={value}" for flag, value in flags.items()]
-        learner = Etcd(
+        learner = construct(
+            Etcd,
+            LIBRARY,
             [*voter._command, *own],
             endpoint=client,
             version=voter.version,

@@ -56,10 +56,10 @@ async def test_bad_arguments_of_reads(
     async with open_watcher(nobody) as watcher:
         with pytest.raises(kind, match=words):
             # At the call: nothing is entered.
-            watcher.mirror(**arguments)  # type: ignore[arg-type]  # bad on purpose
+            watcher.mirror(**arguments)  # type: ignore[call-overload]  # bad on purpose
         # Nobody answers here, so it did not ask.
         with trio.fail_after(LIMIT), pytest.raises(kind, match=words):
-            await watcher.snapshot(**arguments)  # type: ignore[arg-type]  # likewise
+            await watcher.snapshot(**arguments)  # type: ignore[call-overload]  # likewise
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ async def test_bad_revisions_of_a_snapshot(
 ) -> None:
     async with open_watcher(nobody) as watcher:
         with trio.fail_after(LIMIT), pytest.raises(kind) as caught:
-            await watcher.snapshot("a", revision=revision)  # type: ignore[arg-type]  # bad
+            await watcher.snapshot("a", revision=revision)  # type: ignore[call-overload]  # bad
     assert "revision must be" in str(caught.value)
     assert f"got {revision!r}" in str(caught.value)
 

@@ -187,4 +187,4 @@ async def test_bad_arguments_are_named(
 ) -> None:
     async with open_watcher("127.0.0.1:1") as watcher:
         with pytest.raises(error, match=words):
-            await watcher.snapshot(**options)  # type: ignore[arg-type]  # a table
+            await watcher.snapshot(**options)  # type: ignore[call-overload]  # a table

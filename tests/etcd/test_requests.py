@@ -46,7 +46,7 @@ async def test_ranges(
     etcd: Etcd, options: dict[str, object], expected: list[bytes]
 ) -> None:
     async with open_watcher(etcd.endpoint) as watcher:
-        async with watcher.watch(**options) as watch:  # type: ignore[arg-type]  # a table
+        async with watcher.watch(**options) as watch:  # type: ignore[call-overload]  # a table
             keys = [b"a", b"b", b"ba", b"bb", b"c", b"\xff\xff"]
             await etcd.txn(*(Put(key, b"x") for key in keys))
             last = await etcd.txn(*(Delete(key) for key in keys))
@@ -185,10 +185,14 @@ async def test_progress_notify(etcd_binary: str) -> None:
 async def test_request_progress(etcd: Etcd) -> None:
     async with open_watcher(etcd.endpoint) as watcher:
         await watcher.request_progress()  # without a stream: nothing to ask
+        watcher.request_progress_nowait()
         async with watcher.watch("a") as one, watcher.watch("b") as two:
             revision = await etcd.put("other", "1")
             for watch in (one, two):
-                await watcher.request_progress()
+                if watch is one:  # later `two` might have the answer to that already
+                    watcher.request_progress_nowait()
+                else:
+                    await watcher.request_progress()
                 with trio.fail_after(LIMIT):
                     response = await anext(watch)
                 assert response.is_progress_notify

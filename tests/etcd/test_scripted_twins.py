@@ -41,7 +41,7 @@ async def at_random(stage: Stage, seed: int) -> None:
         given = {"prefix": True, "from_key": True, "range_end": end + b"a"}.get(way)
         keys = {way: given} if given else {}
         at = stage.base + chance.randint(1, last)
-        snapshot = await stage.watcher.snapshot(first, revision=at, **keys)  # type: ignore[arg-type]  # one of them
+        snapshot = await stage.watcher.snapshot(first, revision=at, **keys)  # type: ignore[call-overload]  # one of them
         stage.keys(snapshot.values())
     start = stage.base + chance.randint(1, last)
     async with stage.watcher.watch(

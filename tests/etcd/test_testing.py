@@ -13,11 +13,11 @@ import pytest
 import trio
 
 from tests.support.servers import assert_nothing_left, is_alive, keys_of
-from trio_etcd_watch import testing
 from trio_etcd_watch.testing import (
     Etcd,
     EtcdRequestError,
     Put,
+    _servers,
     open_cluster,
     open_etcd,
 )
@@ -94,12 +94,12 @@ async def test_a_port_that_is_taken(
         taken.listen()
         host, port = taken.getsockname()
         endpoints = [f"{host}:{port}"]
-        reserve = testing._reserve_port
+        reserve = _servers.reserve_port
 
         def reserve_port(resources: ExitStack) -> str:
             return endpoints.pop() if endpoints else reserve(resources)
 
-        monkeypatch.setattr(testing, "_reserve_port", reserve_port)
+        monkeypatch.setattr(_servers, "reserve_port", reserve_port)
         async with open_etcd(binary=etcd_binary) as etcd:
             assert etcd.endpoint != f"{host}:{port}"
             await etcd.put("a", "1")

@@ -192,6 +192,8 @@ async def test_closed_watcher_opens_nothing(etcd: Etcd) -> None:
             pytest.fail("entered")
     with pytest.raises(trio.ClosedResourceError):
         await watcher.request_progress()
+    with pytest.raises(trio.ClosedResourceError):
+        watcher.request_progress_nowait()
 
 
 async def test_left_watch_is_closed(etcd: Etcd) -> None:
@@ -375,7 +377,7 @@ async def test_bad_arguments(
     async with open_watcher(nobody) as watcher:
         with pytest.raises((TypeError, ValueError), match=words):
             # At the call: nothing is entered.
-            watcher.watch(**arguments)  # type: ignore[arg-type]  # bad on purpose
+            watcher.watch(**arguments)  # type: ignore[call-overload]  # bad on purpose
 
 
 async def test_who_is_cancelled_with_a_watch_learns_of_that(etcd: Etcd) -> None:

@@ -20,6 +20,7 @@ from tests.support.replies import (
     sent,
 )
 from trio_etcd_watch import Watch, WatchResponse
+from trio_etcd_watch._face import construct
 from trio_etcd_watch._inbox import Inbox
 from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._requests import watch_spec
@@ -34,7 +35,7 @@ class Server:
         self.subscription = Subscription(spec)
         self.subscription.server = Nobody()
         self.inbox = Inbox(self.subscription)
-        self.watch = Watch(self.inbox)
+        self.watch = construct(Watch, self.inbox)
         self._deliver(pb.WatchResponse(created=True), 1)
 
     def put(self, revision: int) -> None:
@@ -143,7 +144,7 @@ async def test_taking_fragments_gives_back_all_their_bytes(one_by_one: bool) -> 
     subscription = live(session, 0, max_buffered_bytes=total // 2)
     subscription.server = session
     inbox = Inbox(subscription)
-    watch = Watch(inbox)
+    watch = construct(Watch, inbox)
     inbox.deliver(Delivery(subscription, response_of(created(0)), 11))
     for delivery in receive(session, *pieces):
         inbox.deliver(delivery)

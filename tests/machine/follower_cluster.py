@@ -22,7 +22,9 @@ from trio_etcd_watch import (
     PermissionDeniedError,
     StatusCode,
     WatchResponse,
+    WatchState,
 )
+from trio_etcd_watch._face import construct
 from trio_etcd_watch._follower import Follower
 from trio_etcd_watch._grpc.status import Status
 from trio_etcd_watch._outage import LineBudget
@@ -69,7 +71,7 @@ class FakeWatch:
 
     def __init__(self, cluster: Cluster, start: int, header: pb.ResponseHeader) -> None:
         self.start = self.next_revision = start
-        self.state = "live"
+        self.state: WatchState = "live"
         self.lost_at: float | None = None
         self.left = False
         self._cluster = cluster
@@ -130,7 +132,7 @@ class FakeWatch:
         self._send.send_nowait((error, 0))
 
     def _say(self, response: pb.WatchResponse, next_revision: int) -> WatchResponse:
-        made = WatchResponse(decode(response.SerializeToString()))
+        made = construct(WatchResponse, decode(response.SerializeToString()))
         self._send.send_nowait((made, next_revision))
         return made
 
@@ -318,7 +320,7 @@ def as_message(kv: KeyValue, keys_only: bool) -> pb.KeyValue:
 def canceled(reason: str) -> WatchResponse:
     """What a server says that ends a watch."""
     message = pb.WatchResponse(canceled=True, cancel_reason=reason)
-    return WatchResponse(decode(message.SerializeToString()))
+    return construct(WatchResponse, decode(message.SerializeToString()))
 
 
 def compacted() -> CompactedError:

@@ -19,6 +19,7 @@ SHARED = (
     "_backoff",
     "_changes",
     "_errors",
+    "_face",
     "_log",
     "_mapping",
     "_outage",

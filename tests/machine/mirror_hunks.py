@@ -14,12 +14,12 @@ says_since_when: resyncs are told
 +            resyncs=0,
 
 first_is_everything: changes since the call
--        return Changes(self, Consumer(self._live(), initial=initial))
-+        return Changes(self, Consumer(self._live(), initial=True))
+-        return construct(Changes, self, Consumer(self._live(), initial=initial))
++        return construct(Changes, self, Consumer(self._live(), initial=True))
 
 first_is_everything: everything first
--        return Changes(self, Consumer(self._live(), initial=initial))
-+        return Changes(self, Consumer(self._live(), initial=False))
+-        return construct(Changes, self, Consumer(self._live(), initial=initial))
++        return construct(Changes, self, Consumer(self._live(), initial=False))
 
 checked_arguments: a predicate can be called
 -        if not callable(predicate):

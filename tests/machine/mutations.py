@@ -104,6 +104,7 @@ SHARED = (
     "_backoff",
     "_batches",
     "_errors",
+    "_face",
     "_fragments",
     "_grpc",
     "_grpc.messages",

@@ -21,6 +21,7 @@ from hypothesis.stateful import (
 from tests.machine.replica_mutations import REAL, Core
 from tests.machine.store import Store, as_events, header_at
 from trio_etcd_watch import KeyValue
+from trio_etcd_watch._face import construct
 from trio_etcd_watch._mapping import Snapshot
 from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._replica import Check, Proof
@@ -488,7 +489,7 @@ class ReplicaMachine(RuleBasedStateMachine):
         assert isinstance(copy, Snapshot)
         assert copy.revision == self.replica.revision
         for prefix in (b"b1", b"c", b"\xff", b""):
-            view = self.core.view(lambda: self.replica, prefix)
+            view = construct(self.core.view, lambda: self.replica, prefix)
             expected = {
                 key: kv for key, kv in mapping.items() if key.startswith(prefix)
             }

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tests.machine.mutations import Mutation, mutated_modules
 from trio_etcd_watch import _replica, _views
 
-SHARED = ("_arguments", "_mapping", "_pb", "_requests", "_responses")
+SHARED = ("_arguments", "_face", "_mapping", "_pb", "_requests", "_responses")
 
 MUTABLE = ("_changes", "_twins", "_chain", "_replica", "_views")
 

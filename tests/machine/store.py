@@ -11,6 +11,7 @@ from typing import Any
 
 from tests.support.wire import key_value_of
 from trio_etcd_watch import Event, KeyValue, ResponseHeader
+from trio_etcd_watch._face import LIBRARY, construct
 from trio_etcd_watch._mapping import Snapshot
 from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._replica import Replica
@@ -92,7 +93,8 @@ class Store:
     def snapshot(self, revision: int = 0) -> Snapshot:
         """The range at a revision, or at the newest, as it is read."""
         revision = revision or self.revision
-        return Snapshot(header_at(self.revision), revision, self.range(revision))
+        header, data = header_at(self.revision), self.range(revision)
+        return construct(Snapshot, header, revision, data, LIBRARY)
 
     def rows(self, revision: int, since: int) -> dict[bytes, tuple[int, int]]:
         """What a keys-only read gives that leaves out what was put at `since`."""

@@ -20,6 +20,7 @@ from pathlib import Path
 import trio
 
 from trio_etcd_watch import KeyValue, Watch, WatchResponse
+from trio_etcd_watch._face import construct
 from trio_etcd_watch._inbox import Inbox
 from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._requests import watch_spec
@@ -52,7 +53,7 @@ class Nobody:
 
 async def keep_value(data: bytes, _: int) -> KeyValue:
     """Keep the small one."""
-    return WatchResponse(decode(data)).events[0].kv
+    return construct(WatchResponse, decode(data)).events[0].kv
 
 
 async def keep_watch(data: bytes, number: int) -> Watch:
@@ -60,10 +61,11 @@ async def keep_watch(data: bytes, number: int) -> Watch:
     subscription = Subscription(watch_spec("k"))
     subscription.server = Nobody()
     inbox = Inbox(subscription)
-    watch = Watch(inbox)
-    created = WatchResponse(decode(pb.WatchResponse(created=True).SerializeToString()))
+    watch = construct(Watch, inbox)
+    reply = pb.WatchResponse(created=True).SerializeToString()
+    created = construct(WatchResponse, decode(reply))
     inbox.deliver(Delivery(subscription, created, 1))
-    response = WatchResponse(decode(data))
+    response = construct(WatchResponse, decode(data))
     count = len(response.events)
     inbox.deliver(Delivery(subscription, response, EVENTS + 1, count))
     del response

@@ -15,7 +15,8 @@ import trio
 
 from tests.support.helpers import LIMIT, split
 from tests.support.proxy import Proxy, open_proxy
-from trio_etcd_watch.testing import Etcd, _reserve_port, open_cluster
+from trio_etcd_watch.testing import Etcd, open_cluster
+from trio_etcd_watch.testing._servers import reserve_port
 
 ELECTION_TIMEOUT = 0.5
 """Seconds, of the members here. One without a leader ends its streams after three."""
@@ -117,7 +118,7 @@ async def open_partitions(
             # proxy takes the place.
             await member.kill()
             url = argument(member, "--initial-advertise-peer-urls")
-            own = _reserve_port(ports)
+            own = reserve_port(ports)
             member._command.append(f"--listen-peer-urls=http://{own}")
             port = int(url.rpartition(":")[2])
             proxies.append(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
-from pathlib import Path
 
 import trio_etcd_watch
 from trio_etcd_watch import testing
@@ -12,7 +10,13 @@ from trio_etcd_watch import testing
 NO_ENTRY = {
     # Methods of every mapping, which the page tells of once.
     "trio_etcd_watch.Mirror.get",
+    "trio_etcd_watch.PrefixView.get",
     "trio_etcd_watch.Snapshot.get",
+    # Its fields are the arguments of `Watcher.watch()`.
+    *(
+        f"trio_etcd_watch.WatchOptions.{name}"
+        for name in trio_etcd_watch.WatchOptions.__annotations__
+    ),
     # For the library itself, though without an underscore.
     "trio_etcd_watch.WatchResponse.after",
     "trio_etcd_watch.WatchResponse.merged",
@@ -28,23 +32,8 @@ NO_ENTRY = {
 
 
 def names_of_testing() -> set[str]:
-    """What `trio_etcd_watch.testing` re-exports, defines or gives as a fixture."""
-    tree = ast.parse(Path(inspect.getfile(testing)).read_text())
-    exported = {
-        alias.name
-        for node in tree.body
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-        if alias.asname == alias.name
-    }
-    defined = {
-        node.name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-        and not node.name.startswith("_")
-        and hasattr(testing, node.name)
-    }
-    return exported | defined
+    """What `trio_etcd_watch.testing` has, with its fixtures."""
+    return {*testing.__all__, "etcd", "etcd_server"}
 
 
 def public_names() -> set[str]:

@@ -15,7 +15,9 @@ import trio
 from tests.support.auth import ROOT, Guarded, b64
 from tests.support.helpers import eventually
 from tests.support.partition import argument
-from trio_etcd_watch.testing import Etcd, EtcdRequestError, _reserve_port, open_cluster
+from trio_etcd_watch._face import LIBRARY, construct
+from trio_etcd_watch.testing import Etcd, EtcdRequestError, open_cluster
+from trio_etcd_watch.testing._servers import reserve_port
 
 _LIST = "/v3/cluster/member/list"
 
@@ -101,7 +103,7 @@ class Replacing:
         """Have one more member."""
         name = next(self._names)
         ports = self._stack.enter_context(ExitStack())
-        client, peer = _reserve_port(ports), _reserve_port(ports)
+        client, peer = reserve_port(ports), reserve_port(ports)
         peer_url = f"http://{peer}"
         await self._ask_until(
             _LIST,
@@ -125,7 +127,9 @@ class Replacing:
         }
         # The last word on a flag wins.
         own = [f"--{flag}={value}" for flag, value in flags.items()]
-        member = Etcd(
+        member = construct(
+            Etcd,
+            LIBRARY,
             [*self._pattern._command, *own],
             endpoint=client,
             version=self._pattern.version,

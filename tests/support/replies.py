@@ -7,6 +7,7 @@ import math
 from tests.machine.model import PERMISSION_DENIED
 from tests.machine.session_machine import MAX_MESSAGE_SIZE
 from trio_etcd_watch import WatchResponse
+from trio_etcd_watch._face import construct
 from trio_etcd_watch._grpc.messages import Oversized
 from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._pb.watch_pb2 import WatchResponse as RawResponse
@@ -119,7 +120,7 @@ def receive(session: Session, *responses: RawResponse) -> list[Delivery]:
 
 def response_of(raw: RawResponse) -> WatchResponse:
     """The user's side of it."""
-    return WatchResponse(decode(raw.SerializeToString()))
+    return construct(WatchResponse, decode(raw.SerializeToString()))
 
 
 def sent(session: Session) -> list[tuple[str, bytes | int, int]]:

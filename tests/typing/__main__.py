@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 MISUSES = HERE / "misuses.py"
 REFUSED = "  # refused"
 
@@ -26,13 +27,15 @@ def run(module: str, *arguments: object) -> str:
         # Where basedpyright looks for what is installed.
         "VIRTUAL_ENV": sys.prefix,
         "PATH": f"{sys.prefix}/bin{os.pathsep}{os.environ['PATH']}",
+        # This tree, wherever the package is installed from.
+        "PYTHONPATH": str(ROOT),
     }
     done = subprocess.run(
         [sys.executable, "-m", module, *map(str, arguments)],
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | environment,
-        cwd=HERE.parents[1],
+        cwd=ROOT,
         check=False,
     )
     return done.stdout
@@ -72,7 +75,11 @@ def main() -> None:
                 f"{name} is otherwise about lines {sorted(lines)} of {MISUSES.name}"
             )
     report = run("basedpyright", "--verifytypes", "trio_etcd_watch", "--ignoreexternal")
-    if "\nType completeness score: 100%\n" not in report:
+    wanted = (
+        f'\nPackage directory: "{ROOT / "trio_etcd_watch"}"\n',
+        "\nType completeness score: 100%\n",
+    )
+    if not all(each in report for each in wanted):
         wrong.append(report)
     if wrong:
         sys.exit("\n".join(wrong))

@@ -8,6 +8,7 @@ from tests.machine.store import as_events, store_of
 from trio_etcd_watch import Event, WatchResponse
 from trio_etcd_watch._changes import Change, MirrorUpdate
 from trio_etcd_watch._cli.printing import Human, Json, escaped
+from trio_etcd_watch._face import construct
 from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._responses import decode
 
@@ -15,7 +16,7 @@ from trio_etcd_watch._responses import decode
 def response(*events: pb.Event, revision: int = 9) -> WatchResponse:
     raw = pb.WatchResponse(events=events)
     raw.header.revision = revision
-    return WatchResponse(decode(raw.SerializeToString()))
+    return construct(WatchResponse, decode(raw.SerializeToString()))
 
 
 def put(key: bytes, value: bytes, before: bytes | None = None) -> pb.Event:
@@ -108,5 +109,5 @@ def test_json() -> None:
 
 def test_a_creation_prints_nothing() -> None:
     raw = pb.WatchResponse(created=True)
-    created = WatchResponse(decode(raw.SerializeToString()))
+    created = construct(WatchResponse, decode(raw.SerializeToString()))
     assert Human().response(created) == Json().response(created) == b""

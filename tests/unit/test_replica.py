@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.machine.store import Store, as_events, follow, header_at, store_of
+from trio_etcd_watch._face import construct
 from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._replica import Check, Diverged, Replica
 from trio_etcd_watch._views import Consumer, PrefixView
@@ -223,7 +224,7 @@ def test_a_count_settles_by_revision_alone() -> None:
 def test_a_prefix_is_a_live_view() -> None:
     store = store_of(a="1", b1="1", b2="1", c="1")
     replica = Replica(store.snapshot())
-    view = PrefixView(lambda: replica, "b")
+    view = construct(PrefixView, lambda: replica, "b")
     assert dict(view) == {key: store.range(2)[key] for key in (b"b1", b"b2")}
     looked_up: list[object] = ["b1", b"b1", "a", b"c", 5]
     assert [key in view for key in looked_up] == [True, True, False, False, False]
@@ -242,7 +243,7 @@ def test_iteration_does_not_mix_two_states() -> None:
     store = store_of(a="1", b="1", c="1")
     replica = Replica(store.snapshot())
     with pytest.raises(RuntimeError, match="has changed during iteration"):
-        for _ in PrefixView(lambda: replica, ""):
+        for _ in construct(PrefixView, lambda: replica, ""):
             store.commit({b"c": b"2"})
             follow(replica, store)
 

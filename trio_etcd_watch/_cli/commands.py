@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict, final
+from typing import Any, final
 
 import trio
 
@@ -25,12 +25,6 @@ from .failures import FAILED, TIMED_OUT, Failure, failure_of
 from .output import Output, OutputError
 from .printing import Printer
 from .progress import Progress
-
-
-class _Range(TypedDict):
-    prefix: bool
-    range_end: bytes | None
-    from_key: bool
 
 
 @final
@@ -66,13 +60,14 @@ class Job:
             raise Failure(TIMED_OUT, f"no answer within {timeout:g} s")
 
     @property
-    def _range(self) -> _Range:
+    def _range(self) -> dict[str, Any]:
+        # The parser lets one at most be given, which their types do not say.
         options = self.options
-        return _Range(
-            prefix=options.prefix,
-            range_end=options.range_end,
-            from_key=options.from_key,
-        )
+        return {
+            "prefix": options.prefix,
+            "range_end": options.range_end,
+            "from_key": options.from_key,
+        }
 
     async def _get(self, watcher: Watcher, limit: trio.CancelScope) -> None:
         options = self.options

@@ -20,6 +20,8 @@ from typing import Final, final
 
 import trio
 
+from trio_etcd_watch._face import LibraryOnly, NoPublicConstructor
+
 from ._gateway import EtcdRequestError, Gateway
 
 DATA: Final = "data"
@@ -65,7 +67,7 @@ class EtcdStartError(RuntimeError):
 
 
 @final
-class Etcd(Gateway, trio.abc.AsyncResource):
+class Etcd(Gateway, trio.abc.AsyncResource, metaclass=NoPublicConstructor):
     """A running etcd, its data, and a client that writes. Made by `open_etcd()`.
 
     It belongs to no `trio.run()`, so one may go on with what another started. Each request
@@ -84,6 +86,7 @@ class Etcd(Gateway, trio.abc.AsyncResource):
 
     def __init__(
         self,
+        _: LibraryOnly,
         command: list[str],
         *,
         endpoint: str,

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from trio_etcd_watch._arguments import as_bytes
 from trio_etcd_watch._errors import CompactedError, PermissionDeniedError
+from trio_etcd_watch._face import LIBRARY, construct
 from trio_etcd_watch._mapping import Snapshot
 from trio_etcd_watch._responses import (
     Event,
@@ -170,7 +171,7 @@ def snapshot(keys: Iterable[KeyValue], *, revision: int | None = None) -> Snapsh
     if newest > revision:
         raise ValueError(f"revision must not be below {newest}, got {revision}")
     header = ResponseHeader(cluster_id=1, member_id=1, revision=revision, raft_term=1)
-    return Snapshot(header, revision, data)
+    return construct(Snapshot, header, revision, data, LIBRARY)
 
 
 def compacted_error(compact_revision: int) -> CompactedError:
