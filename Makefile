@@ -162,6 +162,8 @@ package: $(VENV)/.test .venv-package/.made
 
 coverage: $(VENV)/.test
 	$(BIN)/python -m coverage run -m pytest $(ARGS)
+	TRIO_ETCD_WATCH_PURE=1 $(BIN)/python -m coverage run --append \
+		-m pytest $(or $(ARGS),$(DECODING))
 	$(BIN)/python -m coverage report
 
 test-all: $(VERSIONS:%=test-%) test-oldest
