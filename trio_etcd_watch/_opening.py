@@ -11,9 +11,8 @@ import trio
 
 from ._channel import Channel, as_channel
 from ._connector import Connector
-from ._face import construct
 from ._purerpc import PurerpcChannel
-from ._watcher import Watcher
+from ._watcher import Watcher, close_watcher, start_watcher
 
 
 def open_watcher(
@@ -63,8 +62,7 @@ class WatcherManager(AbstractAsyncContextManager[Watcher]):
         if self._watcher is not None:
             raise RuntimeError("entered twice: call open_watcher() for each watcher")
         nursery = await self._tasks.__aenter__()
-        self._watcher = construct(Watcher, self._connector_in(nursery), nursery)
-        nursery.start_soon(self._watcher._close_with_tasks)
+        self._watcher = start_watcher(self._connector_in(nursery), nursery)
         return self._watcher
 
     @trio.lowlevel.enable_ki_protection
@@ -95,8 +93,7 @@ class WatcherManager(AbstractAsyncContextManager[Watcher]):
     async def _end_tasks(self) -> BaseExceptionGroup[BaseException] | None:
         """End the background tasks; return what they raised but Cancelled."""
         assert self._watcher is not None
-        self._watcher._close()
-        self._watcher._nursery.cancel_scope.cancel(reason="the watcher is closed")
+        close_watcher(self._watcher)
         try:
             await self._tasks.__aexit__(None, None, None)
         except BaseExceptionGroup as group:

@@ -196,6 +196,19 @@ class Watcher(RangeCalls):
             scope.cancel(reason="the watcher is closed")
 
 
+def start_watcher(connector: Connector, nursery: trio.Nursery) -> Watcher:
+    """Return a watcher whose tasks run in this nursery, until `close_watcher()`."""
+    watcher = construct(Watcher, connector, nursery)
+    nursery.start_soon(watcher._close_with_tasks)
+    return watcher
+
+
+def close_watcher(watcher: Watcher) -> None:
+    """End every wait of its users, and cancel its tasks."""
+    watcher._close()
+    watcher._nursery.cancel_scope.cancel(reason="the watcher is closed")
+
+
 # The managers are classes, as a generator would leave gaps around its own protection:
 # a KeyboardInterrupt between contextlib's code and ours would leak what was entered.
 # While protected code waits, Trio raises KeyboardInterrupt out of the wait.

@@ -72,7 +72,7 @@ IMPURE = {"trio", "purerpc", "socket", "time", "random"} | HTTP2
 
 LAYERS: dict[str, str] = {
     "tools that know no etcd": """
-        _backoff _log _outage _parsing _purerpc _statistics _twins
+        _backoff _face _log _outage _parsing _purerpc _statistics _twins
     """,
     "HTTP/2 and gRPC": """
         _grpc _grpc.connection _grpc.frames _grpc.http2 _grpc.messages _grpc.metadata
@@ -83,17 +83,17 @@ LAYERS: dict[str, str] = {
         _mapping _pages _pure _requests _responses _verdicts
     """,
     "rules: one stream with its watches; a range at a revision": """
-        _chain _creations _fragments _replica _roster _runs _session _snapshot
-        _subscription _views
+        _batches _chain _creations _fragments _lifecycle _replica _roster _session _snapshot
+        _subscription _tokens _views
     """,
     "the cluster: where it is, and a connection to it": """
         _authentication _channel _connector _dialer _discovery _endpoints _following
         _members _resolver _rotation _srv _tls
     """,
     "what goes on over a connection: watches, reads, mirrors": """
-        _follower _mirror _reads _stream _watch
+        _follower _inbox _live_stream _mirror _reads _stream _watch
     """,
-    "the way in": "_opening _watcher",
+    "the way in": "_opening _options _range_calls _watcher",
     "what imports all of it": "testing _cli",
 }
 """From bottom to top: a module imports those of its own layer and of those below. The

@@ -143,14 +143,10 @@ def _make_members(
         directory = resources[i].enter_context(
             tempfile.TemporaryDirectory(prefix="trio-etcd-watch-")
         )
-        client_url = f"{scheme}://{endpoints[i]}"
         own_args = [
             f"--name=m{i}",
             f"--data-dir={directory}/{DATA}",
-            f"--listen-client-urls={client_url}",
-            f"--advertise-client-urls={client_url}",
-            f"--listen-peer-urls={peer_urls[i]}",
-            f"--initial-advertise-peer-urls={peer_urls[i]}",
+            *_url_args(f"{scheme}://{endpoints[i]}", peer_urls[i]),
             f"--initial-cluster={cluster}",
         ]
         member = construct(
@@ -166,6 +162,16 @@ def _make_members(
         )
         members.append(member)
     return members
+
+
+def _url_args(client_url: str, peer_url: str) -> list[str]:
+    """Return the arguments that say where a member is reached."""
+    return [
+        f"--listen-client-urls={client_url}",
+        f"--advertise-client-urls={client_url}",
+        f"--listen-peer-urls={peer_url}",
+        f"--initial-advertise-peer-urls={peer_url}",
+    ]
 
 
 async def _close_members(members: Sequence[Etcd]) -> None:
