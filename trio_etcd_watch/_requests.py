@@ -1,6 +1,6 @@
-"""The way out: keys, prefixes and ranges become watch requests.
+"""Makes watch requests of keys, prefixes and ranges.
 
-Sans-IO. Arguments of the user are checked here, before anything is sent.
+Sans-IO. The user's arguments are checked here, before anything is sent.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ DEFAULT_MAX_BUFFERED_BYTES = 64 * 2**20
 
 _LEAST_KEY = b"\0"
 _NO_END = b"\0"
-"""As range_end: every key from `key` on (etcd's rpc.proto, RangeRequest)."""
+"""As a range_end: every key from `key` on (etcd's rpc.proto, RangeRequest)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchSpec:
-    """What one watch asks for; never changes in its life."""
+    """The settings of one watch, which stay the same on every stream."""
 
     key: bytes
     range_end: bytes
@@ -28,10 +28,10 @@ class WatchSpec:
     no_put: bool = False
     no_delete: bool = False
     progress_notify: bool = False
-    """Whether the user sees progress notifications; the server is asked always."""
+    """Whether the user gets progress notifications; they are always requested."""
     created_notify: bool = False
     resume_notify: bool = False
-    """Whether each later creation is handed over too: a mirror proves itself then."""
+    """Whether each later creation is delivered too: a mirror then proves itself."""
     max_buffered_events: int = 10_000
     max_buffered_bytes: int = DEFAULT_MAX_BUFFERED_BYTES
 
@@ -43,7 +43,7 @@ def key_range(
     range_end: str | bytes | None = None,
     from_key: bool = False,
 ) -> tuple[bytes, bytes]:
-    """Return (key, range_end) as etcd wants them.
+    """Return (key, range_end) as etcd's API expects them.
 
     Raises:
         TypeError: key or range_end is neither str nor bytes.
@@ -82,7 +82,8 @@ def as_bytes(name: str, value: object) -> bytes:
     """Return an argument as a key; str is UTF-8.
 
     Raises:
-        TypeError, ValueError: naming the argument and its value.
+        TypeError, ValueError: the value cannot be a key; the text names the argument and
+            the value.
     """
     if isinstance(value, str):
         try:
@@ -95,7 +96,7 @@ def as_bytes(name: str, value: object) -> bytes:
 
 
 def _prefix_end(prefix: bytes) -> bytes:
-    """Return the least key above all that begin with prefix."""
+    """Return the least key above all keys that begin with prefix."""
     stem = prefix.rstrip(b"\xff")
     if not stem:
         return _NO_END
@@ -117,10 +118,10 @@ def watch_spec(
     max_buffered_events: int = 10_000,
     max_buffered_bytes: int = DEFAULT_MAX_BUFFERED_BYTES,
 ) -> WatchSpec:
-    """Check the arguments of `Watcher.watch()`.
+    """Check the arguments of `Watcher.watch()`, and return them as a spec.
 
     Raises:
-        TypeError, ValueError: naming the argument and its value.
+        TypeError, ValueError: an argument is wrong; the text names it and its value.
     """
     start, end = key_range(key, prefix=prefix, range_end=range_end, from_key=from_key)
     check_int("start_revision", start_revision, low=0, high=MAX_REVISION)
@@ -143,7 +144,7 @@ def watch_spec(
 
 
 def mirror_spec(key: bytes, range_end: bytes, start_revision: int) -> WatchSpec:
-    """Return what the watch of a mirror asks for."""
+    """Return the spec of the watch of a mirror."""
     return WatchSpec(
         key=key,
         range_end=range_end,
@@ -151,14 +152,18 @@ def mirror_spec(key: bytes, range_end: bytes, start_revision: int) -> WatchSpec:
         progress_notify=True,
         created_notify=True,
         resume_notify=True,
-        # It is drained as it fills, and so never parks.
+        # The mirror consumes events as they come, so this watch is never parked.
         max_buffered_events=MAX_REVISION,
         max_buffered_bytes=MAX_REVISION,
     )
 
 
 def check_int(name: str, value: object, *, low: int, high: int) -> None:
-    """Refuse what is not an int between low and high."""
+    """Check that a value is an int between low and high.
+
+    Raises:
+        TypeError, ValueError: it is not; the text names the argument and the value.
+    """
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} must be an int, got {value!r}")
     if not low <= value <= high:
@@ -172,10 +177,11 @@ def create_request(
 
     Args:
         spec: what the watch asks for.
-        start_revision: 0 is from now.
-        fragment: whether large responses are to come in parts (fragments_on_demand).
-            etcd's splitting costs the square of a response's events, and all watches of
-            the stream wait for it: only for a watch that cannot do without.
+        start_revision: the first revision to watch; 0 is from now.
+        fragment: whether large responses are to come in fragments (fragments_on_demand).
+            The time that etcd takes to split a response grows with the square of its
+            events, and all watches of the stream wait meanwhile, so this is only for a
+            watch that needs it.
     """
     create = pb.WatchCreateRequest(
         key=spec.key,
@@ -184,7 +190,7 @@ def create_request(
         prev_kv=spec.prev_kv,
         fragment=fragment,
     )
-    # progress_always: whatever the user wants to see.
+    # progress_always: whether or not the user wants to see them.
     create.progress_notify = True
     if spec.no_put:
         create.filters.append(pb.WatchCreateRequest.NOPUT)
