@@ -1,4 +1,4 @@
-"""Everything here is about real servers."""
+"""Fixtures of the tests on real servers."""
 
 from __future__ import annotations
 
