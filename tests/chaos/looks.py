@@ -79,13 +79,13 @@ class Fold(Generic[V]):
 
     state: dict[bytes, V] = field(default_factory=dict)
     revision: int = 0
-    told: int = 0
+    updates: int = 0
     initial: bool = True
 
     def take(self, revision: int, changes: Iterable[_Change[V]]) -> Iterator[str]:
         """Apply an update, and yield what is wrong with it."""
         changes = list(changes)
-        if not changes and (self.told or not self.initial):
+        if not changes and (self.updates or not self.initial):
             yield f"the update to {revision} is empty"
         if revision < self.revision:
             yield f"the revision fell from {self.revision} to {revision}"
@@ -102,4 +102,4 @@ class Fold(Generic[V]):
             else:
                 self.state[change.key] = change.new
         self.revision = revision
-        self.told += 1
+        self.updates += 1

@@ -97,7 +97,7 @@ class Mirrors:
         reason = next((REASONS[key] for key in REASONS if key in why), "loss")
         self._report.resyncs[reason] += 1
         keys = follower._keys
-        who = f"the mirror of {keys} before it was read anew"
+        who = f"the mirror of {keys} before it was read again"
         if reason == "loss":
             self.differed(f"{who}: {why}")
         elif reason == "member behind" and len(self._chaos.members) == 1:
@@ -114,7 +114,7 @@ class Mirrors:
         return tuple(share(plain_kv(kv)) for kv in mapping.values())
 
     async def finish(self, history: History, limit: float) -> None:
-        """Check that each mirror catches up; by events alone, unless servers lose some."""
+        """Check that each mirror catches up, by events alone if servers lose none."""
 
         async def finish(user: MirrorUser) -> None:
             with trio.move_on_after(limit) as scope:
@@ -155,7 +155,7 @@ class MirrorUser:
     def __str__(self) -> str:
         mirror = self._mirror
         return (
-            f"{self._name} ({self._where}, {self._waiting} waiting, told up to "
+            f"{self._name} ({self._where}, {self._waiting} waiting, updated to "
             f"{[fold.revision for fold in self._folds]}): "
             f"{mirror and mirror.statistics()}"
         )

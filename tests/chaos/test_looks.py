@@ -105,7 +105,7 @@ def test_updates_add_up() -> None:
     )
     for revision, changes in updates:
         assert list(fold.take(revision, changes)) == []
-    assert (fold.state, fold.revision, fold.told) == ({b"a": A4}, 5, 4)
+    assert (fold.state, fold.revision, fold.updates) == ({b"a": A4}, 5, 4)
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ WATCHED = (
     ("/k/05", False),
     ("", True),
 )
-"""Keys, and whether they are prefixes; the validator knows no other ranges or filters."""
+"""Keys, and whether they are prefixes; the validator knows no other ranges."""
 
 WRITERS = 3
 READERS = 12
@@ -346,8 +346,8 @@ class Reader:
         self, responses: list[dict[str, Any]], next_revision: int
     ) -> None:
         # It may be below an answer to request_progress(), which covers more.
-        told = (each["Revision"] for each in responses if each["IsProgressNotify"])
-        if next_revision > max(told, default=0):
+        covered = (each["Revision"] for each in responses if each["IsProgressNotify"])
+        if next_revision > max(covered, default=0):
             responses.append(bookmark(next_revision))
 
     async def _read(self, watch: Watch, responses: list[dict[str, Any]]) -> None:

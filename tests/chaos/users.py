@@ -42,7 +42,7 @@ LATE_BOOKMARKS = 0.5
 
 
 class Reader:
-    """A user of watches, who reads and pauses, and continues where the last one stopped."""
+    """A user of watches, who reads and pauses, and continues where one stopped."""
 
     def __init__(self, chaos: Chaos, name: str, where: Where) -> None:
         self.name = name

@@ -11,9 +11,9 @@ import trio
 from tests.support.auth import (
     READER,
     Guarded,
+    distinguishes_tokens,
     jwt,
     open_guarded,
-    tells_tokens_apart,
 )
 from tests.support.helpers import LIMIT, eventually, split, take
 from tests.support.proxy import open_proxy
@@ -161,7 +161,7 @@ async def test_a_token_that_is_refused_for_ever(
             with trio.fail_after(LIMIT), pytest.raises(WatchError) as caught:
                 async with watcher.watch("r"):
                     pytest.fail("entered")
-    if not tells_tokens_apart(server.etcd):
+    if not distinguishes_tokens(server.etcd):
         assert isinstance(caught.value, PermissionDeniedError)
         return
     assert isinstance(caught.value, AuthenticationError)

@@ -48,7 +48,7 @@ async def test_hot_reload_as_it_is_typed(
     newest_etcd: Etcd, etcdctl: str, tmp_path: Path
 ) -> None:
     write_program(tmp_path, "reload_validated.py", newest_etcd.endpoint, {})
-    *before, program, refused, taken = typed("howto/hot-reload.md")
+    *before, program, refused, accepted = typed("howto/hot-reload.md")
     where = {"ETCDCTL_ENDPOINTS": newest_etcd.endpoint}
     async with open_shell(tmp_path, etcdctl, **where) as shell:
         for command in before:
@@ -57,7 +57,7 @@ async def test_hot_reload_as_it_is_typed(
         await shell.cli.lines(1)
         await shell.type(f"{refused} >/dev/null")
         await shell.cli.lines(2)
-        await shell.type(f"{taken} >/dev/null")
+        await shell.type(f"{accepted} >/dev/null")
         assert await shell.cli.lines(3) == shown("hot-reload.md")
 
 
@@ -133,13 +133,13 @@ async def test_bookmark_from_the_shell(newest_etcd: Etcd, tmp_path: Path) -> Non
                 with trio.move_on_after(0.2):
                     await program.lines(1)
         assert await program.end() == -signal.SIGTERM
-    told = [line["kv"]["value_utf8"] for line in objects(program.output)]
-    missed = int(told[0])
+    printed = [line["kv"]["value_utf8"] for line in objects(program.output)]
+    missed = int(printed[0])
     await newest_etcd.put("/jobs/b", str(written))
     async with open_command(command, where, tmp_path) as program:
-        rest = await program.objects(written + 1 - missed - len(told))
-        told += [line["kv"]["value_utf8"] for line in rest]
-    assert told == [str(number) for number in range(missed, written + 1)]
+        rest = await program.objects(written + 1 - missed - len(printed))
+        printed += [line["kv"]["value_utf8"] for line in rest]
+    assert printed == [str(number) for number in range(missed, written + 1)]
 
 
 async def test_fan_out(newest_etcd: Etcd) -> None:

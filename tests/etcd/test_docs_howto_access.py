@@ -13,9 +13,9 @@ from tests.support.auth import (
     READER,
     Guarded,
     b64,
+    distinguishes_tokens,
     jwt,
     open_guarded,
-    tells_tokens_apart,
 )
 from tests.support.cli import Cli, open_command
 from tests.support.helpers import LIMIT
@@ -131,7 +131,7 @@ async def test_token_file(tmp_path: Path, newest_binary: str, is_good: bool) -> 
                 assert await program.wait() == 1
                 error = (
                     b"AuthenticationError"
-                    if tells_tokens_apart(server.etcd)
+                    if distinguishes_tokens(server.etcd)
                     else b"PermissionDeniedError"
                 )
                 assert error in await program.errors()
@@ -157,6 +157,6 @@ async def test_members(newest_binary: str) -> None:
     ):
         page = page.replace(shown, here.endpoint)
     event, *endpoints = page.splitlines()
-    told, *known = program.output.decode().splitlines()[-4:]
-    assert told == event
+    printed, *known = program.output.decode().splitlines()[-4:]
+    assert printed == event
     assert sorted(known) == sorted(endpoints)

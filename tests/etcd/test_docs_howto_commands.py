@@ -57,10 +57,10 @@ async def test_an_instance_is_registered(newest_etcd: Etcd, etcdctl: str) -> Non
         actual = [argument.replace(shown, lease[1]) for argument in arguments]
         assert actual != arguments
         await etcdctl_says(etcdctl, newest_etcd, *actual)
-    left = await etcdctl_says(
+    remaining = await etcdctl_says(
         etcdctl, newest_etcd, "lease", "timetolive", lease[1], "--keys"
     )
-    assert "/services/mail/one" in left
+    assert "/services/mail/one" in remaining
 
 
 async def test_the_grpc_proxy(newest_etcd: Etcd, newest_binary: str) -> None:

@@ -133,8 +133,8 @@ async def test_metrics(newest_etcd: Etcd, address: str) -> None:
         page = blocks("howto/metrics.md", "text")[0]
         shown = {line.partition(" ")[0] for line in page.splitlines()}
         answer = (await client.get("/metrics"))[1]
-        told = {line.partition(" ")[0] for line in answer.splitlines()} - {"#"}
-        assert shown == told
+        exported = {line.partition(" ")[0] for line in answer.splitlines()} - {"#"}
+        assert shown == exported
         await newest_etcd.kill()
         await eventually(is_lost)
         await newest_etcd.start()

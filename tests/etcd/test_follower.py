@@ -250,9 +250,9 @@ async def test_lost_history_sets_it_back(
                 assert mirror.revision == update.revision < last
                 assert mirror["a"].value == b"1"
                 assert mirror["a"].mod_revision == first
-                await etcd.put("a", "anew")
+                await etcd.put("a", "again")
                 await mirror.sync()
-                assert mirror["a"].value == b"anew"
+                assert mirror["a"].value == b"again"
                 await check(mirror, etcd)
                 assert await mirror.verify()
 

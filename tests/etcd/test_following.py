@@ -78,11 +78,11 @@ async def replace_as_they_are_told(cluster: Replacing, watcher: Watcher) -> None
 
 async def replace_where_the_client_is(cluster: Replacing, watcher: Watcher) -> None:
     """The one that the client is connected to goes; the next tells it of the others."""
-    left = list(cluster.members)
-    while left:
+    remaining = list(cluster.members)
+    while remaining:
         used = {each.endpoint for each in watcher.statistics().endpoints if each.in_use}
-        old = next((each for each in left if each.endpoint in used), left[0])
-        left.remove(old)
+        old = next((each for each in remaining if each.endpoint in used), remaining[0])
+        remaining.remove(old)
         new = await cluster.add()
         await cluster.remove(old)
         if old.endpoint in used:
@@ -92,7 +92,7 @@ async def replace_where_the_client_is(cluster: Replacing, watcher: Watcher) -> N
 @pytest.mark.parametrize(
     ("kind", "often"),
     [("tls and auth", True), ("open", False)],
-    ids=["told, tls and auth", "at once"],
+    ids=["listed, tls and auth", "at once"],
 )
 async def test_all_members_are_replaced(
     etcd_binary: str,
@@ -157,11 +157,11 @@ async def test_any_user_may_ask(etcd_binary: str) -> None:
                 await eventually(lambda: is_known(watcher, guarded.etcd))
                 await guarded.put("r", "1")
                 assert len(await take(watch, 1)) == 1
-                told = {e.endpoint: e for e in watcher.statistics().endpoints}
-        assert told[proxy.endpoint].source == "given"
-        assert told[proxy.endpoint].in_use
-        assert told[guarded.etcd.endpoint].source == "member"
-        assert not told[guarded.etcd.endpoint].in_use
+                endpoints = {e.endpoint: e for e in watcher.statistics().endpoints}
+        assert endpoints[proxy.endpoint].source == "given"
+        assert endpoints[proxy.endpoint].in_use
+        assert endpoints[guarded.etcd.endpoint].source == "member"
+        assert not endpoints[guarded.etcd.endpoint].in_use
 
 
 async def test_the_members_of_a_user_without_a_name_are_not_told(

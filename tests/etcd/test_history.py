@@ -59,8 +59,8 @@ async def restore(etcd: Etcd, utility: Path, backup: Path, *args: str) -> None:
 
 async def assert_lost(watch: Watch, revisions: list[int], actual: int) -> None:
     """What had been received comes first, then the error."""
-    taken = await take(watch, len(revisions))
-    assert [event.kv.mod_revision for event in taken] == revisions
+    received = await take(watch, len(revisions))
+    assert [event.kv.mod_revision for event in received] == revisions
     with trio.fail_after(LIMIT), pytest.raises(HistoryLostError) as caught:
         await anext(watch)
     assert (caught.value.expected, caught.value.actual) == (revisions[-1], actual)
@@ -186,8 +186,8 @@ async def test_a_start_in_the_future_is_no_lost_history(etcd: Etcd) -> None:
                 await etcd.start()
                 while (last := await etcd.put("a", "2")) < future + 1:
                     pass
-                taken = await take(watch, 2)
-                assert [e.kv.mod_revision for e in taken] == [future, last]
+                received = await take(watch, 2)
+                assert [e.kv.mod_revision for e in received] == [future, last]
                 assert (await take(other, 1))[0].kv.mod_revision == last
 
 
@@ -307,12 +307,12 @@ async def test_a_follower_that_is_behind_for_sure(
             # It goes on serving what it has, until it notices.
             partitions.cut_off(lagging)
             first = [await leader.put("a", "1") for _ in range(5)]
-            taken = await take(watch, 5)
+            received = await take(watch, 5)
             ahead.refuse()
             ahead.reset_all()
             with trio.fail_after(LIMIT):
                 await doubted.wait()
             partitions.heal()
             then = [await leader.put("a", "2") for _ in range(5)]
-            taken += await take(watch, 5)
-    assert [event.kv.mod_revision for event in taken] == first + then
+            received += await take(watch, 5)
+    assert [event.kv.mod_revision for event in received] == first + then

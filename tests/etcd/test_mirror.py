@@ -26,7 +26,7 @@ from trio_etcd_watch.testing import Delete, Etcd, Put
 B = Range(*key_range("b", prefix=True))
 
 
-def told(update: MirrorUpdate) -> list[tuple[bytes, bytes | None, bytes | None]]:
+def values_of(update: MirrorUpdate) -> list[tuple[bytes, bytes | None, bytes | None]]:
     """The changes as values."""
     return [
         (change.key, change.old and change.old.value, change.new and change.new.value)
@@ -64,7 +64,7 @@ async def test_updates_take_a_consumer_from_state_to_state(etcd: Etcd) -> None:
                 changes = mirror.changes()
                 late = mirror.changes(initial=False)
                 first = await anext(changes)
-                assert told(first) == [(b"b1", None, b"1")]
+                assert values_of(first) == [(b"b1", None, b"1")]
                 assert isinstance(first.changes[0], Change)
                 for value in "23":
                     await etcd.put("b1", value)
@@ -72,15 +72,15 @@ async def test_updates_take_a_consumer_from_state_to_state(etcd: Etcd) -> None:
                 await etcd.delete("b2")
                 await mirror.sync()
                 update = await anext(changes)
-                assert told(update) == [(b"b1", b"1", b"3")]
+                assert values_of(update) == [(b"b1", b"1", b"3")]
                 assert not update.resynced
-                assert told(await anext(late)) == [(b"b1", b"1", b"3")]
+                assert values_of(await anext(late)) == [(b"b1", b"1", b"3")]
                 with trio.move_on_after(0.05) as scope:
                     await anext(changes)
                 assert scope.cancelled_caught
                 # Cancellation has lost nothing.
                 await etcd.delete("b1")
-                assert told(await anext(changes)) == [(b"b1", b"3", None)]
+                assert values_of(await anext(changes)) == [(b"b1", b"3", None)]
 
 
 async def test_an_empty_range_is_told_once(etcd: Etcd) -> None:
@@ -90,7 +90,7 @@ async def test_an_empty_range_is_told_once(etcd: Etcd) -> None:
                 changes = mirror.changes()
                 assert (await anext(changes)).changes == ()
                 await etcd.put("b", "1")
-                assert told(await anext(changes)) == [(b"b", None, b"1")]
+                assert values_of(await anext(changes)) == [(b"b", None, b"1")]
 
 
 async def test_a_dropped_consumer_leaves_nothing(etcd: Etcd) -> None:

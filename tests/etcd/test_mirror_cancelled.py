@@ -62,12 +62,12 @@ class Steps(trio.abc.Instrument):
     """Cancels a scope before the n-th step of any task."""
 
     def __init__(self, number: int, scope: trio.CancelScope) -> None:
-        self.left = number
+        self.remaining = number
         self._scope = scope
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        self.left -= 1
-        if self.left == 0:
+        self.remaining -= 1
+        if self.remaining == 0:
             self._scope.cancel()
 
 
@@ -101,7 +101,7 @@ async def test_entering_is_cancelled_at_each_step(etcd: Etcd) -> None:
                 assert (statistics.live, statistics.creating) == (1, 0)
                 assert statistics.streams == 1
                 await no_watch_is_left(etcd, watcher)
-            if steps.left > 0:
+            if steps.remaining > 0:
                 break
         # At least: the read, the watch, and each once more when it is answered.
         assert number >= 5

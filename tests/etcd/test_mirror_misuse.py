@@ -42,7 +42,7 @@ BAD = [
 
 
 @pytest.fixture
-async def nobody() -> str:
+async def unreachable() -> str:
     """An endpoint at which nobody listens."""
     with trio.socket.socket() as sock:
         await sock.bind(("127.0.0.1", 0))
@@ -51,9 +51,9 @@ async def nobody() -> str:
 
 @pytest.mark.parametrize(("arguments", "kind", "words"), BAD)
 async def test_bad_arguments_of_reads(
-    nobody: str, arguments: dict[str, object], kind: type[Exception], words: str
+    unreachable: str, arguments: dict[str, object], kind: type[Exception], words: str
 ) -> None:
-    async with open_watcher(nobody) as watcher:
+    async with open_watcher(unreachable) as watcher:
         with pytest.raises(kind, match=words):
             # At the call: nothing is entered.
             watcher.mirror(**arguments)  # type: ignore[arg-type]  # bad on purpose
@@ -67,9 +67,9 @@ async def test_bad_arguments_of_reads(
     [(-1, ValueError), (2**63, ValueError), ("1", TypeError), (True, TypeError)],
 )
 async def test_bad_revisions_of_a_snapshot(
-    nobody: str, revision: object, kind: type[Exception]
+    unreachable: str, revision: object, kind: type[Exception]
 ) -> None:
-    async with open_watcher(nobody) as watcher:
+    async with open_watcher(unreachable) as watcher:
         with trio.fail_after(LIMIT), pytest.raises(kind) as caught:
             await watcher.snapshot("a", revision=revision)  # type: ignore[arg-type]  # bad
     assert "revision must be" in str(caught.value)
@@ -152,11 +152,11 @@ async def test_two_tasks_on_one_iterator(etcd: Etcd) -> None:
             async with watcher.mirror("a") as mirror, trio.open_nursery() as nursery:
                 changes, other = mirror.changes(), mirror.changes()
                 await anext(changes)
-                told: list[bytes] = []
+                changed: list[bytes] = []
                 iterated = trio.Event()
 
                 async def iterate() -> None:
-                    told.extend(each.key for each in (await anext(changes)).changes)
+                    changed.extend(each.key for each in (await anext(changes)).changes)
                     iterated.set()
 
                 nursery.start_soon(iterate)
@@ -167,7 +167,7 @@ async def test_two_tasks_on_one_iterator(etcd: Etcd) -> None:
                 await anext(other)
                 await etcd.put("a", "1")
                 await iterated.wait()
-                assert told == [b"a"]
+                assert changed == [b"a"]
                 # Once the first is done, anybody may.
                 await etcd.put("a", "2")
                 assert len((await anext(changes)).changes) == 1

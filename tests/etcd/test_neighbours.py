@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 import trio
 
-from tests.support.auth import READER, Guarded, open_guarded, tells_tokens_apart
+from tests.support.auth import READER, Guarded, distinguishes_tokens, open_guarded
 from tests.support.helpers import LIMIT
 from trio_etcd_watch import (
     AuthenticationError,
@@ -121,7 +121,7 @@ async def test_credentials_that_are_not_good_any_more(
         for _ in range(2):
             with pytest.raises(AuthenticationError, match="authentication failed"):
                 await enter_and_leave(watcher, "r")
-        if not tells_tokens_apart(server.etcd):
+        if not distinguishes_tokens(server.etcd):
             # Such a server refuses under id 0, and from then on holds back the events
             # of the watch that has it: only a token could create that one again.
             silenced = watches.pop(0)

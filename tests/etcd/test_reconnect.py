@@ -69,13 +69,13 @@ async def test_history_cut_at_any_byte(etcd: Etcd, cut: int) -> None:
         proxy.cut_after(cut)
         with trio.fail_after(LIMIT):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(mend, proxy)
+                nursery.start_soon(end_cuts, proxy)
                 async with watcher.watch("a", start_revision=revisions[0]) as watch:
                     events = await take(watch, 400)
     assert [e.kv.mod_revision for e in events] == revisions
 
 
-async def mend(proxy: Proxy) -> None:
+async def end_cuts(proxy: Proxy) -> None:
     await proxy.wait_accepted(2)
     proxy.cut_after(None)
 
@@ -217,29 +217,29 @@ async def test_outage_is_a_few_lines_of_log(
 ) -> None:
     caplog.set_level(logging.INFO, "trio_etcd_watch")
 
-    def told() -> list[str]:
+    def logged() -> list[str]:
         return [record.getMessage() for record in caplog.records]
 
     async def refused() -> bool:
-        return any("refused" in line for line in told())
+        return any("refused" in line for line in logged())
 
     async def resumed() -> bool:
         # Once the new stream has outlived the longest wait.
-        return "resumed after" in told()[-1]
+        return "resumed after" in logged()[-1]
 
     async with proxy_of(etcd) as proxy, open_watcher(proxy.endpoint) as watcher:
         async with watcher.watch("a") as watch:
             proxy.refuse()
             proxy.reset_all()
             await eventually(refused)
-            lines = len(told())
+            lines = len(logged())
             # Some tries more: nothing tells of one that is not logged.
             await trio.sleep(1)
-            assert len(told()) == lines
+            assert len(logged()) == lines
             proxy.accept()
             await etcd.put("a", "secret value")
             assert len(await take(watch, 1)) == 1
             await eventually(resumed)
-    assert ["connected to" in line for line in told()] == [True, False, False, False]
-    assert sum("no watch stream" in line for line in told()) == 2
+    assert ["connected to" in line for line in logged()] == [True, False, False, False]
+    assert sum("no watch stream" in line for line in logged()) == 2
     assert "secret" not in caplog.text

@@ -284,9 +284,9 @@ async def test_lower_priorities_are_tried_first(
 ) -> None:
     port = etcd.endpoint.partition(":")[2]
     Hosts(**{"m0.example.com": "127.0.0.1"}).use()
-    with trio.socket.socket() as nobody:
-        await nobody.bind(("127.0.0.1", 0))
-        dead = nobody.getsockname()[1]
+    with trio.socket.socket() as unused:
+        await unused.bind(("127.0.0.1", 0))
+        dead = unused.getsockname()[1]
         async with open_nameserver(monkeypatch) as server:
             server.records[PLAIN] = [
                 f"2 0 {port} m0.example.com.",

@@ -89,10 +89,10 @@ async def test_only_the_given_variables_of_etcd_reach_it(
 async def test_a_port_that_is_taken(
     etcd_binary: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        host, port = taken.getsockname()
+    with socket.socket() as occupied:
+        occupied.bind(("127.0.0.1", 0))
+        occupied.listen()
+        host, port = occupied.getsockname()
         endpoints = [f"{host}:{port}"]
         reserve = testing._reserve_port
 

@@ -19,7 +19,7 @@ from trio_etcd_watch.testing import Etcd, Put
 
 
 @pytest.fixture
-async def nobody() -> str:
+async def unreachable() -> str:
     """An endpoint at which nobody listens."""
     with trio.socket.socket() as sock:
         await sock.bind(("127.0.0.1", 0))
@@ -65,7 +65,7 @@ async def test_error_while_cancelled_comes_out_bare(etcd: Etcd) -> None:
                 raise Mine
 
 
-async def test_a_bug_comes_out_with_the_bodys_error(nobody: str) -> None:
+async def test_a_bug_comes_out_with_the_bodys_error(unreachable: str) -> None:
     async def bug() -> None:
         raise KeyError("bug")
 
@@ -77,7 +77,7 @@ async def test_a_bug_comes_out_with_the_bodys_error(nobody: str) -> None:
             raise Mine
 
     with pytest.raises(RuntimeError, match="report") as caught:
-        async with open_watcher(nobody) as watcher:
+        async with open_watcher(unreachable) as watcher:
             await fail(watcher)
     assert isinstance(caught.value.__cause__, BaseExceptionGroup)
     assert caught.value.__cause__.subgroup(KeyError)
@@ -138,9 +138,9 @@ async def test_shielded_cleanup_does_not_wait_for_a_cancelled_watcher() -> None:
     assert scope.cancelled_caught
 
 
-async def test_no_endpoint_answers(nobody: str) -> None:
+async def test_no_endpoint_answers(unreachable: str) -> None:
     # The caller's own limit decides.
-    async with open_watcher(nobody) as watcher:
+    async with open_watcher(unreachable) as watcher:
         with trio.move_on_after(0.3) as scope:
             async with watcher.watch("a"):
                 pytest.fail("entered")
@@ -150,9 +150,9 @@ async def test_no_endpoint_answers(nobody: str) -> None:
         assert "refused" in str(statistics.last_loss)
 
 
-async def test_next_endpoint_has_its_turn(etcd: Etcd, nobody: str) -> None:
+async def test_next_endpoint_has_its_turn(etcd: Etcd, unreachable: str) -> None:
     for _ in range(4):  # whichever is picked first
-        async with open_watcher([nobody, etcd.endpoint]) as watcher:
+        async with open_watcher([unreachable, etcd.endpoint]) as watcher:
             with trio.fail_after(LIMIT):
                 async with watcher.watch("a"):
                     assert watcher.statistics().live == 1
@@ -370,9 +370,9 @@ async def test_nothing_is_left_behind(etcd: Etcd) -> None:
     ],
 )
 async def test_bad_arguments(
-    nobody: str, arguments: dict[str, object], words: str
+    unreachable: str, arguments: dict[str, object], words: str
 ) -> None:
-    async with open_watcher(nobody) as watcher:
+    async with open_watcher(unreachable) as watcher:
         with pytest.raises((TypeError, ValueError), match=words):
             # At the call: nothing is entered.
             watcher.watch(**arguments)  # type: ignore[arg-type]  # bad on purpose

@@ -17,7 +17,7 @@ GOOD = ["0 0 2379 m0.example.com."]
 
 @pytest.fixture
 def clock() -> MockClock:
-    """Real sockets are served while it stands still."""
+    """The clock is frozen, while real sockets are served."""
     return MockClock()
 
 
@@ -84,7 +84,7 @@ async def test_a_channel_that_wants_tls_believes_what_is_said_of_that(
 async def test_what_nobody_denies_for_a_time_is_asked_again_soon(
     clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither a failure, nor a denial without SOA, says for how long it holds."""
+    """Neither a failure nor a denial without SOA says how long it holds."""
     async with open_lookups(monkeypatch) as lookups:
         server = lookups.server
         for _ in range(2):

@@ -36,7 +36,7 @@ GOOD = ["0 0 2379 m0.example.com."]
 
 @pytest.fixture
 def clock() -> MockClock:
-    """Real sockets are served while it stands still."""
+    """The clock is frozen, while real sockets are served."""
     return MockClock()
 
 
@@ -174,7 +174,7 @@ async def test_many_records_cost_little_and_are_told_once(
         for _ in range(5):
             assert len(await lookups.hosts()) == 50
         [found] = lookups.discovery._found.values()
-    # Those that come first stay, though they came last.
+    # The first ones are kept, by priority, though they were received last.
     assert len(found.records) == MAX_RECORDS
     assert sum(record.priority == 0 for record in found.records) == 50
     left_out = [r for r in caplog.records if "evil.org" in r.getMessage()]
@@ -237,7 +237,7 @@ async def test_a_failure_is_not_asked_about_again_at_once(
         losses = [await lookups.failure() for _ in range(3)]
         assert server.counts == {TLS: 1}
         assert len({str(loss) for loss in losses}) == 1
-        # Raised again, one would grow.
+        # The traceback of an exception that is raised again would grow.
         assert len({id(loss.__cause__) for loss in losses}) == 3
         del server.rcodes[TLS]
         server.records[TLS] = GOOD
@@ -293,12 +293,12 @@ async def test_records_that_are_gone_are_forgotten(
         await lookups.discovery.expand(NAME, rotation)
         [(target, source)] = rotation.known()
         assert (target.host, source) == ("m0.example.com", "srv")
-        # Nobody can tell: it may be there yet.
+        # This does not tell whether the name exists.
         server.rcodes[TLS] = dns.rcode.SERVFAIL
         with pytest.raises(StreamLost):
             await lookups.discovery.expand(NAME, rotation)
         assert rotation.take() == target
-        # There is none.
+        # The name does not exist.
         clock.jump(FAILURE_TTL)
         server.rcodes[TLS] = dns.rcode.NXDOMAIN
         with pytest.raises(NoRecords):
@@ -315,7 +315,7 @@ async def test_targets_that_change_each_time_leave_nothing_behind(
         connector = Connector(channel, nursery)
         lookups.server.ttl = 0
         for port in range(1, 20):
-            # Nobody listens there.
+            # No server listens there.
             lookups.server.records[PLAIN] = [f"0 0 {port} m0.example.com."]
             with pytest.raises(StreamLost, match=f"m0.example.com:{port}: "):
                 await connector.connect()

@@ -96,6 +96,6 @@ async def open_guarded(binary: str, *args: str) -> AsyncGenerator[Guarded]:
         yield guarded
 
 
-def tells_tokens_apart(etcd: Etcd) -> bool:
+def distinguishes_tokens(etcd: Etcd) -> bool:
     """Whether a refused token has an error text other than "permission denied"."""
     return not (etcd.version < (3, 4, 22) or (3, 5) <= etcd.version < (3, 5, 6))

@@ -67,7 +67,7 @@ class Caller:
         return self.call._end if isinstance(self.call._end, Status) else None
 
     async def receive(self) -> list[bytes | Oversized]:
-        """Return what has come since the last time, or the next; empty after the end."""
+        """Return what has come since the last time, or the next; empty at the end."""
         if not self._received:
             async with trio.open_nursery() as nursery:
 

@@ -8,7 +8,7 @@ from tests.machine.store import Store, follow, store_of
 from trio_etcd_watch._replica import Consumer, Replica
 
 
-def told(consumer: Consumer) -> list[tuple[bytes, bytes | None, bytes | None]]:
+def next_changes(consumer: Consumer) -> list[tuple[bytes, bytes | None, bytes | None]]:
     """The changes of one update, as values; nothing if there is none."""
     update = consumer.take()
     return [
@@ -19,7 +19,7 @@ def told(consumer: Consumer) -> list[tuple[bytes, bytes | None, bytes | None]]:
 
 def test_the_first_update_is_everything_even_nothing() -> None:
     consumer = Consumer(Replica(store_of(b="1", a="1").snapshot()), initial=True)
-    assert told(consumer) == [(b"a", None, b"1"), (b"b", None, b"1")]
+    assert next_changes(consumer) == [(b"a", None, b"1"), (b"b", None, b"1")]
     assert consumer.take() is None
     empty = Consumer(Replica(Store(b"").snapshot()), initial=True).take()
     assert empty is not None
@@ -40,7 +40,7 @@ def test_a_slow_consumer_is_told_the_difference_alone() -> None:
     ):
         store.commit(changes)
         follow(replica, store)
-    assert told(consumer) == [
+    assert next_changes(consumer) == [
         (b"a", b"1", b"3"),
         (b"b", b"1", None),
         (b"d", b"1", b"1"),
@@ -83,7 +83,7 @@ def test_sleeping_consumers_cost_one_state_and_dropped_ones_nothing() -> None:
     follow(replica, store)
     assert len(replica._positions) == 1
     assert max(len(position.unseen) for position in replica._positions) <= 10
-    assert all(told(consumer) for consumer in consumers)
+    assert all(next_changes(consumer) for consumer in consumers)
     del consumers
     gc.collect()
     store.commit({b"a": b"2"})

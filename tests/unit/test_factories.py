@@ -43,8 +43,8 @@ def test_a_put_on_another() -> None:
     assert (event.kv.create_revision, event.kv.version) == (5, 2)
     assert put_event("a", mod_revision=7, prev_kv=event.kv).kv.version == 3
     # A deletion of which nobody was told lies in between.
-    anew = put_event("a", mod_revision=9, create_revision=9, prev_kv=event.kv)
-    assert anew.kv.version == 1
+    recreated = put_event("a", mod_revision=9, create_revision=9, prev_kv=event.kv)
+    assert recreated.kv.version == 1
     assert put_event("a", mod_revision=9, create_revision=2).kv.version == 2
 
 

@@ -181,8 +181,8 @@ def test_same_messages_as_h2(source: st.DataObject) -> None:
     messages, for_h2 = fast(reads, streams)
     assert messages == plain(reads, streams)
     # h2 gets of DATA only that it ended.
-    left = [frame for frame in for_h2 if frame[3] == 0]
-    assert all(frame[:5] == b"\0\0\0\0\1" for frame in left)
+    passed_on = [frame for frame in for_h2 if frame[3] == 0]
+    assert all(frame[:5] == b"\0\0\0\0\1" for frame in passed_on)
 
 
 @pytest.mark.parametrize("size", [1, 2, 9, 10, 13, 14, 15, 100])
@@ -241,11 +241,11 @@ def test_stream_closed_between_two_frames_of_one_read() -> None:
     frames, inbound = reader()
     ping = wire.PingFrame(0, b"12345678").serialize()
     data = data_frame(1, grpc_message(b"a"))
-    left = []
+    passed_on = []
     for frame in frames.receive(data + ping + data):
-        left.append(frame)
+        passed_on.append(frame)
         frames.close(1)
-    assert left == [ping, data]
+    assert passed_on == [ping, data]
     assert inbound.messages == [b"a"]
 
 
@@ -383,8 +383,10 @@ def test_first_frame_is_settings(cut: int) -> None:
     frames = FrameReader()
     first = wire.SettingsFrame(0, {3: 100, 5: 16_384}).serialize()
     assert not frames.started
-    left = [frame for piece in pieces(first, cut) for frame in frames.receive(piece)]
-    assert left == [first]
+    passed_on = [
+        frame for piece in pieces(first, cut) for frame in frames.receive(piece)
+    ]
+    assert passed_on == [first]
     assert frames.started
 
 
