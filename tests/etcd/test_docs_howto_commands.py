@@ -1,4 +1,4 @@
-"""The commands of other programs that the how-to pages show do what the pages say."""
+"""The commands of other programs on the how-to pages do what the pages say."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trio_etcd_watch.testing import Etcd, _reserve_port, open_etcd
 
 
 def commands(page: str, program: str) -> list[list[str]]:
-    """The calls of a program that a page shows."""
+    """Return the calls of a program that a page shows."""
     lines = "".join(blocks(page, "console")).splitlines()
     return [shlex.split(line[2:]) for line in lines if line.startswith(f"$ {program} ")]
 

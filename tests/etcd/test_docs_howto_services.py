@@ -1,4 +1,4 @@
-"""The programs of the how-to pages about services: they answer as their pages say."""
+"""The programs of the how-to pages about services answer as their pages say."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from trio_etcd_watch.testing import Etcd, Put, _reserve_port
 
 @pytest.fixture
 def address() -> Iterator[str]:
-    """Where a program may listen."""
+    """A free address for a program to listen at."""
     with ExitStack() as resources:
         yield _reserve_port(resources)
 
 
 class Client:
-    """Asks one server."""
+    """A client of one server."""
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client
 
     async def get(self, path: str) -> tuple[int, str]:
-        """The status and the text of an answer; 0 while nobody listens."""
+        """Return status and text of the answer; 0 if no server listens."""
         try:
             answer = await self._client.get(path)
         except httpx.TransportError:
@@ -43,7 +43,7 @@ class Client:
         return answer.status_code, answer.text
 
     async def until(self, path: str, status: int, text: str) -> None:
-        """Ask until this is the answer."""
+        """Repeat the request until the answer is this one."""
 
         async def is_told() -> bool:
             return await self.get(path) == (status, text)
@@ -183,6 +183,6 @@ async def test_an_application_that_hypercorn_starts(
             await client.until("/config/mode", 200, "slow")
             assert await client.get("/config/limit") == (404, "no such setting\n")
         finally:
-            # Else its worker would outlive it.
+            # Otherwise its worker would outlive it.
             with trio.CancelScope(shield=True):
                 assert await program.end(signal.SIGTERM) == 0

@@ -1,4 +1,4 @@
-"""A mirror as its users see it: looks, updates, waits, and what they may not do."""
+"""A mirror as its users see it: reads, updates and waiting."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ B = Range(*key_range("b", prefix=True))
 
 
 def values_of(update: MirrorUpdate) -> list[tuple[bytes, bytes | None, bytes | None]]:
-    """The changes as values."""
+    """Return the changes as values."""
     return [
         (change.key, change.old and change.old.value, change.new and change.new.value)
         for change in update.changes
@@ -78,7 +78,7 @@ async def test_updates_take_a_consumer_from_state_to_state(etcd: Etcd) -> None:
                 with trio.move_on_after(0.05) as scope:
                     await anext(changes)
                 assert scope.cancelled_caught
-                # Cancellation has lost nothing.
+                # The cancelled wait has lost nothing.
                 await etcd.delete("b1")
                 assert values_of(await anext(changes)) == [(b"b1", b"3", None)]
 

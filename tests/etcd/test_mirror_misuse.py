@@ -1,4 +1,4 @@
-"""What a mirror does not take: bad arguments, use after its block, shared iterators."""
+"""What a mirror refuses: bad arguments, use after its block, shared iterators."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ BAD = [
     ({"key": "a", "metadata": {"X": "y"}}, ValueError, "metadata name must be .*'X'"),
     ({"key": "a", "what": 1}, TypeError, "what"),
 ]
-"""Of `mirror()` and of `snapshot()`: what is given, and what is said of it."""
+"""Arguments of `mirror()` and `snapshot()`, and the error for each."""
 
 
 @pytest.fixture
 async def unreachable() -> str:
-    """An endpoint at which nobody listens."""
+    """An endpoint where no server listens."""
     with trio.socket.socket() as sock:
         await sock.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{sock.getsockname()[1]}"
@@ -55,9 +55,9 @@ async def test_bad_arguments_of_reads(
 ) -> None:
     async with open_watcher(unreachable) as watcher:
         with pytest.raises(kind, match=words):
-            # At the call: nothing is entered.
+            # The call itself raises, before anything is entered.
             watcher.mirror(**arguments)  # type: ignore[arg-type]  # bad on purpose
-        # Nobody answers here, so it did not ask.
+        # No server answers here, so it did not send a request.
         with trio.fail_after(LIMIT), pytest.raises(kind, match=words):
             await watcher.snapshot(**arguments)  # type: ignore[arg-type]  # likewise
 
@@ -89,7 +89,7 @@ async def test_bad_arguments_of_a_mirrors_methods(etcd: Etcd) -> None:
                             mapping[key]  # type: ignore[index]  # bad on purpose
                         with pytest.raises(TypeError, match=words):
                             mapping.get(key)  # type: ignore[call-overload]  # likewise
-                        # As of any mapping: what cannot be a key is not there.
+                        # As for any mapping, what cannot be a key is not in it.
                         assert key not in mapping
                     with pytest.raises(KeyError, match="absent"):
                         mapping["absent"]
@@ -99,7 +99,7 @@ async def test_bad_arguments_of_a_mirrors_methods(etcd: Etcd) -> None:
                     TypeError, match="predicate must be callable, got 1"
                 ):
                     await mirror.wait_for(1)  # type: ignore[arg-type]  # likewise
-                # The mirror has noticed nothing.
+                # The mirror is not affected.
                 await etcd.put("a", "2")
                 await mirror.wait_for(lambda m: m["a"].value == b"2")
 
@@ -142,7 +142,7 @@ async def test_every_use_after_its_block_is_told(etcd: Etcd) -> None:
         for wait in waits:
             with pytest.raises(trio.ClosedResourceError, match="was left"):
                 await wait()
-        # What was copied is a value, and stays.
+        # A copy is a value, and does not change.
         assert kept["a"].value == b"1"
 
 
@@ -163,12 +163,12 @@ async def test_two_tasks_on_one_iterator(etcd: Etcd) -> None:
                 await trio.testing.wait_all_tasks_blocked()
                 with pytest.raises(trio.BusyResourceError):
                     await anext(changes)
-                # Another iterator is another's.
+                # Another iterator can be used by another task.
                 await anext(other)
                 await etcd.put("a", "1")
                 await iterated.wait()
                 assert changed == [b"a"]
-                # Once the first is done, anybody may.
+                # Once the first task is done, any other may iterate.
                 await etcd.put("a", "2")
                 assert len((await anext(changes)).changes) == 1
 
@@ -199,7 +199,7 @@ async def test_a_predicate_that_raises(etcd: Etcd, asked: int) -> None:
                 await trio.testing.wait_all_tasks_blocked()
                 await etcd.put("a", "1")
                 await raised.wait()
-                # It lives on, and so do its other users.
+                # The mirror continues, and so do its other users.
                 assert len((await anext(changes)).changes) == 1
                 await etcd.put("a", "2")
                 await mirror.sync()

@@ -1,4 +1,4 @@
-"""An etcd that is spoken to with TLS where it has none, and the other way round."""
+"""TLS with an etcd that does not use it, and plaintext with one that does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.etcd
 async def assert_hint(
     endpoint: str, hint: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A watch does not begin, and the log says what to do."""
+    """Check that a watch does not begin, and that the log says what to do."""
     caplog.set_level(logging.WARNING, "trio_etcd_watch")
 
     async def is_logged() -> bool:

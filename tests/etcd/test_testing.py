@@ -1,4 +1,4 @@
-"""The etcd that other tests trust: started, hurt, repaired and removed."""
+"""The etcd that other tests rely on: started, hurt, repaired and removed."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ async def test_cluster(etcd_binary: str) -> None:
 
             for member in cluster.members:
                 await member.kill()
-            await first.start(wait=False)  # alone it never serves
+            await first.start(wait=False)  # it cannot serve alone
             with trio.move_on_after(0.5) as no_quorum:
                 await first.wait_serving()
             assert no_quorum.cancelled_caught

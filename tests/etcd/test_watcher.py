@@ -1,4 +1,4 @@
-"""Lifetimes: what entering, leaving and cancelling do, and what the user sees."""
+"""Lifetimes: the effects of entering, leaving and cancelling, and the user's view."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from trio_etcd_watch.testing import Etcd, Put
 
 @pytest.fixture
 async def unreachable() -> str:
-    """An endpoint at which nobody listens."""
+    """An endpoint where no server listens."""
     with trio.socket.socket() as sock:
         await sock.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{sock.getsockname()[1]}"
 
 
 class Mine(Exception):
-    """An error of the user's."""
+    """An exception of the user's."""
 
 
 async def test_errors_of_the_body_come_out_bare(etcd: Etcd) -> None:
@@ -87,7 +87,7 @@ async def test_a_bug_comes_out_with_the_bodys_error(unreachable: str) -> None:
 def raise_in_the_background(
     monkeypatch: pytest.MonkeyPatch, raises: Callable[[], object]
 ) -> None:
-    """As a signal does that comes while a task of ours is at work."""
+    """Call it like a signal that arrives while a task of the package runs."""
 
     def info(*args: object) -> None:
         assert trio.lowlevel.current_task().name.endswith("_outlive")
@@ -97,7 +97,7 @@ def raise_in_the_background(
 
 
 async def error_of_watching() -> BaseException | None:
-    """What an open_watcher() raises; a Cancelled that is nobody's would vanish."""
+    """Return what open_watcher() raises; a stray Cancelled would be lost."""
     error: BaseException | None = None
     async with serve_tcp(serve_watches) as endpoint:
         with trio.fail_after(LIMIT):
@@ -110,7 +110,7 @@ async def error_of_watching() -> BaseException | None:
 
 
 def test_ctrl_c_reaches_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    # And not a task of ours, whatever it is at.
+    # It is raised here, and not in a task of the package.
     raise_in_the_background(monkeypatch, lambda: signal.raise_signal(signal.SIGINT))
     assert type(trio.run(error_of_watching)) is KeyboardInterrupt
 
@@ -139,7 +139,7 @@ async def test_shielded_cleanup_does_not_wait_for_a_cancelled_watcher() -> None:
 
 
 async def test_no_endpoint_answers(unreachable: str) -> None:
-    # The caller's own limit decides.
+    # The limit of the caller counts.
     async with open_watcher(unreachable) as watcher:
         with trio.move_on_after(0.3) as scope:
             async with watcher.watch("a"):
@@ -151,7 +151,7 @@ async def test_no_endpoint_answers(unreachable: str) -> None:
 
 
 async def test_next_endpoint_has_its_turn(etcd: Etcd, unreachable: str) -> None:
-    for _ in range(4):  # whichever is picked first
+    for _ in range(4):  # whichever is tried first
         async with open_watcher([unreachable, etcd.endpoint]) as watcher:
             with trio.fail_after(LIMIT):
                 async with watcher.watch("a"):
@@ -178,7 +178,7 @@ async def test_a_server_that_is_no_etcd(etcd: Etcd) -> None:
                 while not greeted.is_set():
                     async with watcher.watch("a"):
                         pass
-                    # Drawn at random: once more until it was its turn.
+                    # The order is random: reconnect until this endpoint was tried.
                     watcher._connector._connection = None
             assert "does not speak HTTP/2" in str(watcher.statistics().last_loss)
         nursery.cancel_scope.cancel()
@@ -307,7 +307,7 @@ async def test_bookmark_under_events(etcd: Etcd) -> None:
 
 
 async def test_bookmark_after_leaving(etcd: Etcd) -> None:
-    # What was received, and not handed over, comes again at the bookmark.
+    # What was received but not delivered comes again from the bookmark.
     async with open_watcher(etcd.endpoint) as watcher:
         async with watcher.watch("k", prefix=True) as watch:
             revision = await etcd.txn(*(Put(f"k{i}", "x") for i in range(3)))
@@ -374,12 +374,12 @@ async def test_bad_arguments(
 ) -> None:
     async with open_watcher(unreachable) as watcher:
         with pytest.raises((TypeError, ValueError), match=words):
-            # At the call: nothing is entered.
+            # The call itself raises, before anything is entered.
             watcher.watch(**arguments)  # type: ignore[arg-type]  # bad on purpose
 
 
 async def test_who_is_cancelled_with_a_watch_learns_of_that(etcd: Etcd) -> None:
-    """Whatever closes first: the task was running, not waiting."""
+    """Whatever is closed first: the task was running, not waiting."""
     async with open_watcher(etcd.endpoint) as watcher, watcher.watch("a") as watch:
         watch._close()
         with pytest.raises(trio.ClosedResourceError):
