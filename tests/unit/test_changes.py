@@ -1,4 +1,4 @@
-"""What consumers are told, and what is kept for them."""
+"""The updates of consumers, and what is kept for them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from trio_etcd_watch._replica import Consumer, Replica
 
 
 def next_changes(consumer: Consumer) -> list[tuple[bytes, bytes | None, bytes | None]]:
-    """The changes of one update, as values; nothing if there is none."""
+    """Return the changes of one update, as values; empty if there is none."""
     update = consumer.take()
     return [
         (change.key, change.old and change.old.value, change.new and change.new.value)
@@ -35,8 +35,8 @@ def test_a_slow_consumer_is_told_the_difference_alone() -> None:
         {b"a": b"3"},
         {b"b": None},
         {b"c": b"1"},
-        {b"c": None},  # it came and went
-        {b"d": b"1"},  # the same value, again
+        {b"c": None},  # created and deleted
+        {b"d": b"1"},  # the same value again
     ):
         store.commit(changes)
         follow(replica, store)
