@@ -84,7 +84,7 @@ class Mirror(KeyMapping):
 
     def __repr__(self) -> str:
         if self._closed:
-            return "<Mirror, left>"
+            return "<Mirror, closed>"
         return f"<Mirror of {len(self)} keys at revision {self.revision}>"
 
     def prefix(self, key: str | bytes) -> PrefixView:

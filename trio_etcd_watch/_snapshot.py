@@ -165,7 +165,7 @@ class PagedRead(Generic[T]):
         """
         match reply:
             case bytes():
-                self._take(reply)
+                self._add_page(reply)
             case Oversized(size):
                 self._shrink(
                     f"a response of {size} bytes is over max_message_size", size
@@ -189,7 +189,7 @@ class PagedRead(Generic[T]):
             page, self._page = self._page, None
             self._put(page, self.data)
 
-    def _take(self, reply: bytes) -> None:
+    def _add_page(self, reply: bytes) -> None:
         page = _page_of(reply)
         self._check(page)
         self.put()
@@ -214,7 +214,7 @@ class PagedRead(Generic[T]):
     def _check(self, page: RangePage) -> None:
         """Check that the page continues those before it."""
         if page.more and (not page.size or page.last_key < self._next):
-            raise StreamLost("a page of a range leads nowhere")
+            raise StreamLost("a page of a range does not advance")
         if self.header is None:
             return
         known, actual = self.header.cluster_id, page.cluster_id
@@ -340,7 +340,7 @@ def check_of(reply: Reply, since: int, *, counted: bool) -> Check:
     if isinstance(reply, Status):
         raise _error_of(reply)
     if isinstance(reply, Oversized):
-        raise StreamLost(f"{reply.size} bytes are no answer to a check")
+        raise StreamLost(f"a reply of {reply.size} bytes is too large for a check")
     page = _page_of(reply)
     return Check(
         since=since,

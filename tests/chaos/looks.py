@@ -73,7 +73,7 @@ class Fold(Generic[V]):
     Attributes:
         state: the present state; at first what existed when the iteration began.
         revision: the revision of the last update.
-        told: how many updates there were.
+        updates: how many updates there were.
         initial: whether the first update is the whole mapping, and may be empty.
     """
 

@@ -127,7 +127,7 @@ def split_transaction(watch: Watch) -> bool:
 
 
 def bookmark_ahead(watch: Watch) -> bool:
-    """A progress answer that has overtaken events that it covers."""
+    """Add a progress answer that has overtaken events that it covers."""
     for i in places(watch):
         revision = watch["Responses"][i]["Events"][0]["Revision"]
         progress = {"Events": [], "IsProgressNotify": True, "Revision": revision}

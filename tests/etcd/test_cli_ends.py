@@ -65,7 +65,7 @@ async def test_a_shell_sees_the_usual_codes(any_etcd: Etcd) -> None:
 
 
 async def test_a_signal_that_is_ignored_stays_so(any_etcd: Etcd) -> None:
-    """As in the background of a script, where Ctrl-C is meant for other programs."""
+    """In the background of a script, Ctrl-C is meant for other programs."""
     await any_etcd.put("a", "1")
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

@@ -31,14 +31,14 @@ LAGS = 3
 
 
 async def wipe(etcd: Etcd) -> None:
-    """As after the loss of a volume: the same cluster by its id, and no data."""
+    """Restart it without its data, which leaves the cluster's id the same."""
     await etcd.stop()
     shutil.rmtree(etcd.data_dir)
     await etcd.start()
 
 
 async def copy_database(etcd: Etcd, path: Path) -> None:
-    """Return a backup: the files of a server that was stopped properly."""
+    """Copy the database of a server that was stopped properly, and restart it."""
     await etcd.stop()
     shutil.copy(etcd.data_dir / "member/snap/db", path)
     await etcd.start()
@@ -58,7 +58,7 @@ async def restore(etcd: Etcd, utility: Path, backup: Path, *args: str) -> None:
 
 
 async def assert_lost(watch: Watch, revisions: list[int], actual: int) -> None:
-    """What was received comes first, then the error."""
+    """Check that what was received comes first, then the error."""
     received = await take(watch, len(revisions))
     assert [event.kv.mod_revision for event in received] == revisions
     with trio.fail_after(LIMIT), pytest.raises(HistoryLostError) as caught:
@@ -114,7 +114,7 @@ async def test_an_older_snapshot(
 
 
 async def hot_backup(etcd: Etcd, path: Path) -> None:
-    """As made by `etcdctl snapshot save`: the server continues in the same term."""
+    """Save a snapshot like `etcdctl snapshot save`, so that the raft term stays."""
     request = urllib.request.Request(
         f"http://{etcd.endpoint}/v3/maintenance/snapshot", b"{}"
     )
@@ -196,7 +196,7 @@ async def test_a_start_in_the_future_is_no_lost_history(etcd: Etcd) -> None:
 
 @pytest.fixture
 def doubted(monkeypatch: pytest.MonkeyPatch) -> trio.Event:
-    """An event that is set once a watch asks how far the cluster is."""
+    """Return an event that is set once a watch asks how far the cluster is."""
     event = trio.Event()
     read = WatchStream._read_revision
 

@@ -189,7 +189,7 @@ async def test_misuse_is_told(etcd: Etcd) -> None:
         for use_async in (mirror.sync, mirror.verify, changes.__anext__):
             with pytest.raises(trio.ClosedResourceError):
                 await use_async()
-        assert repr(mirror) == "<Mirror, left>"
+        assert repr(mirror) == "<Mirror, closed>"
     with pytest.raises(trio.ClosedResourceError):
         async with watcher.mirror("b"):
             pytest.fail("entered")

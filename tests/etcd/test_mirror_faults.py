@@ -271,7 +271,7 @@ async def test_a_wiped_member_is_an_empty_mirror(etcd_binary: str) -> None:
 
 
 async def wipe(etcd: Etcd) -> None:
-    """As after the loss of a volume: the same cluster by its id, and no data."""
+    """The data is lost, and the cluster id stays, as after the loss of a volume."""
     await etcd.stop()
     shutil.rmtree(etcd.data_dir)
     await etcd.start()
@@ -293,7 +293,8 @@ async def test_reads_that_reach_another_cluster(
                 async with watcher.mirror("b", prefix=True) as mirror:
                     before = mirror.revision
                     connector = watcher._connector
-                    # As a member does that answers one read with "leader changed".
+                    # A member that answers one read with "leader changed" leads to
+                    # this.
                     assert connector._connection is not None
                     connector.leave(connector._connection)
                     with pytest.raises(trio.ClosedResourceError):

@@ -30,7 +30,7 @@ CHEAP = "--bcrypt-cost=4"
 
 @pytest.fixture(params=["new", "old"])
 def token(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tokens that replaced others count as new, so that denials are final, or as old."""
+    """Tokens that replaced others count as new, so that denials are final, or old."""
     if request.param == "old":
         monkeypatch.setattr(_stream, "NEW_TOKEN_AGE", 0.0)
 

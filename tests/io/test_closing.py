@@ -122,7 +122,7 @@ async def test_closing_while_a_connection_is_on_its_way(
             if comes:
                 server.go_on.set()
     assert len(ended) == 2
-    # Only a dial that nobody cancels takes time, within its bound.
+    # Only a dial that is not cancelled takes time, within its bound.
     waits = step == "dial" and use is mirror and not comes
     assert max(ended) - closed_at == (CONNECT_TIMEOUT if waits else 0)
     # Closing is not logged as an outage.

@@ -82,7 +82,7 @@ async def test_a_reader_in_time_gets_all_of_it(pipe: Pipe) -> None:
             nursery.start_soon(output.write, [MUCH], lambda: noted.append(1))
             await trio.testing.wait_all_tasks_blocked()
             scope.cancel()
-            # Shielded, as whoever reads must be here.
+            # Shielded, because this reader runs in the cancelled scope.
             with trio.CancelScope(shield=True), pipe.reading():
                 await trio.testing.wait_all_tasks_blocked()
                 assert nursery.child_tasks

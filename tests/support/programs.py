@@ -68,6 +68,6 @@ async def open_program(
 
 
 def blocks(page: str, language: str) -> list[str]:
-    """The blocks of one language (`text`, `console`, ...) of a page, such as howto/tls.md."""
+    """Return the blocks of a language (`text`, `console`, ...) of a page."""
     text = (DOCS / page).read_text()
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)

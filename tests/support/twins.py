@@ -240,7 +240,7 @@ async def misuse(stage: Stage) -> None:
     attempts: list[Callable[[], Awaitable[object]]] = [
         functools.partial(anext, watch),
         functools.partial(stage.watcher.snapshot, ""),
-        functools.partial(stage.watcher.snapshot, 7),  # type: ignore[arg-type]  # told
+        functools.partial(stage.watcher.snapshot, 7),  # type: ignore[arg-type]  # bad
         functools.partial(stage.watcher.snapshot, "k", prefix=True, from_key=True),
     ]
     for attempt in attempts:
