@@ -120,7 +120,7 @@ async def test_a_token_from_elsewhere(
     caplog.set_level(logging.DEBUG)
     async with open_guarded(etcd_binary, jwt(tmp_path)) as server:
         token = await server.token(READER)
-        # The first token is not the server's, so the next one is requested.
+        # The server refuses the first token, so the source is asked for the next one.
         tokens = [token, "not.the.servers"]
 
         async def source() -> str:

@@ -73,10 +73,10 @@ async def test_mutual_tls(tmp_path: Path, newest_binary: str) -> None:
             for each in cli_command("howto/tls.md")
         ]
         async with open_command(command, {}, tmp_path) as program:
-            await put_until_told(server, program)
+            await put_until_seen(server, program)
 
 
-async def put_until_told(server: Guarded, program: Cli) -> None:
+async def put_until_seen(server: Guarded, program: Cli) -> None:
     """Write until the program has seen it, which it does once its watch begins."""
     with trio.fail_after(LIMIT):
         while b"/config/a" not in program.output:
@@ -111,7 +111,7 @@ async def test_credentials(tmp_path: Path, newest_binary: str) -> None:
         where = {"ETCDCTL_ENDPOINTS": endpoint}
         command = cli_command("howto/auth.md")
         async with open_command(command, where, tmp_path) as program:
-            await put_until_told(server, program)
+            await put_until_seen(server, program)
 
 
 @pytest.mark.parametrize("is_good", [True, False])

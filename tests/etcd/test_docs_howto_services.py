@@ -45,10 +45,10 @@ class Client:
     async def until(self, path: str, status: int, text: str) -> None:
         """Repeat the request until the answer is this one."""
 
-        async def is_told() -> bool:
+        async def is_answered() -> bool:
             return await self.get(path) == (status, text)
 
-        await eventually(is_told)
+        await eventually(is_answered)
 
 
 @asynccontextmanager

@@ -89,7 +89,7 @@ async def test_readme(
     exec(PROGRAMS[number].replace("127.0.0.1:2379", etcd.endpoint), names)
     printed = ""
 
-    async def is_told(what: str) -> bool:
+    async def is_printed(what: str) -> bool:
         nonlocal printed
         printed += capsys.readouterr().out
         return what in printed
@@ -100,7 +100,7 @@ async def test_readme(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(names["main"])
             # The second program only sees what is written after its watch began.
-            while not await is_told("late"):
+            while not await is_printed("late"):
                 await etcd.txn(Put("/config/late", "1"), Put("/jobs/late", "1"))
             nursery.cancel_scope.cancel()
     assert ("early" in printed) == (number == 0)

@@ -68,7 +68,7 @@ async def all_resume(watcher: Watcher) -> bool:
     return statistics.live == 0 and statistics.resuming > 0
 
 
-async def replace_as_they_are_told(cluster: Replacing, watcher: Watcher) -> None:
+async def replace_as_they_are_listed(cluster: Replacing, watcher: Watcher) -> None:
     """Each member is removed once its successor is known, wherever the client is."""
     for old in list(cluster.members):
         new = await cluster.add()
@@ -122,7 +122,7 @@ async def test_all_members_are_replaced(
                 nursery.start_soon(read_to_the_end, watch, events)
                 nursery.start_soon(write_until, cluster, stop)
                 if often:
-                    await replace_as_they_are_told(cluster, watcher)
+                    await replace_as_they_are_listed(cluster, watcher)
                 else:
                     await replace_where_the_client_is(cluster, watcher)
                 # Without the option there is no member to reconnect to.
@@ -177,10 +177,10 @@ async def test_the_members_of_a_user_without_a_name_are_not_told(
             async with watcher.watch("r"):
                 pytest.fail("entered")
 
-        async def is_told() -> bool:
+        async def is_logged() -> bool:
             lines = [record.getMessage() for record in caplog.records]
             return any("members" in line for line in lines)
 
         # Some servers list members to everybody; none ends a stream for being asked.
-        await eventually(is_told)
+        await eventually(is_logged)
         assert watcher.statistics().connections_made == 1

@@ -96,7 +96,7 @@ async def test_resumes_though_the_proxy_hides_the_cluster(etcd_binary: str) -> N
         assert watcher.statistics().reconnects == 1
 
 
-def cluster_told(mirror: Mirror) -> int:
+def cluster_of_creation(mirror: Mirror) -> int:
     """The cluster in the header of its creation; 0 if that is made up."""
     watch = mirror._follower._watch
     assert watch is not None
@@ -121,8 +121,8 @@ async def test_a_mirror_whose_watch_joins_another(etcd_binary: str) -> None:
                 watcher.mirror("a", prefix=True) as second,
             ):
                 # The header must be real at first, or the test shows nothing.
-                assert cluster_told(first) != 0
-                assert cluster_told(second) == 0
+                assert cluster_of_creation(first) != 0
+                assert cluster_of_creation(second) == 0
                 for count in range(1, 6):
                     await etcd.txn(Put(f"a{count}", ""), Put("outside", ""))
                     for mirror in (first, second):
@@ -135,7 +135,7 @@ async def test_a_mirror_whose_watch_joins_another(etcd_binary: str) -> None:
                     assert mirror.revision >= newest > last
                     assert list(mirror) == [b"a1", b"a2", b"a3", b"a4", b"a5", b"a9"]
                     assert await mirror.verify()
-                    assert mirror.copy().header.cluster_id == cluster_told(first)
+                    assert mirror.copy().header.cluster_id == cluster_of_creation(first)
                     assert mirror.statistics().resyncs == 0
 
 
@@ -178,7 +178,7 @@ async def test_a_made_up_header_is_no_history(etcd_binary: str) -> None:
             await first.__aenter__()
             async with watcher.mirror("a", prefix=True) as mirror:
                 # Its header has a revision that is still to come.
-                assert cluster_told(mirror) == 0
+                assert cluster_of_creation(mirror) == 0
                 await first.__aexit__(None, None, None)
                 connection = watcher._connector._connection
                 assert connection is not None

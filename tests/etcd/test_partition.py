@@ -43,8 +43,8 @@ async def test_a_watch_leaves_the_member_that_was_cut_off(etcd_binary: str) -> N
 async def one_cut(partitions: Partitions, rng: random.Random) -> None:
     lonely, *others = rng.sample(partitions.members, 3)
     channel = Channel(*[member.endpoint for member in (lonely, *others)])
-    # Until the member notices etcd takes five election timeouts; then comes one
-    # connect.
+    # The member notices after five of etcd's election timeouts, and the client then
+    # connects once.
     net = 6 * ELECTION_TIMEOUT + channel.connect_timeout
     writer = Writer()
     # The last cut is healed, but the member behind it may not know a leader yet.

@@ -205,7 +205,7 @@ class Trial:
         self.faults: list[str] = []
         self._server = Server()
         self._watch: Watch | None = None
-        self._taken: list[WatchResponse | Event] = []
+        self._received: list[WatchResponse | Event] = []
 
     async def main(self, interruption: Interruption) -> None:
         """Run it beside its server, whose groups must not hide its exceptions."""
@@ -243,14 +243,14 @@ class Trial:
     async def _use_watch(self, watcher: Watcher) -> None:
         async with watcher.watch("", prefix=True, start_revision=2) as watch:
             self._watch = watch
-            self._taken.append(await anext(watch))
+            self._received.append(await anext(watch))
             await watcher.request_progress()
             events = watch.events()
             for _ in range(2):
-                self._taken.append(await anext(events))
+                self._received.append(await anext(events))
                 watch.statistics()
             rest = await anext(watch)
-            self._taken.append(rest)
+            self._received.append(rest)
             # Responses that are interrupted while being decoded are still whole.
             assert rest.events[0].kv.key
 
@@ -260,7 +260,7 @@ class Trial:
         if (statistics.live, statistics.creating, statistics.streams) != (1, 0, 1):
             self.faults.append(f"a watch is left: {statistics}")
         bookmark = self._watch.next_revision if self._watch else 2
-        handed = changes(self._taken)
+        handed = changes(self._received)
         known = [change for change in handed if change[1] < bookmark]
         with trio.move_on_after(LIMIT / 10) as limit:
             await self._server.until_alive(1)
