@@ -1,4 +1,4 @@
-"""Each test that takes `etcd_binary` or `etcd` runs on every server that is here."""
+"""Fixtures, and what runs each test of a server on every etcd that is installed."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from trio_etcd_watch.testing import Etcd
 from trio_etcd_watch.testing import etcd as etcd
 from trio_etcd_watch.testing._servers import start_members
 
-# A machine that is busy with something else fails no test.
+# A test does not fail because the machine is busy.
 settings.register_profile(
     "no hurry", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("no hurry")
 
-# A shell starts what it runs in the background with SIGINT ignored.
+# A shell starts its background jobs with SIGINT ignored.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> list[str]:
-    # The decoder in Python wants a run of its own.
+    # The Python decoder is tested in a separate run.
     return [*describe(), f"speedups: {trio_etcd_watch.__speedups__}"]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    # Here, and not at import: only who wants a server runs one to ask for its version.
+    # Here, and not at import: asking for versions runs each server, and not all runs
+    # need that.
     if "etcd_binary" in metafunc.fixturenames:
         here = servers()
         metafunc.parametrize(

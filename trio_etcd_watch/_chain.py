@@ -1,7 +1,7 @@
-"""The chain of a key: what each event must find, if none before it was lost.
+"""The rule `chain`: whether an event continues its key, as it does if none was lost.
 
-Sans-IO. The rule `chain`: a put finds the version before its own, of the same creation; a creation finds
-nothing, and a deletion something.
+Sans-IO. A put continues the version before its own, of the same creation. A creation
+requires that the key is absent, and a deletion that it exists.
 """
 
 from __future__ import annotations
@@ -22,23 +22,24 @@ def put_again(
     olds: dict[bytes, KeyValue | None],
     put: object,
 ) -> tuple[Event | None, int]:
-    """Apply events for as long as each is a put that continues a key which is there.
+    """Apply events as long as each is a put that continues an existing key.
 
-    Its place in the order stays, so SortedDict need not know: that is a third of the
-    price of another key's.
+    Such a put does not change the order of the keys, so SortedDict's own method is
+    bypassed: this costs a third of putting a new key.
 
     Args:
-        mapping: what the events find, and are put into.
-        events: what is taken from it is done with.
-        known: those at or below this revision are passed over.
-        olds: gets what each key was, unless it is told already.
-        put: the type of those events.
+        mapping: the mapping that the events are checked against and applied to.
+        events: the events; those that are consumed from it need no further handling,
+            except the one that is returned.
+        known: events at or below this revision are skipped.
+        olds: receives the previous value of each key, unless it has one for it.
+        put: the `Event.type` of a put.
 
     Returns:
-        The first event that is none of these, or None at the end; and the revision of
-        the last that was applied, or 0.
+        The first event that is not such a put, or None at the end; and the revision of
+        the last event that was applied, or 0.
     """
-    # What an event costs, so no call is made that can be done without.
+    # This loop is the cost of an event, so it avoids every call that it can.
     get, set_ = mapping.get, cast("Any", dict.__setitem__)
     revision = 0
     for event in events:
@@ -66,7 +67,7 @@ put_again_fast = put_again if speedups is None else speedups.put_again
 
 
 def begins_or_ends(event: Event, old: KeyValue | None) -> bool:
-    """Whether this can be the event that creates a key, or deletes one that was `old`."""
+    """Whether this event creates a key that is absent, or deletes the existing `old`."""
     if old is not None:
         return event.type is EventType.DELETE
     kv = event.kv

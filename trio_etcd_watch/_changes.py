@@ -1,7 +1,7 @@
-"""What consumers of a mirror are told, and what each has still to be told.
+"""The updates of a mirror, and what each of its consumers has not seen yet.
 
-Sans-IO. Updates are net differences between two states, so nothing is kept of the events
-in between: a consumer that sleeps costs memory for keys, never for events.
+Sans-IO. Updates are net differences between two states, so the events in between are not
+kept: a slow consumer costs memory for keys, never for events.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ from typing import TypeAlias, final
 from ._responses import KeyValue
 
 Olds: TypeAlias = Mapping[bytes, KeyValue | None]
-"""Of keys that have just changed: what was there before, or None."""
+"""The previous value of each key that has just changed; None if it did not exist."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Change:
-    """How one key differs between two states of a mirror."""
+    """The difference of one key between two states of a mirror."""
 
     key: bytes
-    """Which key."""
+    """The key."""
     old: KeyValue | None
-    """The key as this consumer saw it last; None if it was not there."""
+    """The key as this consumer saw it last; None if it did not exist."""
     new: KeyValue | None
-    """The key as it is now; None if it is gone."""
+    """The key as it is now; None if it was deleted."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class MirrorUpdate:
-    """What takes one consumer of a mirror from one whole state to a later one."""
+    """The changes from one whole state of a mirror to a later one, for one consumer."""
 
     revision: int
     """The revision of the later state, `Mirror.revision`."""
@@ -40,21 +40,23 @@ class MirrorUpdate:
     """The net differences, in key order; a key counts as changed if any of the six fields
     of its `KeyValue` has."""
     resynced: bool
-    """Whether the range had to be read anew, so that some changes did not come as
+    """Whether the range had to be read again, so that some changes did not come as
     events."""
 
 
 @final
 class Position:
-    """A state of the mapping to come back to: what has changed since, and was there.
+    """An earlier state of the mapping, as the difference to the present one.
 
-    Shared by all who stand at the same state, so an event costs by the number of states
-    and not of consumers; whoever moves on takes another one.
+    All consumers that have seen the same state share one position, so the cost of an event
+    grows with the number of states and not of consumers. A consumer that gets an update
+    changes to another position.
 
     Attributes:
-        unseen: by key, what was there then. Each key was there, or is there now: what
-            comes and goes is forgotten.
-        resynced: whether some of it was not told by events.
+        unseen: the earlier value of each key that has changed since. Each of these keys
+            existed then or exists now: one that was created and deleted since is
+            forgotten.
+        resynced: whether some of these changes did not come as events.
     """
 
     __slots__ = ("__weakref__", "resynced", "unseen")
@@ -66,19 +68,19 @@ class Position:
     def note(
         self, olds: Olds, mapping: Mapping[bytes, KeyValue], *, resynced: bool
     ) -> None:
-        """Note what was there before the mapping became what it is now."""
+        """Note the previous values of keys, after the mapping has changed."""
         unseen = self.unseen
         for key, old in olds.items():
             if key not in unseen:
                 unseen[key] = old
             elif unseen[key] is None and key not in mapping:
                 del unseen[key]
-        # Of what is forgotten nothing is told, also not that it was read anew.
+        # A change that is forgotten is not reported, and neither is a resync for it.
         self.resynced = bool(unseen) and (self.resynced or resynced)
 
     def changes(self, mapping: Mapping[bytes, KeyValue]) -> tuple[Change, ...]:
-        """Return how the mapping, as it is now, differs from this state."""
-        # Where history was lost, a key may be again what it was.
+        """Return how the present mapping differs from this state."""
+        # After lost history a key may have its earlier value again.
         return tuple(
             Change(key, old, new)
             for key, old in sorted(self.unseen.items())

@@ -1,17 +1,18 @@
-"""Many keys or events at once, as columns: all keys, all values, and so on.
+"""Decodes many keys or events at once into columns: all keys, all values, and so on.
 
-Sans-IO, for `_pure`. An object of protobuf's for each event, and for each message in it,
-costs more than all else that is done with an event in Python. The types of
-`columns.proto` read the same bytes without them: what is repeated in etcd's messages is
-expected once there, and merged, and the fields of what is merged are repeated, and
-append. So each column is one list, in the order of the events, made in C.
+Sans-IO, for `_pure`. A protobuf object for each event, and for each message in it, costs
+more than everything else that Python does with an event. The types of `columns.proto`
+decode the same bytes without these objects. They declare the repeated messages of etcd's
+types as singular, so that protobuf merges them, and the fields of these messages as
+repeated, so that merging appends their values. Each column is then one list, in the order
+of the events, made in C.
 
-To which event a value belongs is known if each event has that field exactly once. No
-event has any field twice if protobuf writes them as long as they came: what is read can
-only be written shorter, but for fields that are unknown, which are kept as they are. And
-there are none of these if the events merged into one have none. Then a column as long
-as there are events has one value of each. Else, and where only some events have a field,
-the messages are read one by one.
+A value can be assigned to its event if each event has the field exactly once. No event
+has a field twice if the message keeps its length when protobuf writes it again: repeated
+values of a field are dropped, which makes it shorter, and only unknown fields are kept as
+they are. No event has an unknown field if all events, merged into one, have none. Then a
+column with as many values as there are events has one value for each event. In all other
+cases, and where only some events have a field, the messages are read one by one.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from ._pb import columns_pb2 as columns
 from ._pb import watch_pb2 as pb
 
 FEW = 6
-"""So many events or keys cost more to be checked than columns bring."""
+"""For up to this many events or keys, the checks cost more than columns save."""
 
 LARGE = 4096
-"""Bytes of an event or key, on the average, from which on columns are not tried: each
-parse holds all values once more, and 53 MB of 40 events took 213 MB for a moment."""
+"""Average bytes of an event or key from which on columns are not tried: each parse holds
+a copy of all values, and 40 events of 53 MB in total briefly took 213 MB."""
 
 Fields: TypeAlias = tuple[bytes, bytes, int, int, int, int]
 """Key, value, create_revision, mod_revision, version and lease."""
@@ -39,7 +40,7 @@ T = TypeVar("T")
 
 
 class KeyValueColumns(NamedTuple):
-    """Of some keys."""
+    """The fields of some keys, as columns."""
 
     key: Sequence[bytes]
     value: Sequence[bytes]
@@ -50,7 +51,7 @@ class KeyValueColumns(NamedTuple):
 
 
 class EventColumns(NamedTuple):
-    """Of some events: of their keys, and the rest."""
+    """The fields of some events and of their keys, as columns."""
 
     type: Sequence[int]
     key: Sequence[bytes]
@@ -63,15 +64,15 @@ class EventColumns(NamedTuple):
 
 
 fields_of: Callable[[pb.KeyValue], Fields] = attrgetter(*KeyValueColumns._fields)
-"""Copy what a key has."""
+"""Copy the fields of a key."""
 
 
 def columns_of_events(message: bytes, raws: Sequence[pb.Event]) -> EventColumns:
-    """Return the events of some WatchResponses, one behind another, as columns.
+    """Return the events of one or more concatenated WatchResponses as columns.
 
     Args:
-        message: what `raws` were parsed from, and nothing was wrong with.
-        raws: the events, as protobuf has them.
+        message: the bytes that `raws` were parsed from, without an error.
+        raws: the events, as protobuf parsed them.
     """
     if (
         _is_worthwhile(message, raws)
@@ -99,8 +100,8 @@ def columns_of_keys(message: bytes, raws: Sequence[pb.KeyValue]) -> KeyValueColu
     """Return the keys of a RangeResponse as columns.
 
     Args:
-        message: what `raws` were parsed from, and nothing was wrong with.
-        raws: the keys, as protobuf has them.
+        message: the bytes that `raws` were parsed from, without an error.
+        raws: the keys, as protobuf parsed them.
     """
     if (
         _is_worthwhile(message, raws)
@@ -118,15 +119,15 @@ def columns_of_keys(message: bytes, raws: Sequence[pb.KeyValue]) -> KeyValueColu
 
 
 def _is_worthwhile(message: bytes, raws: Sequence[Message]) -> bool:
-    """Whether columns bring more than they cost: each parse holds all values once more."""
+    """Whether columns save more than they cost; see `FEW` and `LARGE`."""
     return len(raws) > FEW and len(message) < LARGE * len(raws)
 
 
 def _has_unknown(merged: Message) -> bool:
-    """Whether it has a field that is not ours, or not of its type; such are dropped."""
-    # Not ByteSize(): protobuf in Python remembers it, also of what was dropped.
+    """Whether it has a field that is not declared, or of another type. This drops it."""
+    # Not ByteSize(): protobuf in Python caches it, and the cache includes dropped fields.
     whole = merged.SerializeToString()
-    # Not in the annotations that there are of protobuf.
+    # The type annotations of protobuf lack this method.
     cast("Any", merged).DiscardUnknownFields()
     return merged.SerializeToString() != whole
 
@@ -155,7 +156,7 @@ def _column(
 ) -> Sequence[T]:
     """Return one value for each of the messages."""
     if len(values) == len(raws):
-        # A slice is made in one step.
+        # A slice copies the values in one step.
         return values[:]
     if not values:
         return [default] * len(raws)

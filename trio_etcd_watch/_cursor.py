@@ -1,6 +1,7 @@
-"""One watch's place in history: its next revision, and the only rules that move it.
+"""The resume point of one watch, and the only rules that move it.
 
-Sans-IO. The rules go by the names under which docs/explanation/guarantees.md has them:
+Sans-IO. The resume point is the revision from which the watch is created on its next
+stream. These are the rules, by their names in docs/explanation/guarantees.md:
 
 exact_start
     A watch from now (start_revision 0) covers exactly the revisions above the header
@@ -9,17 +10,17 @@ creation_moves_nothing
     Creation never moves a start that was asked for. (It did in Go's client of 2016: a
     stream that broke before the first event lost the history in between.)
 events_move
-    Events move it past the last of them. The header of their response says nothing: a
-    server that replays history sends its newest revision there.
+    Events move the resume point past the last of them. The header of their response does
+    not: a server that replays history sends its newest revision there.
 own_progress_moves, answers_move_nothing
-    A progress notification for this very watch moves it past its header. One that
-    answers a request (watch id -1) does not: etcd before 3.4.25 and 3.5.8 sends it
-    before the events that it vouches for.
+    A progress notification for this very watch moves the resume point past its header.
+    The answer to a progress request (watch id -1) does not: etcd before 3.4.25 and 3.5.8
+    sends it before the events that it covers.
 never_backwards
-    It never falls, and events below it are not delivered again.
+    The resume point never falls, and events below it are not delivered again.
 told_only_by_the_cluster
-    What the cluster has told is what it said, and never a start that the user chose or
-    a header that a proxy made up.
+    Only what the cluster itself reports counts as told, and never a start that the user
+    chose or a header that a proxy made up.
 """
 
 from __future__ import annotations
@@ -27,16 +28,17 @@ from __future__ import annotations
 from ._grpc.status import StreamLost
 
 MAX_REVISION = 2**63 - 1
-"""The last that can be asked for."""
+"""The highest revision that can be requested."""
 
 
 class Cursor:
     """The revision from which a watch is to be created on its next stream.
 
     Attributes:
-        next_revision: 0 until the creation of a watch from now is confirmed.
+        next_revision: the resume point; 0 until a watch from now is confirmed.
         told: the newest revision that the cluster has told this watch; never a start
-            that the user chose. A cluster whose newest is below has lost history.
+            that the user chose. A cluster whose newest revision is lower has lost
+            history.
     """
 
     __slots__ = ("next_revision", "told")
@@ -49,12 +51,12 @@ class Cursor:
         """Note that the server has confirmed the watch: exact_start.
 
         Args:
-            header_revision: of the creation.
-            made_up: whether it is not the cluster's word. etcd's grpc-proxy puts the
-                start of a watch there that joins another.
+            header_revision: the revision in the header of the creation.
+            made_up: whether that is not the cluster's revision. For a watch that joins
+                another one, etcd's grpc-proxy puts the start of the watch there.
 
         Raises:
-            StreamLost: no server can have come that far.
+            StreamLost: no server can have reached that revision.
         """
         told = self.told if made_up else max(self.told, header_revision)
         if self.next_revision == 0:
@@ -62,14 +64,14 @@ class Cursor:
         self.told = told
 
     def is_new(self, mod_revision: int) -> bool:
-        """Whether an event of this revision has still to be delivered: never_backwards."""
+        """Whether an event of this revision is not delivered yet: never_backwards."""
         return mod_revision >= self.next_revision
 
     def delivered(self, last_mod_revision: int) -> None:
         """Note that whole revisions up to this one are delivered: events_move.
 
         Raises:
-            StreamLost: no server can have come that far.
+            StreamLost: no server can have reached that revision.
         """
         self._advance(last_mod_revision)
 
@@ -77,7 +79,7 @@ class Cursor:
         """Note a progress notification for this very watch: own_progress_moves.
 
         Raises:
-            StreamLost: no server can have come that far.
+            StreamLost: no server can have reached that revision.
         """
         self._advance(header_revision)
 

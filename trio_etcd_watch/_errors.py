@@ -5,15 +5,14 @@
      |    +-- CompactedError         its next revision has been compacted
      |    +-- PermissionDeniedError  the user may not read its range
      |    +-- FutureRevisionError    canceled without a reason
-     +-- RpcError                    the stream ended, and retrying cannot mend it
+     +-- RpcError                    a final status, which a retry cannot change
      |    +-- NoLeaderError          the member lost its leader (require_leader)
      |    +-- AuthenticationError    the credentials are refused
      +-- ClusterChangedError         the endpoints now belong to another cluster
-     +-- HistoryLostError            the cluster is behind what it has told us
+     +-- HistoryLostError            the cluster is behind what it has reported
 
-What a retry can mend never leaves the package: it is a `StreamLost`.
-
-This module knows neither I/O nor protobuf.
+Errors that a retry may resolve are never raised to users: inside the package they are a
+`StreamLost`. This module uses neither I/O nor protobuf.
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ class WatchError(Exception):
     """
 
     def __reduce__(self) -> tuple[object, ...]:
-        # An exception's own gives `args` to the constructor, which is not what all of
-        # these take.
+        # Exception's own method calls the constructor with `args`, which not all of these
+        # classes accept.
         return _restore, (type(self), self.args, self.__dict__)
 
 
@@ -51,8 +50,8 @@ class WatchCanceledError(WatchError):
     """The server ended this watch, or refused to create it.
 
     Attributes:
-        response: the response that said so.
-        reason: the server's words, without their gRPC prefix; may be empty.
+        response: the response that ended or refused the watch.
+        reason: the server's cancel_reason, without its gRPC prefix; may be empty.
     """
 
     def __init__(self, message: str, *, response: WatchResponse, reason: str) -> None:
@@ -62,11 +61,11 @@ class WatchCanceledError(WatchError):
 
 
 class CompactedError(WatchCanceledError):
-    """Events that this watch has still to see are gone from the server's history.
+    """Events that this watch has yet to get were compacted from the server's history.
 
     Attributes:
-        compact_revision: the oldest revision that can still be watched, as the
-            server gives it; a negative or zero value means that it gave none.
+        compact_revision: the oldest revision that can still be watched, as reported
+            by the server; zero or a negative value if it reported none.
     """
 
     def __init__(
@@ -87,9 +86,9 @@ class PermissionDeniedError(WatchCanceledError):
     Args:
         message: the server's words.
         response: as in `WatchCanceledError`.
-        reason: likewise.
-        anonymous: whether the client gave neither credentials nor token; the text
-            says so then.
+        reason: as in `WatchCanceledError`.
+        anonymous: whether the client gave neither credentials nor a token, which the
+            text of the error then says.
     """
 
     def __init__(
@@ -108,13 +107,13 @@ class PermissionDeniedError(WatchCanceledError):
 class FutureRevisionError(WatchCanceledError):
     """The revision is ahead of the store.
 
-    Of a read the server says so. Of a watch it means that the server canceled it without
-    a reason, which Go's client reads as a future revision.
+    For a read, the server reports this. For a watch, it means that the server canceled it
+    without a reason, which Go's client takes for a future revision.
     """
 
 
 class RpcError(WatchError):
-    """The stream ended with a status that retrying cannot mend.
+    """A stream or a read ended with a final status, which a retry cannot change.
 
     Attributes:
         code: the gRPC status code.
@@ -135,18 +134,19 @@ class NoLeaderError(RpcError):
 
 
 class AuthenticationError(RpcError):
-    """The server refuses the credentials, or one token after the other.
+    """The server refuses the credentials, or several tokens in a row.
 
-    Or the function that was given as `token` raised: its exception is the `__cause__`.
+    It is also raised if the function that was given as `token` raises; the exception of
+    that function is the `__cause__`.
     """
 
 
 class ClusterChangedError(WatchError):
-    """The stream came back from another cluster, where our revisions mean nothing.
+    """The endpoints now belong to another cluster, with another history of revisions.
 
     Attributes:
         expected: the `cluster_id` under which the watch was created.
-        actual: the `cluster_id` that answers now.
+        actual: the `cluster_id` of the cluster that answers now.
     """
 
     def __init__(self, expected: int, actual: int) -> None:
@@ -162,13 +162,13 @@ class ClusterChangedError(WatchError):
 
 
 class HistoryLostError(WatchError):
-    """The cluster, under the same id, is behind what it has already told us.
+    """The cluster, under the same id, is behind a revision that it has reported.
 
-    Its data was wiped, or restored from an older backup: the revisions to come will be
-    given out a second time, for other events. Take a snapshot, and watch from there.
+    Its data was deleted, or restored from an older backup, so that it will use revisions a
+    second time, for other events. Take a snapshot, and watch from there.
 
     Attributes:
-        expected: a revision that it has told us.
+        expected: a revision that the cluster has reported.
         actual: its newest revision now, by a linearizable read.
     """
 
@@ -185,9 +185,9 @@ class HistoryLostError(WatchError):
 
 
 def afresh(error: Exception) -> Exception:
-    """Return an error that says the same, to be raised once more.
+    """Return a copy of an error, to be raised once more.
 
-    Raised again, an exception keeps the traceback and context of the times before.
+    An exception that is raised again keeps the traceback and context of earlier raises.
     """
     twin = copy.copy(error)
     if error.__cause__ is not None:

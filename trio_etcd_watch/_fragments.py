@@ -1,8 +1,8 @@
-"""A response that comes in parts: what of it can be handed on, and what has to wait.
+"""Responses in fragments: which events are complete revisions, and which must wait.
 
-Sans-IO. etcd cuts a response by its size and count of events, with no regard to
-revisions, so the last revision of a fragment may go on in the next one. Those before it
-are complete.
+Sans-IO. etcd splits a response by its size and number of events, without regard to
+revisions, so the last revision of a fragment may continue in the next one. The revisions
+before it are complete.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ class Fragments:
     """The events of a revision that is not complete yet.
 
     Attributes:
-        count: fragments of the present response so far; 0 between two responses.
-        size: bytes that are held, about.
+        count: how many fragments of the present response have come; 0 between two
+            responses.
+        size: about how many bytes are held.
     """
 
     __slots__ = ("_held", "count", "size")
@@ -28,12 +29,12 @@ class Fragments:
         self._held: list[Sequence[Event]] = []
 
     def clear(self) -> None:
-        """Forget what has come: the response is asked for again."""
+        """Discard what has come; the response will be requested again."""
         self.count = self.size = 0
         self._held = []
 
     def add(self, response: RawResponse) -> Sequence[Event]:
-        """Take the next part; return the events of the revisions that are complete."""
+        """Add the next fragment; return the events of the revisions that are complete."""
         self.count += 1
         events = response.events
         if not response.fragment:

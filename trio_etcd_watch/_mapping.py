@@ -1,7 +1,4 @@
-"""What users see of a range: mappings of its keys, in key order.
-
-Sans-IO.
-"""
+"""`Snapshot`, and the base of all read-only mappings of a range in key order. Sans-IO."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ class KeyMapping(Mapping[bytes, KeyValue], metaclass=NoPublicConstructor):
 
     @abstractmethod
     def _find(self, key: bytes) -> KeyValue | None:
-        """Return what is there under this key, if it is in the range."""
+        """Return the value of this key; None if it does not exist in the range."""
 
     def __getitem__(self, key: bytes | str) -> KeyValue:
         found = self._find(as_bytes("key", key))
@@ -44,14 +41,14 @@ class KeyMapping(Mapping[bytes, KeyValue], metaclass=NoPublicConstructor):
     @overload
     def get(self, key: bytes | str, default: T, /) -> KeyValue | T: ...
     def get(self, key: bytes | str, default: object = None, /) -> object:
-        """Return what is there under this key, or the default."""
+        """Return the value of this key, or the default if it does not exist."""
         found = self._find(as_bytes("key", key))
         return default if found is None else found
 
 
 @final
 class Snapshot(KeyMapping):
-    """A range as it stood at one revision. Immutable; made by the library only.
+    """A range as it was at one revision. Immutable; made by the library only.
 
     Iteration and `items()` go in key order; look-ups take `str` (UTF-8) or `bytes`.
     """
@@ -65,19 +62,19 @@ class Snapshot(KeyMapping):
         data: dict[bytes, KeyValue],
         _: LibraryOnly,
     ) -> None:
-        # `data` is in key order, and from now on nobody changes it.
+        # `data` is in key order, and the caller no longer changes it.
         self._header = header
         self._revision = revision
         self._data = data
 
     @property
     def revision(self) -> int:
-        """The one revision; a watch from `revision + 1` on goes on exactly."""
+        """The revision of all keys; a watch from `revision + 1` continues it exactly."""
         return self._revision
 
     @property
     def header(self) -> ResponseHeader:
-        """Who answered, and the newest revision of the whole store then."""
+        """The member that answered, and the newest revision of its store at that time."""
         return self._header
 
     def _find(self, key: bytes) -> KeyValue | None:

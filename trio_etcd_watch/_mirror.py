@@ -1,7 +1,7 @@
 """`Mirror`: a live copy of a range as a mapping, and how to wait for its changes.
 
-It shows what a `Follower` keeps; both live in one block. Here are the rules
-predicate_holds, one_task_at_a_time, closed_when_left and ends_in_the_error.
+It presents what a `Follower` keeps up to date; both live in one block. This module keeps
+the rules predicate_holds, one_task_at_a_time, closed_when_left and ends_in_the_error.
 """
 
 from __future__ import annotations
@@ -23,43 +23,43 @@ from ._views import Consumer, PrefixView
 
 T = TypeVar("T")
 
-_LEFT = "this mirror was left"
+_CLOSED = "this mirror was left"
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class MirrorStatistics:
-    """What `Mirror.statistics()` tells."""
+    """The result of `Mirror.statistics()`."""
 
     revision: int
     """The same as `Mirror.revision`."""
     keys: int
     """How many keys are in the mirror."""
     resyncs: int
-    """How often the range was read anew."""
+    """How often the range was read again."""
     connected: bool
-    """Whether its watch has a stream, or is being created anew on one. If not, the mirror
-    stands still at `revision`."""
+    """Whether its watch has a stream, or is being created again on one. If not, the mirror
+    stays at `revision`."""
     disconnected_since: float | None
-    """When it lost its stream, as `trio.current_time()`; None while it has one."""
+    """When its watch lost its stream, in `trio.current_time()`; None while connected."""
 
 
 @final
 class Mirror(KeyMapping):
     """A live, read-only mapping of a range, in key order. Made by `Watcher.mirror()`.
 
-    It changes at checkpoints only, by whole revisions: what one transaction wrote shows
-    together or not at all. Look-ups take `str` (UTF-8) or `bytes`. Outside its block
-    every use raises `trio.ClosedResourceError`.
+    It changes at checkpoints only, by whole revisions: what one transaction wrote becomes
+    visible together or not at all. Look-ups take `str` (UTF-8) or `bytes`. Outside its
+    block every use raises `trio.ClosedResourceError`.
     """
 
     def __init__(self, follower: Follower) -> None:
         self._follower = follower
         self._closed = False
-        # Whether nobody keeps it right any more. A block that has not noticed yet may
-        # still look at it, but nobody may wait.
+        # Whether the follower has stopped. A block that has not noticed yet may still
+        # read the mapping, but no task may wait for a change any more.
         self._ended = False
-        # Of users who wait for an answer of the cluster.
+        # The scopes of the tasks that wait for an answer of the cluster.
         self._asking: set[trio.CancelScope] = set()
 
     @property
@@ -72,7 +72,7 @@ class Mirror(KeyMapping):
 
     def _live(self) -> Replica:
         if self._closed:
-            raise trio.ClosedResourceError(_LEFT)
+            raise trio.ClosedResourceError(_CLOSED)
         return self._follower.replica
 
     def _find(self, key: bytes) -> KeyValue | None:
@@ -86,7 +86,7 @@ class Mirror(KeyMapping):
 
     def __repr__(self) -> str:
         if self._closed:
-            return "<Mirror, left>"
+            return "<Mirror, closed>"
         return f"<Mirror of {len(self)} keys at revision {self.revision}>"
 
     def prefix(self, key: str | bytes) -> PrefixView:
@@ -94,11 +94,11 @@ class Mirror(KeyMapping):
         return construct(PrefixView, self._live, key)
 
     def copy(self) -> Snapshot:
-        """Return what is here now, as a value that does not change."""
+        """Return the present mapping as an immutable snapshot."""
         return self._live().copy(self._follower.header)
 
     def statistics(self) -> MirrorStatistics:
-        """Return how the mirror stands. Never blocks."""
+        """Return the present state of the mirror. Never blocks."""
         replica, follower = self._live(), self._follower
         since = follower.disconnected_since
         return MirrorStatistics(
@@ -110,15 +110,15 @@ class Mirror(KeyMapping):
         )
 
     def changes(self, initial: bool = True) -> Changes:
-        """Iterate over what changes, from one whole state to a later one.
+        """Iterate over the changes, from one whole state to a later one.
 
-        A consumer that is busy is told the net differences when it comes back: it costs
-        memory for keys, and never for events. Call it as often as you like; an iterator
-        that is dropped leaves nothing behind.
+        A consumer that was busy gets the net differences with its next update, so that a
+        slow one costs memory for keys and never for events. This may be called any number
+        of times; an iterator that is dropped leaves nothing behind.
 
         Args:
-            initial: whether the first update is everything that is there, given even
-                when that is nothing; otherwise it is what has changed since this call.
+            initial: whether the first update is the whole mapping, even if that is
+                empty; otherwise it is what has changed since this call.
         """
         return construct(Changes, self, Consumer(self._live(), initial=initial))
 
@@ -126,12 +126,12 @@ class Mirror(KeyMapping):
         """Return once `predicate(mirror)` is true; it is true on return.
 
         The predicate is called at once, and after each response that was applied: a state
-        that lasts for one response only may be missed. What it raises comes out. A
-        checkpoint; if it is cancelled, nothing of it remains.
+        that lasts for one response only may be missed. An exception of the predicate is
+        raised here. A checkpoint; cancellation leaves nothing behind.
 
         Raises:
-            TypeError: The predicate cannot be called.
-            trio.ClosedResourceError: The mirror was left.
+            TypeError: The predicate is not callable.
+            trio.ClosedResourceError: The mirror is closed.
         """
         if not callable(predicate):
             raise TypeError(f"predicate must be callable, got {predicate!r}")
@@ -143,43 +143,43 @@ class Mirror(KeyMapping):
             await self._follower.moved.park()
 
     async def sync(self) -> None:
-        """Return once everything that was committed before the call is here.
+        """Return once everything that was committed before the call is in the mirror.
 
         It does not matter which client wrote it. This costs one linearizable count, if
         that shows the mirror to be at the newest revision, or if events follow at once;
-        otherwise the server walks over the range once. While no endpoint answers it
-        waits, so bound it with `trio.fail_after()`. A checkpoint; if it is cancelled,
-        nothing of it remains.
+        otherwise the server walks over the range once. It waits while no endpoint answers,
+        so bound it with `trio.fail_after()`. A checkpoint; cancellation leaves nothing
+        behind.
 
-        Of 100,000 keys of 100 bytes, on one machine, the count took some 30 ms of CPU,
-        server and client together, and with the walk it was 130 ms on etcd 3.7.3, and
-        300 ms on 3.6.16.
+        For 100,000 keys of 100 bytes, on one machine, the count took about 30 ms of CPU,
+        server and client together. With the walk it took 130 ms on etcd 3.7.3, and 300 ms
+        on 3.6.16.
 
         Raises:
-            trio.ClosedResourceError: The mirror was left.
+            trio.ClosedResourceError: The mirror is closed.
             PermissionDeniedError, AuthenticationError, RpcError: The read is refused;
-                the watch of the mirror may live on.
+                the watch of the mirror may continue.
         """
         await self._ask(self._follower.sync)
 
     async def verify(self) -> bool:
-        """Prove the mirror right at one revision, or mend it.
+        """Compare the mirror with the cluster at one revision, and repair it if it differs.
 
-        The server walks over the range, and the client over the mirror. While no
-        endpoint answers it waits, so bound it with `trio.fail_after()`. A checkpoint; if
-        it is cancelled, nothing of it remains.
+        The server walks over the range, and the client over the mirror. It waits while no
+        endpoint answers, so bound it with `trio.fail_after()`. A checkpoint; cancellation
+        leaves nothing behind.
 
-        Of 100,000 keys of 100 bytes, on one machine, it took 160 ms of CPU on etcd
-        3.7.3, and 350 ms on 3.6.16, of which 60 to 70 ms were the client's: 7 and 12
-        times what a count takes.
+        For 100,000 keys of 100 bytes, on one machine, it took 160 ms of CPU on etcd
+        3.7.3, and 350 ms on 3.6.16, including 60 to 70 ms in the client: 7 and 12 times
+        the cost of a count.
 
         Returns:
             Whether the mirror was right.
 
         Raises:
-            trio.ClosedResourceError: The mirror was left.
+            trio.ClosedResourceError: The mirror is closed.
             PermissionDeniedError, AuthenticationError, RpcError: The read is refused;
-                the watch of the mirror may live on.
+                the watch of the mirror may continue.
         """
         return await self._ask(self._follower.verify)
 
@@ -191,13 +191,13 @@ class Mirror(KeyMapping):
                 return await question()
             finally:
                 self._asking.remove(scope)
-        raise trio.ClosedResourceError(_LEFT)
+        raise trio.ClosedResourceError(_CLOSED)
 
     async def _check_kept(self) -> None:
         if self._ended:
-            # Who is cancelled with it learns of that instead.
+            # A task that is cancelled with the mirror gets Cancelled instead.
             await trio.lowlevel.checkpoint_if_cancelled()
-            raise trio.ClosedResourceError(_LEFT)
+            raise trio.ClosedResourceError(_CLOSED)
 
     def _close(self) -> None:
         self._closed = True
@@ -217,26 +217,26 @@ class Changes(metaclass=NoPublicConstructor):
     def __init__(self, mirror: Mirror, consumer: Consumer) -> None:
         self._mirror = mirror
         self._consumer = consumer
-        self._taking = False
+        self._iterating = False
 
     def __aiter__(self) -> Changes:
         return self
 
-    # A KeyboardInterrupt between taking and returning would lose the update.
+    # A KeyboardInterrupt between `take()` and the return would lose the update.
     @trio.lowlevel.enable_ki_protection
     async def __anext__(self) -> MirrorUpdate:
-        """Return what has changed since the last update, and wait for it if nothing has.
+        """Return what has changed since the last update; wait while nothing has.
 
         This is what `async for update in mirror.changes()` calls. A checkpoint.
-        Cancellation loses nothing: the next step tells it.
+        Cancellation loses nothing: the next update includes it.
 
         Raises:
-            trio.ClosedResourceError: The mirror was left.
+            trio.ClosedResourceError: The mirror is closed.
             trio.BusyResourceError: Another task is waiting here.
         """
-        if self._taking:
+        if self._iterating:
             raise trio.BusyResourceError("another task is iterating these changes")
-        self._taking = True
+        self._iterating = True
         try:
             await trio.lowlevel.checkpoint()
             while True:
@@ -245,14 +245,14 @@ class Changes(metaclass=NoPublicConstructor):
                     return update
                 await self._mirror._follower.moved.park()
         finally:
-            self._taking = False
+            self._iterating = False
 
 
 @asynccontextmanager
 async def open_mirror(follower: Follower) -> AsyncGenerator[Mirror]:
-    """Show a mirror in a block; see `Watcher.mirror()`."""
-    # The body runs in a scope of its own, which a failure cancels: so what comes out is
-    # the failure, or the body's own exception, as themselves.
+    """Open a mirror for the length of a block; see `Watcher.mirror()`."""
+    # The body runs in a scope of its own, which a failure cancels. So the failure, or the
+    # body's own exception, is raised as itself and not in a group.
     body: BaseException | None = None
     failure: Exception | None = None
     mirror = construct(Mirror, follower)
@@ -261,7 +261,7 @@ async def open_mirror(follower: Follower) -> AsyncGenerator[Mirror]:
         try:
             await follower.follow(ended)
         finally:
-            # A block may still wait for it, shielded.
+            # The block may still wait for a change, in a shielded scope.
             mirror._end()
 
     await trio.lowlevel.checkpoint()
@@ -275,10 +275,11 @@ async def open_mirror(follower: Follower) -> AsyncGenerator[Mirror]:
         except BaseException as exc:  # raised again below
             body = exc
         finally:
-            # A failure of later does not matter any more.
+            # A failure after the end of the body no longer matters.
             failure = follower.failure
             mirror._close()
-            # A Cancelled of the tasks' own, from around the block, would hide the body's.
+            # Cancelled in the tasks, from a scope around the block, would hide the body's
+            # own exception.
             nursery.cancel_scope.shield = True
             nursery.cancel_scope.cancel(reason="the mirror was left")
     if body is not None and not (failure is not None and _is_echo(body)):
@@ -290,5 +291,5 @@ async def open_mirror(follower: Follower) -> AsyncGenerator[Mirror]:
 
 
 def _is_echo(body: BaseException) -> bool:
-    """Whether the body says but that its mirror has ended."""
-    return isinstance(body, trio.ClosedResourceError) and body.args == (_LEFT,)
+    """Whether the body's exception only reports that its mirror is closed."""
+    return isinstance(body, trio.ClosedResourceError) and body.args == (_CLOSED,)

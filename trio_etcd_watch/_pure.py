@@ -1,11 +1,11 @@
-"""From bytes to values: what the messages of a Watch stream hold.
+"""Decodes the messages of a Watch stream and of reads, in Python.
 
-Sans-IO. The classes are the fields of those that `_responses` makes of them, without
-anything that one can do with them. Every field is read once and copied: what is kept of
-an event keeps neither its message nor its neighbours.
+Sans-IO. The classes here declare the fields of the classes in `_responses`, which add the
+methods. Every field is read once and copied, so that an event that is kept keeps neither
+its message nor other events alive.
 
-Events are made when they are looked at. Hundreds of objects that live together cost
-more in the garbage collector than in their making, and protobuf's are none of its.
+Events are made when they are accessed. Hundreds of objects that live together cost more
+in the garbage collector than to make, and it does not track protobuf's objects.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ._pb import watch_pb2 as pb
 
 
 class KeyValueFields:
-    """What a `KeyValue` holds."""
+    """The fields of a `KeyValue`."""
 
     __slots__ = (
         "create_revision",
@@ -40,7 +40,7 @@ class KeyValueFields:
 
 
 class EventFields:
-    """What an `Event` holds."""
+    """The fields of an `Event`."""
 
     __slots__ = ("kv", "prev_kv", "type")
     type: Any
@@ -49,12 +49,12 @@ class EventFields:
 
 
 class ResponseFields:
-    """What a `RawResponse` holds.
+    """The fields of a `RawResponse`.
 
     Attributes:
-        first_revision: of the first event, if there is any; 0 if not.
-        last_revision: of the last one.
-        size: of the messages, in bytes.
+        first_revision: the revision of the first event; 0 if there is none.
+        last_revision: the revision of the last event; 0 if there is none.
+        size: the size of the messages, in bytes.
     """
 
     __slots__ = (
@@ -100,20 +100,20 @@ Event = TypeVar("Event", bound=EventFields)
 
 
 class Classes(NamedTuple):
-    """What is made of the fields above: subclasses, without fields of their own."""
+    """The classes to make, which are subclasses of those above without further fields."""
 
     response: type[Any]
     event: type[EventFields]
     kv: type[KeyValueFields]
     put: object
-    """What `Event.type` is for a PUT."""
+    """The `Event.type` of a PUT."""
     delete: object
     unknown: object
-    """For all else."""
+    """The `Event.type` of an event of any other kind."""
 
 
 class Events(Sequence[EventFields]):
-    """The events of some messages, each made when it is looked at."""
+    """The events of one or more messages, each made when it is accessed."""
 
     __slots__ = ("_classes", "_columns")
 
@@ -122,7 +122,7 @@ class Events(Sequence[EventFields]):
         self._classes = classes
 
     def __iter__(self) -> Iterator[EventFields]:
-        # This is what a response costs: no call is made that can be done without.
+        # This loop is the cost of a response, so it avoids every call that it can.
         _, event_class, kv_class, put, delete, unknown = self._classes
         rows = zip(*self._columns, strict=True)
         for kind, key, value, created, modified, version, lease, prev_kv in rows:
@@ -167,7 +167,7 @@ class Events(Sequence[EventFields]):
         return repr(tuple(self))
 
     def rising(self) -> bool:
-        """Whether each has a higher revision than the one before."""
+        """Whether each event has a higher revision than the one before."""
         revisions = self._columns.mod_revision
         return all(map(lt, revisions, revisions[1:]))
 
@@ -186,7 +186,7 @@ def decode(messages: Sequence[bytes], classes: Classes) -> object:
         A `classes.response`.
 
     Raises:
-        ValueError: they are no `WatchResponse`.
+        ValueError: the messages are not a `WatchResponse`.
     """
     data = messages[0] if len(messages) == 1 else b"".join(messages)
     try:
@@ -215,14 +215,15 @@ def decode(messages: Sequence[bytes], classes: Classes) -> object:
 
 
 def decode_range(message: bytes) -> tuple[Any, ...]:
-    """Decode a page of a range, but for its keys.
+    """Decode a page of a range, except for its keys.
 
     Returns:
-        The header's cluster_id, member_id, revision and raft_term; more, and count; how
-        many keys the page has, and its last one; and what `put_range()` wants of it.
+        The header's cluster_id, member_id, revision and raft_term; the fields more and
+        count; the number of keys in the page, and the last key; and the argument `keys`
+        of `put_range()`.
 
     Raises:
-        ValueError: it is no `RangeResponse`.
+        ValueError: the message is not a `RangeResponse`.
     """
     try:
         raw = pb.RangeResponse.FromString(message)
@@ -247,9 +248,9 @@ def put_range(
     keys: tuple[bytes, Sequence[pb.KeyValue]],
     kv_class: type[Any],
 ) -> None:
-    """Put the keys of a page, as `decode_range()` gave them, into a mapping."""
+    """Put the keys of a page, as returned by `decode_range()`, into a mapping."""
     columns = columns_of_keys(*keys)
-    # As in `Events`: no call is made that can be done without.
+    # As in `Events`, this loop avoids every call that it can.
     for key, value, created, modified, version, lease in zip(*columns, strict=True):
         kv = KeyValueFields()
         kv.key = key
@@ -271,7 +272,7 @@ def make_key_value(
     version: int,
     lease: int,
 ) -> KeyValue:
-    """Make one of its fields."""
+    """Return a key with these fields."""
     kv: Any = KeyValueFields()
     kv.key = key
     kv.value = value
@@ -286,7 +287,7 @@ def make_key_value(
 def make_event(
     event_class: type[Event], kind: object, kv: object, prev_kv: object
 ) -> Event:
-    """Make one of its fields."""
+    """Return an event with these fields."""
     event: Any = EventFields()
     event.type = kind
     event.kv = kv

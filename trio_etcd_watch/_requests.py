@@ -16,7 +16,7 @@ DEFAULT_MAX_BUFFERED_BYTES = 64 * 2**20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchSpec:
-    """What one watch asks for; never changes in its life."""
+    """The settings of one watch, which stay the same on every stream."""
 
     key: bytes
     range_end: bytes
@@ -25,10 +25,10 @@ class WatchSpec:
     no_put: bool = False
     no_delete: bool = False
     progress_notify: bool = False
-    """Whether the user sees progress notifications; the server is asked always."""
+    """Whether the user gets progress notifications; they are always requested."""
     created_notify: bool = False
     resume_notify: bool = False
-    """Whether each later creation is handed over too: a mirror proves itself then."""
+    """Whether each later creation is delivered too: a mirror then proves itself."""
     max_buffered_events: int = 10_000
     max_buffered_bytes: int = DEFAULT_MAX_BUFFERED_BYTES
 
@@ -48,10 +48,10 @@ def watch_spec(
     max_buffered_events: int = 10_000,
     max_buffered_bytes: int = DEFAULT_MAX_BUFFERED_BYTES,
 ) -> WatchSpec:
-    """Check the arguments of `Watcher.watch()`.
+    """Check the arguments of `Watcher.watch()`, and return them as a spec.
 
     Raises:
-        TypeError, ValueError: naming the argument and its value.
+        TypeError, ValueError: an argument is wrong; the text names it and its value.
     """
     start, end = key_range(key, prefix=prefix, range_end=range_end, from_key=from_key)
     check_int("start_revision", start_revision, low=0, high=MAX_REVISION)
@@ -74,7 +74,7 @@ def watch_spec(
 
 
 def mirror_spec(key: bytes, range_end: bytes, start_revision: int) -> WatchSpec:
-    """Return what the watch of a mirror asks for."""
+    """Return the spec of the watch of a mirror."""
     return WatchSpec(
         key=key,
         range_end=range_end,
@@ -82,7 +82,7 @@ def mirror_spec(key: bytes, range_end: bytes, start_revision: int) -> WatchSpec:
         progress_notify=True,
         created_notify=True,
         resume_notify=True,
-        # It is drained as it fills, and so never parks.
+        # The mirror consumes events as they come, so this watch is never parked.
         max_buffered_events=MAX_REVISION,
         max_buffered_bytes=MAX_REVISION,
     )
@@ -95,10 +95,11 @@ def create_request(
 
     Args:
         spec: what the watch asks for.
-        start_revision: 0 is from now.
-        fragment: whether large responses are to come in parts (fragments_on_demand).
-            etcd's splitting costs the square of a response's events, and all watches of
-            the stream wait for it: only for a watch that cannot do without.
+        start_revision: the first revision to watch; 0 is from now.
+        fragment: whether large responses are to come in fragments (fragments_on_demand).
+            The time that etcd takes to split a response grows with the square of its
+            events, and all watches of the stream wait meanwhile, so this is only for a
+            watch that needs it.
     """
     create = pb.WatchCreateRequest(
         key=spec.key,
@@ -107,7 +108,7 @@ def create_request(
         prev_kv=spec.prev_kv,
         fragment=fragment,
     )
-    # progress_always: whatever the user wants to see.
+    # progress_always: whether or not the user wants to see them.
     create.progress_notify = True
     if spec.no_put:
         create.filters.append(pb.WatchCreateRequest.NOPUT)

@@ -1,10 +1,10 @@
 """The paged read: a range at exactly one revision, however large it is.
 
-Sans-IO: who makes the calls is an argument. The first page is linearizable and fixes the
-revision; each other begins behind the last key of the one before.
+Sans-IO: what makes the calls is an argument. The first page is linearizable and fixes the
+revision; each later page begins after the last key of the page before.
 
-etcd 3.7 also has KV.RangeStream. Of 100,000 keys of 100 bytes, on a busy machine, it took
-0.8 of the time of pages and 0.6 of their CPU on the server: not enough for a second way.
+etcd 3.7 also has KV.RangeStream. For 100,000 keys of 100 bytes, on a busy machine, it took
+0.8 of the time of pages and 0.6 of their CPU on the server, which is not worth more code.
 """
 
 from __future__ import annotations
@@ -36,38 +36,39 @@ from ._verdicts import Call, Verdict, verdict_on
 RANGE = "/etcdserverpb.KV/Range"
 
 FIRST_PAGE = 1_000
-"""Keys of the first page: the server makes it up whole, and values may be 1.5 MB each."""
+"""Keys in the first page: few, as one value may have 1.5 MB and a page is built whole."""
 
 MAX_KEYS = 100_000
-"""Keys of a page, and of the first page of a read of keys alone: each page is a walk of
-the server over all that are left. So many are decoded in 50 ms, without a checkpoint."""
+"""The most keys in a page, and those in the first page of a read without values: for each
+page the server walks over all the keys that remain. This many are decoded in 50 ms,
+without a checkpoint."""
 
 PAGE_BYTES = (8 if SPEEDUPS else 4) * 2**20
-"""What the other pages should have. For each page the server counts all keys that are
-left (10 ms per 100,000), so small ones cost more than they bring: 100,000 keys of 100
-bytes took 1.5 s in pages of 1,000 keys, and 0.4 s in pages of 10,000 or in one. Larger
-ones would keep the loop from other tasks for longer than some 50 ms, and leave less to be
-decoded while the server makes up the next."""
+"""The size that later pages aim at. For each page the server counts all keys that remain
+(10 ms per 100,000), so small pages are slow: 100,000 keys of 100 bytes took 1.5 s in pages
+of 1,000 keys, and 0.4 s in pages of 10,000 or in one. Larger pages would keep the event
+loop from other tasks for longer than about 50 ms, and leave less to decode while the
+server prepares the next page."""
 
 MAX_GROWTH = 100
-"""How many times as many keys as the last the next page may have: they may be larger."""
+"""By what factor the limit of keys may grow from page to page: later keys may be larger."""
 
 MAX_STARTS = 5
-"""How often one read begins, if each time what it reads is compacted meanwhile."""
+"""How often one read may begin, if its revision is compacted during each attempt."""
 
 page_read: ContextVar[Callable[[int, int], None] | None] = ContextVar(
     "page_read", default=None
 )
-"""Told after each page how many keys have come, and how many there are in all: by the
-reads of this context. For the command line, which shows it."""
+"""Called by the reads of this context after each page, with the number of keys received
+and the number of keys in the range. The command line shows these."""
 
 Reply: TypeAlias = bytes | Status | Oversized
-"""What the server says to a read."""
+"""The reply of the server to a read."""
 
 T = TypeVar("T")
 
 _SIZE = re.compile(r"\((\d+) vs\. \d+\)")
-"""As gRPC says that a message has so many bytes, and what it may have."""
+"""How gRPC reports the size of a message, and the size that is allowed."""
 
 _COMPACTED = "etcdserver: mvcc: required revision has been compacted"
 _FUTURE = "etcdserver: mvcc: required revision is a future revision"
@@ -75,7 +76,7 @@ _FUTURE = "etcdserver: mvcc: required revision is a future revision"
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """The keys from `key` up to `range_end`, as etcd's API has them."""
+    """The keys from `key` up to `range_end`, as in etcd's API."""
 
     key: bytes
     range_end: bytes
@@ -83,20 +84,22 @@ class Range:
 
 @final
 class PagedRead(Generic[T]):
-    """One read of a range: what to ask for next, and what has come.
+    """One read of a range: the next request, and what has been received.
 
     Attributes:
-        data: by key, in key order; whole once `done`, and without the last page before.
-        header: of the first page.
-        revision: that `data` is of; 0 until the first page has come.
-        count: of all keys in the range, also where `above` leaves some out.
-        received: how many keys have come.
-        done: whether the last page has come.
+        data: the values by key, in key order. It is complete once `done`; until then the
+            page received last is missing.
+        header: the header of the first page.
+        revision: the revision of `data`; 0 until the first page is received, unless a
+            revision was given.
+        count: the number of all keys in the range, including those that `above` excludes.
+        received: how many keys have been received.
+        done: whether the last page has been received.
 
     Args:
         keys: the range.
-        put: puts what `data` holds of a page into it.
-        revision: to read at; 0 is the newest.
+        put: adds to `data` what is to be kept of a page.
+        revision: the revision to read at; 0 is the newest.
         keys_only: leave out the values.
         above: leave out keys that were last put at this revision or before.
         first_page: how many keys to ask for first.
@@ -126,19 +129,19 @@ class PagedRead(Generic[T]):
         self._limit = first_page
         self._page_bytes = PAGE_BYTES
         self._starts = 1
-        # Where the next page begins.
+        # The key at which the next page begins.
         self._next = keys.key
-        # The page that is not in `data` yet.
+        # The page received last, if it is not in `data` yet.
         self._page: RangePage | None = None
 
     @property
     def answered(self) -> ResponseHeader:
-        """The header of the first page, once it has come."""
+        """The header of the first page, once that has been received."""
         assert self.header is not None, "no page has come"
         return self.header
 
     def request(self) -> bytes:
-        """Return the request for the next page; the same until a page has come."""
+        """Return the request for the next page; the same until a reply is received."""
         return pb.RangeRequest(
             key=self._next,
             range_end=self._keys.range_end,
@@ -149,15 +152,15 @@ class PagedRead(Generic[T]):
         ).SerializeToString()
 
     def receive(self, reply: Reply) -> None:
-        """Take what the server says to the last request.
+        """Process the server's reply to the last request.
 
         Raises:
-            StreamLost: ask again, perhaps elsewhere.
-            WatchError: asking again, anywhere, cannot help.
+            StreamLost: a further attempt may succeed, perhaps at another endpoint.
+            WatchError: no further attempt can succeed.
         """
         match reply:
             case bytes():
-                self._take(reply)
+                self._add_page(reply)
             case Oversized(size):
                 self._shrink(
                     f"a response of {size} bytes is over max_message_size", size
@@ -173,15 +176,15 @@ class PagedRead(Generic[T]):
                 raise _error_of(reply)
 
     def put(self) -> None:
-        """Put the page that came last into `data`: while the server makes up the next.
+        """Put the page received last into `data`, while the server prepares the next one.
 
-        Else it is done when that comes.
+        If this is not called, the page is put into `data` when the next one arrives.
         """
         if self._page is not None:
             page, self._page = self._page, None
             self._put(page, self.data)
 
-    def _take(self, reply: bytes) -> None:
+    def _add_page(self, reply: bytes) -> None:
         page = _page_of(reply)
         self._check(page)
         self.put()
@@ -197,15 +200,16 @@ class PagedRead(Generic[T]):
             return
         self._next = page.last_key + b"\0"
         fitting = self._page_bytes * page.size // len(reply)
-        # Not more than are left, so that one page too large tells how large they are.
-        left = max(page.size, self.count - self.received)
-        growing = min(self._limit * MAX_GROWTH, MAX_KEYS, left)
+        # Not more keys than remain, so that the size of a page that is too large tells
+        # how large its keys are.
+        remaining = max(page.size, self.count - self.received)
+        growing = min(self._limit * MAX_GROWTH, MAX_KEYS, remaining)
         self._limit = max(1, min(fitting, growing))
 
     def _check(self, page: RangePage) -> None:
-        """See that the page belongs to those before it."""
+        """Check that the page continues those before it."""
         if page.more and (not page.size or page.last_key < self._next):
-            raise StreamLost("a page of a range leads nowhere")
+            raise StreamLost("a page of a range does not advance")
         if self.header is None:
             return
         known, actual = self.header.cluster_id, page.cluster_id
@@ -217,13 +221,13 @@ class PagedRead(Generic[T]):
             )
 
     def _shrink(self, reason: str, size: int) -> None:
-        """Ask for half as many keys, or for as many as fit; a size of 0 is not known."""
+        """Halve the limit of keys, or reduce it to what fits. A size of 0 is unknown."""
         if self._limit == 1:
             reason = f"{reason}; it has one key, from {shown(self._next)} on"
             raise RpcError(StatusCode.RESOURCE_EXHAUSTED, reason)
         fitting = self._limit // 2
         if size:
-            # Whatever the bound may be, it is less than this.
+            # The bound is not known, but it is less than this size.
             self._page_bytes = min(self._page_bytes, size // 2)
             fitting = min(fitting, self._page_bytes * self._limit // size)
         self._limit = max(1, fitting)
@@ -234,10 +238,10 @@ class PagedRead(Generic[T]):
         what: str,
         reason: str,
     ) -> None:
-        """Begin anew at the newest revision, unless the user chose one.
+        """Start over at the newest revision, unless the user chose a revision.
 
-        Of a revision that the server gave itself: it was compacted between two pages,
-        or is gone with the history of a cluster that was set back.
+        The revision that the first page fixed was compacted between two pages, or no
+        longer exists because the cluster was restored from an older backup.
         """
         if self._wanted or self._starts == MAX_STARTS:
             raise _refusal(kind, f"revision {self.revision} {what}", reason)
@@ -249,7 +253,7 @@ class PagedRead(Generic[T]):
 
 
 class Ask(Protocol):
-    """Makes a unary call of `RANGE`, and tries again what can be mended so."""
+    """Makes a unary call of `RANGE`, and retries it where that may help."""
 
     async def __call__(
         self,
@@ -257,11 +261,14 @@ class Ask(Protocol):
         accept: Callable[[Reply], T],
         meanwhile: Callable[[], None] | None = None,
     ) -> T:
-        """Return what `accept` makes of the reply; its StreamLost means another try.
+        """Return the result of `accept` for the reply. A checkpoint.
 
-        `meanwhile` is called once the request is on its way; at each try.
+        A reply is a message, or a status that no further attempt can change.
 
-        A checkpoint. A reply is a message, or a status that no other try can mend.
+        Args:
+            request: the serialized request.
+            accept: is given the reply; if it raises StreamLost, the call is retried.
+            meanwhile: is called in each attempt, once the request has been sent.
         """
 
 
@@ -269,13 +276,13 @@ async def read_pages(ask: Ask, read: PagedRead[T]) -> None:
     """Read all pages. Cancellation leaves nothing behind.
 
     Raises:
-        WatchError: the server refuses it, or what `ask` raises.
+        WatchError: the server refuses the read, or `ask` raises it.
     """
-    told = page_read.get()
+    show_progress = page_read.get()
     while not read.done:
         await ask(read.request(), read.receive, read.put)
-        if told is not None:
-            told(read.received, read.count)
+        if show_progress is not None:
+            show_progress(read.received, read.count)
 
 
 def snapshot_of(read: PagedRead[KeyValue]) -> Snapshot:
@@ -284,24 +291,24 @@ def snapshot_of(read: PagedRead[KeyValue]) -> Snapshot:
 
 
 def put_key_values(page: RangePage, data: dict[bytes, KeyValue]) -> None:
-    """Put what a snapshot holds."""
+    """Add what a snapshot keeps of a page."""
     page.put_into(data)
 
 
 def put_rows(page: RangePage, data: dict[bytes, tuple[int, int]]) -> None:
-    """Put what a proof compares. Not the lease: etcd 3.7 leaves it out of keys_only."""
+    """Add what a proof compares; not the lease, which etcd 3.7 omits with keys_only."""
     data.update((key, row_of(kv)) for key, kv in page.key_values().items())
 
 
 def count_request(keys: Range) -> bytes:
-    """Return the request that tells the revision and the count, and is cheap."""
+    """Return the cheap request for only the revision and the count."""
     return pb.RangeRequest(
         key=keys.key, range_end=keys.range_end, count_only=True
     ).SerializeToString()
 
 
 def newest_request(keys: Range, since: int) -> bytes:
-    """Return the request for the newest key put after `since`; a walk of the server."""
+    """Return the request for the newest key put after `since`; the server walks for it."""
     return pb.RangeRequest(
         key=keys.key,
         range_end=keys.range_end,
@@ -314,21 +321,21 @@ def newest_request(keys: Range, since: int) -> bytes:
 
 
 def check_of(reply: Reply, since: int, *, counted: bool) -> Check:
-    """Return what the reply to one of these requests tells.
+    """Return the result of a `count_request()` or a `newest_request()`.
 
     Args:
-        reply: as it came.
-        since: the revision of the mapping when it was sent.
-        counted: whether the request was for the count alone.
+        reply: the reply of the server.
+        since: the revision of the mapping when the request was sent.
+        counted: whether it was a `count_request()`.
 
     Raises:
-        StreamLost: ask again, perhaps elsewhere.
-        WatchError: asking again, anywhere, cannot help.
+        StreamLost: a further attempt may succeed, perhaps at another endpoint.
+        WatchError: no further attempt can succeed.
     """
     if isinstance(reply, Status):
         raise _error_of(reply)
     if isinstance(reply, Oversized):
-        raise StreamLost(f"{reply.size} bytes are no answer to a check")
+        raise StreamLost(f"a reply of {reply.size} bytes is too large for a check")
     page = _page_of(reply)
     return Check(
         since=since,
@@ -345,7 +352,7 @@ def _newest(page: RangePage) -> int:
 def _page_of(reply: bytes) -> RangePage:
     page = decode_range(reply)
     if not 0 <= page.revision < MAX_REVISION:
-        # There would be no revision for the next event.
+        # The next event would have no revision.
         raise StreamLost(f"a read is answered at revision {page.revision}")
     return page
 
@@ -359,12 +366,12 @@ def _error_of(status: Status) -> Exception:
 
 
 def denial(status: Status) -> Exception:
-    """Return the error of who may not read the range."""
+    """Return the error for a user who may not read the range."""
     return _refusal(PermissionDeniedError, status.message, status.message)
 
 
 def is_too_large(reply: Status) -> bool:
-    """Whether a server or proxy says, in gRPC's own words, that a message is too large."""
+    """Whether a server or proxy reports, in gRPC's own words, an oversized message."""
     return verdict_on(Call.READ, reply) is Verdict.TOO_LARGE
 
 
@@ -373,7 +380,7 @@ def _refusal(
     message: str,
     reason: str,
 ) -> Exception:
-    """Return the error that a watch raises for the same reason."""
+    """Return the error that a watch would raise for this reason."""
     response = WatchResponse._make(
         ResponseHeader(cluster_id=0, member_id=0, revision=0, raft_term=0),
         canceled=True,

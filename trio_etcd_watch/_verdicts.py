@@ -1,10 +1,10 @@
-"""What the server's words mean: every status, and every reason of a canceled watch.
+"""The policy for errors: what to do about each status and each reason of a canceled watch.
 
-Sans-IO. One table, asked by streams, creations, `Authenticate` and reads alike; nothing
-else in the package decides what is tried again. The first row that fits says the
-verdict. A status that no row has is a loss: the next endpoint may fare better.
+Sans-IO. Streams, creations, `Authenticate`, reads and lists of members all use one table;
+nothing else in the package decides what is retried. The first row that fits gives the
+verdict. A status that fits no row counts as a loss: the next endpoint may do better.
 
-Final is only what trying again, anywhere, cannot mend.
+A verdict is final only if no retry, at any endpoint, can succeed.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 
 MAX_REFUSED_TOKENS = 3
-"""How often in a row a token may be refused, and another be tried."""
+"""How many refused tokens in a row are each followed by another try."""
 
 
 class Verdict(enum.Enum):
-    """What to do about it."""
+    """What to do about a status."""
 
     RETRY = "retry"
-    """Try again, here if need be."""
+    """Try again, at the same endpoint if there is no other."""
     ELSEWHERE = "elsewhere"
     """Try again, at the next endpoint."""
     NO_LEADER = "no leader"
@@ -42,16 +42,16 @@ class Verdict(enum.Enum):
     NEW_TOKEN = "new token"  # no password
     """Try again with a new token, a bounded number of times."""
     NO_AUTH = "no auth"
-    """The cluster has its auth switched off: go on without a token."""
+    """Authentication is disabled in the cluster: continue without a token."""
     TOO_LARGE = "too large"
     """A message is over a limit: final for the watch that sent it. A read, which may
-    have asked for too much, asks for less."""
+    have asked for too much, asks again for less."""
     FINAL = "final"
-    """The server's own refusal of this request."""
+    """The server refuses this request, so raise the error."""
 
 
 class Call(enum.Flag):
-    """Where the words came from."""
+    """The call that a status came from."""
 
     STREAM = enum.auto()
     """The status of a Watch stream."""
@@ -61,23 +61,30 @@ class Call(enum.Flag):
     READ = enum.auto()
     """The status of a Range."""
     MEMBERS = enum.auto()
-    """The status of a MemberList. Final means here: not before the next connection."""
+    """The status of a MemberList. A final one is not retried before the next connection."""
     ANY = STREAM | CREATION | AUTHENTICATE | READ | MEMBERS
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table; None and "" fit everything."""
+    """One row of the table.
+
+    Attributes:
+        calls: the calls that the row applies to.
+        code: the code of the status; None fits every code.
+        verdict: what to do.
+        source: where the meaning of the status is documented.
+    """
 
     calls: Call
     code: StatusCode | None
     message: str
-    """A regular expression, found anywhere."""
+    """A regular expression that is searched for in the message; "" fits every message."""
     verdict: Verdict
     source: str
 
     def fits(self, call: Call, status: Status) -> bool:
-        """Whether this row is about such a status."""
+        """Whether this row applies to a status of this call."""
         return (
             call in self.calls
             and self.code in (None, status.code)
@@ -89,7 +96,7 @@ _RPC_TYPES = "etcd api/v3rpc/rpctypes/error.go"
 _GRPC = "grpc.io, Status codes and their use in gRPC"
 
 TABLE = (
-    # Words that mean the same under every code, and wherever they come from.
+    # Messages that mean the same with every code.
     Row(
         ~Call.CREATION,
         None,
@@ -131,7 +138,7 @@ TABLE = (
         "(?i)^(?!etcdserver:).*(larger than|too large|exceeds max)",
         Verdict.TOO_LARGE,
         f"{_GRPC}: a message over the limit of a server or proxy; words of grpc-go and "
-        f"-core, of tonic, and of grpc-java. All else that is exhausted passes",
+        f"-core, of tonic, and of grpc-java. Any other exhaustion is temporary",
     ),
     Row(
         Call.READ,
@@ -140,7 +147,7 @@ TABLE = (
         Verdict.FINAL,
         f"{_RPC_TYPES}: ErrGRPCRequestTooLarge",
     ),
-    # Only the server's verdict on the credentials themselves is final.
+    # Only a refusal of the credentials themselves is final.
     Row(
         Call.AUTHENTICATE,
         StatusCode.FAILED_PRECONDITION,
@@ -176,8 +183,8 @@ TABLE = (
         Verdict.NEW_TOKEN,
         f"{_GRPC}: no valid authentication credentials for the operation",
     ),
-    # A watch that the server refuses, for whatever reason that is not about its token:
-    # the words go to its user.
+    # The server refuses a watch for a reason that is not about its token: the user gets
+    # that reason.
     Row(Call.CREATION, None, "", Verdict.FINAL, "etcd v3rpc/watch.go: recvLoop"),
     Row(
         Call.READ,
@@ -221,7 +228,7 @@ TABLE = (
         Verdict.FINAL,
         "a server, or a proxy, without the service Cluster",
     ),
-    # What passes. Go's isHaltErr tries the first two again and gives up on the rest.
+    # Temporary errors. Go's isHaltErr retries the first two and gives up on the rest.
     Row(
         Call.ANY,
         StatusCode.UNAVAILABLE,
@@ -291,14 +298,14 @@ TABLE = (
 
 
 def verdict_on(call: Call, status: Status) -> Verdict:
-    """Say what to do about a status."""
+    """Return what to do about a status of this call."""
     for row in TABLE:
         if row.fits(call, status):
             return row.verdict
     return Verdict.ELSEWHERE
 
 
-# How a Go error of gRPC prints: etcd puts it into cancel_reason unchanged.
+# How Go formats a gRPC error, which etcd puts into cancel_reason unchanged.
 _GO_ERROR = re.compile(r"rpc error: code = (\w+) desc = ")
 _GO_CODES = {code.name.replace("_", "").lower(): code for code in StatusCode} | {
     "canceled": StatusCode.CANCELLED
@@ -310,7 +317,7 @@ _COMPACTED = "etcdserver: mvcc: required revision has been compacted"
 
 
 def status_of_reason(reason: str) -> Status:
-    """Return a cancel_reason as the status that it is; plain words have no code."""
+    """Return a cancel_reason as a status, with code UNKNOWN if it gives none."""
     prefix = _GO_ERROR.match(reason)
     if prefix is None:
         return Status(StatusCode.UNKNOWN, reason)
@@ -321,10 +328,10 @@ def status_of_reason(reason: str) -> Status:
 def error_of_cancel(
     response: WatchResponse, *, anonymous: bool = False
 ) -> WatchCanceledError:
-    """Say why the server canceled a watch, or refused to create it.
+    """Return the error for a watch that the server canceled, or refused to create.
 
     Args:
-        response: that says so.
+        response: the response that cancels or refuses it.
         anonymous: whether the client gave neither credentials nor token.
     """
     reason = status_of_reason(response.cancel_reason).message

@@ -1,4 +1,4 @@
-"""Everything here is about real servers."""
+"""Marks all tests of this folder: they run real servers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What chaos does to the network: faults of one proxy, each for so many seconds."""
+"""Faults of the network: what a proxy does for some seconds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def reset(proxy: Proxy, rng: random.Random, seconds: float) -> None:
 
 
 async def cut(proxy: Proxy, rng: random.Random, seconds: float) -> None:
-    # From within the first frame to behind the first fragment of a long history.
+    # From within the first frame to after the first fragment of a long history.
     proxy.cut_after(int(10 ** rng.uniform(0, 6.3)), fin=rng.random() < 0.5)
     proxy.reset_all()
     await trio.sleep(seconds)
@@ -58,4 +58,4 @@ STRIKES: dict[Strike, int] = {
     refuse: 2,
     delay: 3,
 }
-"""With their weights."""
+"""The faults, with their weights."""

@@ -1,4 +1,4 @@
-"""Who does harm to the network and to the servers, and mends it."""
+"""Breaks the network and the servers, and repairs them."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from tests.chaos.run import Chaos
 
 LONGEST_FAULT = 4.0
-"""In seconds, of a run that is long enough for that."""
+"""The longest fault in seconds, if the run is long enough for it."""
 
 WRITERS = 3
-"""How many writes there may be at once."""
+"""How many writes may run at the same time."""
 
 
 class Harm:
-    """What is done to the servers of a run, and to the network before them.
+    """Causes the faults of a run, in its servers and in the network before them.
 
     Attributes:
-        may_write: to be held during each write.
-        peace: set when no more harm is to be done.
+        may_write: must be held during each write.
+        peace: is set when no more faults are to be caused.
     """
 
     def __init__(self, chaos: Chaos) -> None:
@@ -36,7 +36,7 @@ class Harm:
         self._chaos = chaos
         self._options = chaos.options
         self._longest = min(LONGEST_FAULT, chaos.options.seconds / 3)
-        # A thousand watches that lag have much to fetch before the next fault.
+        # A thousand lagging watches have much to fetch before the next fault.
         self._mercy = 1 + chaos.options.storm / 200
 
     async def is_peace_within(self, seconds: float) -> bool:
@@ -51,7 +51,7 @@ class Harm:
         nursery.start_soon(self._harm_servers, self._chaos.rng("servers"))
 
     def strike_last(self) -> None:
-        """The last fault is the one that nobody tells us of."""
+        """Cause the last fault: a loss of connections that no packet reports."""
         for proxy in self._chaos.proxies:
             self._chaos.report.faults["blackhole"] += 1
             proxy.blackhole()
@@ -68,7 +68,7 @@ class Harm:
             await strike(proxy, rng, rng.uniform(0.1, self._longest))
 
     async def _harm_servers(self, rng: random.Random) -> None:
-        """Kill and pause one member after the other, so that a quorum remains."""
+        """Kill or pause one member after the other, so that a quorum remains."""
         faults = self._chaos.report.faults
         for member in itertools.cycle(self._chaos.members):
             pause = rng.uniform(0.2, 2 * self._longest) * self._mercy
@@ -87,13 +87,13 @@ class Harm:
                 await member.wait_serving()
 
     async def _kill(self, member: Etcd) -> None:
-        # Killed, 3.5 before 3.5.5 can lose what it has acknowledged just before, and
-        # use its revision again, which no watch can bear:
+        # When killed, etcd 3.5 before 3.5.5 can lose the last acknowledged writes and
+        # use their revisions again, which no watch can handle:
         # https://github.com/etcd-io/etcd/pull/13908 and pull/14424
         holds = WRITERS if (3, 5, 0) <= member.version < (3, 5, 5) else 0
         for _ in range(holds):
             await self.may_write.acquire()
-        # The backend commits every tenth of a second.
+        # The backend commits every 0.1 s.
         await trio.sleep(0.3 if holds else 0.0)
         await member.kill()
         for _ in range(holds):

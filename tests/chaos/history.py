@@ -1,4 +1,4 @@
-"""The history as etcd tells it, to hold against what chaos's watches got."""
+"""Reads the true history from etcd's JSON gateway."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ANSWER_LIMIT = 5.0
 
 
 class Truth:
-    """The history as etcd gives it out over its JSON gateway, without our code."""
+    """The history according to etcd's JSON gateway, read without the package's code."""
 
     def __init__(self) -> None:
         self.changes: list[Event] = []
@@ -30,10 +30,10 @@ class Truth:
         self._lock = trio.Lock()
 
     async def read(self, member: Etcd) -> int:
-        """Read on up to the newest revision, and return that.
+        """Read the history up to the newest revision, and return that.
 
         Raises:
-            OSError: the member went away, or was silent; what came is kept.
+            OSError: the member went away or did not answer; what has come is kept.
         """
         async with self._lock:
             with trio.move_on_after(ANSWER_LIMIT) as scope:
@@ -42,23 +42,23 @@ class Truth:
                 raise TimeoutError
             known = self.changes[-1].revision if self.changes else 1
             if known < newest:
-                # Not abandoned when cancelled, lest two threads write at once.
+                # Not abandoned when cancelled, so that no two threads write at once.
                 await trio.to_thread.run_sync(
                     self._read, member.endpoint, known + 1, newest
                 )
             return newest
 
     def last_without_delete(self, revision: int) -> int:
-        """The last revision up to this one that deletes nothing; 0 if there is none.
+        """Return the last revision up to this one that deletes nothing, or 0.
 
-        Compacting at a DELETE loses that, and the newest revision even after a crash:
-        https://github.com/etcd-io/etcd/pull/18274, fixed in 3.4.34 and 3.5.16.
+        Compaction at a DELETE loses that event, and after a crash the newest revision,
+        too: https://github.com/etcd-io/etcd/pull/18274, fixed in 3.4.34 and 3.5.16.
         """
         deletes = {each.revision for each in self.changes if each.type == DELETE}
         return next((r for r in range(revision, 1, -1) if r not in deletes), 0)
 
     def shared(self, event: Event) -> Event:
-        """Return the one instance of what many watches hold."""
+        """Return the shared instance of an event, because many watches hold it."""
         kv, prev_kv = (
             self.share(event.kv),
             event.prev_kv and self.share(event.prev_kv),
@@ -66,7 +66,7 @@ class Truth:
         return self.share(event._replace(kv=kv, prev_kv=prev_kv))
 
     def share(self, value: T) -> T:
-        """Return the one instance of what is equal to this."""
+        """Return the shared instance of all values that are equal to this one."""
         shared: T = self._shared.setdefault(value, value)
         return shared
 
@@ -76,7 +76,7 @@ class Truth:
 
 
 def _history(endpoint: str, start: int, stop: int) -> Iterator[list[Event]]:
-    """Ask the gateway for all changes from one revision to another."""
+    """Yield all changes from one revision to another, as the gateway reports them."""
     connection = http.client.HTTPConnection(endpoint, timeout=ANSWER_LIMIT)
     try:
         every_key = {"key": "AA==", "range_end": "AA==", "start_revision": start}
@@ -104,11 +104,11 @@ def _history(endpoint: str, start: int, stop: int) -> Iterator[list[Event]]:
 async def read_range(
     member: Etcd, keys: tuple[bytes, bytes], revision: int
 ) -> tuple[KeyValue, ...]:
-    """Read a range as it was, over the JSON gateway too.
+    """Read a range at a revision, from the JSON gateway.
 
     Raises:
         EtcdRequestError: the revision is compacted, or the member has no quorum.
-        OSError: the member went away, or was silent.
+        OSError: the member went away or did not answer.
     """
     body = {
         "key": base64.b64encode(keys[0]).decode(),

@@ -1,4 +1,4 @@
-"""Whether the servers hold a watch that was left, or parked."""
+"""Checks that the servers hold no watch that was closed or parked."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
 
 class Leftovers:
-    """Opens, parks and leaves watches of a run, and counts what the servers hold."""
+    """Opens, parks and closes watches of a run, and counts those of the servers."""
 
     def __init__(self, chaos: Chaos, limit: float) -> None:
         self._chaos = chaos
         self._limit = limit
 
     async def check(self, history: History) -> None:
-        # Half open on their side since the black hole.
+        # Since the black hole these connections are half open for the server.
         for proxy in self._chaos.proxies:
             proxy.reset_all()
         await self._wait_no_surplus("reconnected")
         rng = self._chaos.rng("left behind")
         async with trio.open_nursery() as parked:
-            # One gets all of history at once, the other in pieces.
+            # One gets all of the history at once, the other in pieces.
             for start in (history.revision - 2, max(history.compacted, 1)):
                 parked.start_soon(
                     self._stay_parked, rng.choice(self._chaos.watchers), start
@@ -44,8 +44,8 @@ class Leftovers:
         with trio.move_on_after(self._limit):
             while True:
                 surplus = await self._surplus()
-                # etcd's gauge counts a compacted watcher down twice if the end of its
-                # stream comes while we cancel it (cancelWatcher, to 3.4.23 at least).
+                # etcd's gauge counts a compacted watcher down twice if its stream ends
+                # while it is being canceled (cancelWatcher, to 3.4.23 at least).
                 if surplus == 0 or (surplus and surplus < 0 and self._chaos.compacts):
                     return
                 await trio.sleep(0.05)
@@ -54,7 +54,7 @@ class Leftovers:
         )
 
     async def _surplus(self) -> int | None:
-        """How many watches more than ours there are; None while some are opening."""
+        """Return how many watches too many there are; None while some are opening."""
         metrics = [await member.metrics() for member in self._chaos.members]
         held = sum(int(each["etcd_debugging_mvcc_watcher_total"]) for each in metrics)
         statistics = [watcher.statistics() for watcher in self._chaos.watchers]

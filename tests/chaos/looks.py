@@ -1,4 +1,4 @@
-"""What a mirror showed, held against the history. Plain data: no I/O, no client."""
+"""Compares what a mirror showed with the history, on plain data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 from tests.support.robustness import PUT, History, KeyValue, in_range
 
 Range = tuple[bytes, bytes]
-"""As `in_range()` has it."""
+"""The key and range_end of `in_range()`."""
 
 V = TypeVar("V")
 V_co = TypeVar("V_co", covariant=True)
@@ -25,7 +25,7 @@ class Look(NamedTuple):
 
 
 def unlike_history(looks: Iterable[Look], history: History) -> Iterator[str]:
-    """Tell which looks are not what was really there at their revisions."""
+    """Yield how looks differ from the history at their revisions."""
     state: dict[bytes, KeyValue] = {}
     events = iter(history.events)
     event = next(events, None)
@@ -43,7 +43,7 @@ def unlike_history(looks: Iterable[Look], history: History) -> Iterator[str]:
 
 
 def differs(look: Look, state: Mapping[bytes, KeyValue]) -> str:
-    """Say how a look differs from what is there by key; "" if it does not."""
+    """Return how a look differs from the right state; "" if it does not."""
     true = tuple(kv for key, kv in sorted(state.items()) if in_range(key, *look.keys))
     if look.rows == true:
         return ""
@@ -68,24 +68,24 @@ class _Change(Protocol[V_co]):
 
 @dataclass(slots=True, eq=False)
 class Fold(Generic[V]):
-    """What the updates of one consumer add up to.
+    """Applies the updates of one consumer.
 
     Attributes:
-        state: where it stands; what was there at its beginning.
-        revision: of the last update.
-        told: how many updates there were.
-        initial: whether the first is everything, and so may be empty.
+        state: the present state; at first what existed when the iteration began.
+        revision: the revision of the last update.
+        updates: how many updates there were.
+        initial: whether the first update is the whole mapping, and may be empty.
     """
 
     state: dict[bytes, V] = field(default_factory=dict)
     revision: int = 0
-    told: int = 0
+    updates: int = 0
     initial: bool = True
 
     def take(self, revision: int, changes: Iterable[_Change[V]]) -> Iterator[str]:
-        """Apply an update, and tell what is wrong with it."""
+        """Apply an update, and yield what is wrong with it."""
         changes = list(changes)
-        if not changes and (self.told or not self.initial):
+        if not changes and (self.updates or not self.initial):
             yield f"the update to {revision} is empty"
         if revision < self.revision:
             yield f"the revision fell from {self.revision} to {revision}"
@@ -102,4 +102,4 @@ class Fold(Generic[V]):
             else:
                 self.state[change.key] = change.new
         self.revision = revision
-        self.told += 1
+        self.updates += 1

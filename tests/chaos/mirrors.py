@@ -1,7 +1,8 @@
-"""Mirrors under chaos: what each shows is held against Ranges and the history.
+"""Mirrors under chaos, which are compared with Range reads and the history.
 
-Some stay, some come and go. Each has consumers that are fast, slow or asleep, and is
-looked at, waited for and proved at random moments, all through the faulty proxies.
+Some stay open, others are closed and opened again. Each has consumers that are fast,
+slow or asleep, and is read, waited for and verified at random moments, all through the
+faulty proxies.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ MIRRORED = (RANGES[4], RANGES[1], RANGES[0], RANGES[2])
 """The whole range, a prefix, a single key, and some keys."""
 
 PAUSES = (0.0, 0.0, 0.3, math.inf)
-"""How long consumers of each mirror are busy with an update, at most; inf: asleep."""
+"""The longest time that consumers of each mirror spend on an update; inf: very long."""
 
 RANGE_ODDS = 0.3
-"""How often a look is compared with a Range, too."""
+"""How often a look is also compared with a Range read."""
 
 REASONS = {
     "compacted": "compaction",
@@ -43,21 +44,22 @@ REASONS = {
     "the member of its watch is at": "member behind",
     "the raft term fell": "member behind",
 }
-"""What the log says of why a range is read anew, and what that is; the rest is a loss.
+"""The reasons in the log for reading a range again, in short; all others are a loss.
 
-`sync()` gives up a watch that is silent for a second. The servers here tell a living one
-every 0.3 s how far it is, so that its connection is dead by then, or the server stuck.
+`sync()` gives up a watch that is silent for a second. The servers of these tests send
+progress to a working watch every 0.3 s, so that without it the connection is dead or
+the server is stuck.
 """
 
 
 class Mirrors:
-    """All mirrors of one run, who writes for them, and what they were found to be."""
+    """All mirrors of one run, their writer, and what they showed."""
 
     def __init__(self, chaos: Chaos) -> None:
         self.looks: list[Look] = []
         self._chaos = chaos
         self._report = chaos.report.mirrors
-        # In a storm few: the machine has enough to do.
+        # Few in a storm, which is enough work for the machine.
         ranges = MIRRORED[:3] if chaos.options.storm else MIRRORED + MIRRORED[:2]
         self._users = [
             MirrorUser(self, chaos, f"mirror {i}", where, stays=i < len(MIRRORED))
@@ -71,7 +73,7 @@ class Mirrors:
                     nursery.start_soon(user.run, nursery)
 
     async def write(self) -> None:
-        """Put, and have a mirror show that, for as long as there is writing."""
+        """Put, and wait for a mirror to show that, as long as the run writes."""
         chaos, rng = self._chaos, self._chaos.rng("writer for mirrors")
         for number in itertools.count():
             await trio.sleep(rng.expovariate(1 / 0.1))
@@ -85,7 +87,7 @@ class Mirrors:
                 user.expect(revision)
 
     def differed(self, text: str) -> None:
-        """Note that a mirror was wrong, whoever is to blame."""
+        """Record that a mirror was wrong, whether or not the server is to blame."""
         if self._chaos.compacts and self._chaos.compacts_silently:
             self._report.silent.append(text)
         else:
@@ -95,13 +97,14 @@ class Mirrors:
         reason = next((REASONS[key] for key in REASONS if key in why), "loss")
         self._report.resyncs[reason] += 1
         keys = follower._keys
-        who = f"the mirror of {keys} before it was read anew"
+        who = f"the mirror of {keys} before it was read again"
         if reason == "loss":
             self.differed(f"{who}: {why}")
         elif reason == "member behind" and len(self._chaos.members) == 1:
             self._chaos.violated(f"{who}: {why}")
         if replica := follower._replica:
-            # One that was late, or asked for what is gone, was right so far.
+            # A mirror that was late, or asked for compacted revisions, was right until
+            # now.
             range_ = (keys.key, keys.range_end)
             rows = self.rows(replica.mapping)
             self.looks.append(Look(who, range_, replica.revision, rows))
@@ -111,7 +114,7 @@ class Mirrors:
         return tuple(share(plain_kv(kv)) for kv in mapping.values())
 
     async def finish(self, history: History, limit: float) -> None:
-        """See that each has caught up, by events alone where servers lose none."""
+        """Check that each mirror catches up, by events alone if servers lose none."""
 
         async def finish(user: MirrorUser) -> None:
             with trio.move_on_after(limit) as scope:
@@ -130,7 +133,7 @@ class Mirrors:
 
 
 class MirrorUser:
-    """One who has a mirror, leaves it and comes back, unless it stays."""
+    """A user of a mirror, who closes it and opens it again unless `stays` is set."""
 
     def __init__(
         self, mirrors: Mirrors, chaos: Chaos, name: str, where: Where, *, stays: bool
@@ -152,13 +155,13 @@ class MirrorUser:
     def __str__(self) -> str:
         mirror = self._mirror
         return (
-            f"{self._name} ({self._where}, {self._waiting} waiting, told up to "
+            f"{self._name} ({self._where}, {self._waiting} waiting, updated to "
             f"{[fold.revision for fold in self._folds]}): "
             f"{mirror and mirror.statistics()}"
         )
 
     async def run(self, outliving: trio.Nursery) -> None:
-        """Come and go; what waits for a mirror runs in the nursery, and may outlive it."""
+        """Open and close mirrors; tasks in the nursery may wait for one until later."""
         self._outliving = outliving
         while True:
             life = math.inf
@@ -190,7 +193,7 @@ class MirrorUser:
             finally:
                 self._mirror = None
 
-    # What is seen
+    # What a mirror shows
 
     def _violated(self, text: str) -> None:
         self._chaos.violated(f"mirror: {self._name}: {text}")
@@ -212,7 +215,7 @@ class MirrorUser:
         return look
 
     async def _compare(self, look: Look) -> str | None:
-        """Read its range at its revision; return how it differs, None if that is gone."""
+        """Return how a look differs from a Range; None if its revision is compacted."""
         member = self._rng.choice(self._chaos.members)
         try:
             rows = await read_range(member, self._range, look.revision)
@@ -243,10 +246,10 @@ class MirrorUser:
         with trio.move_on_after(seconds):
             await self._chaos.finale.wait()
 
-    # What is asked for
+    # What a mirror is asked for
 
     def expect(self, revision: int) -> None:
-        """Have the mirror show what was put at this revision, if there is one."""
+        """Check that the mirror, if it is open, shows what was put at this revision."""
         if self._mirror is not None and self._outliving is not None:
             self._outliving.start_soon(self._await_put, self._mirror, revision)
 
@@ -269,12 +272,12 @@ class MirrorUser:
         while not self._chaos.finale.is_set():
             await self._rest(self._rng.expovariate(1 / 5))
             if not await mirror.verify():
-                # It was read anew, and why is noted there.
+                # It was read again, and the reason is recorded there.
                 self._look(mirror, "which was proved wrong")
             self._report.proofs += 1
 
     async def _consume(self, mirror: Mirror, pause: float) -> None:
-        """Follow what changes, and begin anew now and then."""
+        """Follow the changes, and start over now and then."""
         asleep = min(self._chaos.options.seconds / 4, 20.0)
         longest = asleep if pause == math.inf else pause
         while True:
@@ -297,12 +300,12 @@ class MirrorUser:
     # The end
 
     async def finish(self, history: History) -> None:
-        """Wait until mirror and consumers are where the history ends, and compare."""
+        """Wait until mirror and consumers reach the end of the history, and compare."""
         mirror = await self._present()
         if self._chaos.compacts_silently:
-            # It may have lost the last events of all.
+            # The server may have lost the last events.
             await mirror.sync()
-        while not self._has_caught_up(mirror, history):  # noqa: ASYNC110  # many tasks get there
+        while not self._has_caught_up(mirror, history):  # noqa: ASYNC110  # no one event says so
             await trio.sleep(0.05)
         await self._compare_last(mirror, self._mirrors.differed, "when it caught up")
         await mirror.sync()

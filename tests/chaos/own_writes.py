@@ -1,11 +1,11 @@
-"""Reading your own writes: put by another client, `sync()` a mirror, and compare.
+"""Reads own writes: another client puts, a mirror runs `sync()`, and both are compared.
 
     python -m tests.chaos.own_writes --rounds 10000 [--cluster] [--binary PATH]
 
-The puts go over the JSON gateway of a random member. With `--cluster` the mirror
-follows the one of three members that lags: what its peers send arrives late, and now
-and then it is stopped. What `sync()` takes is told beside what a bare linearizable Range
-over the same transport takes, of the same member and after the same kind of put.
+The puts go to the JSON gateway of a random member. With `--cluster` the mirror follows
+the lagging one of three members: what its peers send arrives late, and it is stopped
+now and then. The report shows the time of `sync()` beside that of a plain linearizable
+Range over the same transport, from the same member and after the same kind of put.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from trio_etcd_watch.testing import Delete, Etcd, Put, open_etcd
 KEYS = tuple(f"own/{number}" for number in range(8))
 
 LAG = 0.005
-"""Seconds by which peers reach the lagging member late."""
+"""Seconds by which messages of peers to the lagging member are delayed."""
 
 STOP = 0.2
-"""Seconds for which it is stopped, once in so many rounds:"""
+"""Seconds for which it is stopped, once in this many rounds:"""
 ROUNDS_PER_STOP = 500
 
 OUTSIDE = "other"
-"""A key that is not in the mirror: no event tells of it."""
+"""A key that is not in the mirror, so that no event reports it."""
 
 
 @dataclass(slots=True)
@@ -47,7 +47,7 @@ class Outcome:
     rounds: int = 0
     syncs: list[float] = field(default_factory=list)
     quiet_syncs: list[float] = field(default_factory=list)
-    """After what no event tells."""
+    """After writes that no event reports."""
     ranges: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     resyncs: int = 0
@@ -69,7 +69,7 @@ def _figures(seconds: Sequence[float]) -> str:
 
 
 class Rounds:
-    """Who writes, through `members`, and looks whether the mirror shows it."""
+    """Writes through `members`, and checks whether the mirror shows it."""
 
     def __init__(
         self, members: Sequence[Etcd], mirror: Mirror, reader: Reader, seed: int
@@ -137,7 +137,7 @@ async def _open(endpoint: str) -> AsyncGenerator[tuple[Mirror, Reader]]:
 
 
 async def run_single(rounds: int, binary: str | None, seed: int = 1) -> Outcome:
-    """On one server."""
+    """Test with one server."""
     async with (
         open_etcd(binary=binary) as etcd,
         _open(etcd.endpoint) as (mirror, reader),
@@ -148,13 +148,13 @@ async def run_single(rounds: int, binary: str | None, seed: int = 1) -> Outcome:
 
 
 async def run_cluster(rounds: int, binary: str | None, seed: int = 1) -> Outcome:
-    """On three, of which the one that the mirror follows lags."""
+    """Test with three members, where the mirror follows the one that lags."""
     async with open_partitions(binary) as partitions:
         late = await _follower(partitions.members)
         partitions.delay(late, LAG)
         others = [member for member in partitions.members if member is not late]
         async with _open(late.endpoint) as (mirror, reader):
-            # Who writes through one that is stopped waits for it, and shows nothing.
+            # A writer at a stopped member would wait for it, which tests nothing.
             run = Rounds(others, mirror, reader, seed)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_stop_now_and_then, late, run)

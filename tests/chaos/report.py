@@ -1,4 +1,4 @@
-"""What a run of chaos is to do, and what came of it."""
+"""The options of a run of chaos, and its report."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class Options:
     """What to run.
 
     Attributes:
-        seconds: how long faults strike.
-        storm: if not 0, so many watches that are parked and woken, instead of a few
-            of every kind.
+        seconds: how long faults are caused.
+        storm: if not 0, how many watches are parked and woken, instead of a few of
+            every kind.
         parks: how often each of these is parked.
         compact: whether history is compacted now and then; None leaves it to chance.
     """
@@ -30,21 +30,22 @@ class Options:
 
 @dataclass(slots=True)
 class MirrorReport:
-    """What came of the mirrors.
+    """The results of the mirrors.
 
     Attributes:
-        opened: how many mirrors there were.
-        by_history: how often one was held against the history of the run.
-        by_range: of these, how often also against a Range at its very revision.
+        opened: how many mirrors were opened.
+        by_history: how often one was compared with the history of the run.
+        by_range: how many of these were also compared with a Range at the same
+            revision.
         compacted: how often that revision could no longer be read.
-        unanswered: how often nobody answered the Range.
-        updates: what consumers were told, each held against the mirror.
+        unanswered: how often no server answered the Range.
+        updates: how many updates consumers got, each compared with the mirror.
         syncs: how often `sync()` returned.
-        waits: how often `wait_for()` did.
-        proofs: how often `verify()` did.
-        resyncs: how often a range was read anew, by reason.
-        silent: how a mirror differed until it was mended, on a server that is known to
-            lose events without a word: etcd #17529.
+        waits: how often `wait_for()` returned.
+        proofs: how often `verify()` returned.
+        resyncs: how often a range was read again, by reason.
+        silent: how a mirror differed until it was repaired, on a server that is known
+            to lose events silently: etcd #17529.
     """
 
     opened: int = 0
@@ -72,7 +73,7 @@ class MirrorReport:
 
 @dataclass(slots=True)
 class Report:
-    """What came of it."""
+    """The results of a run."""
 
     options: Options
     seconds: float = 0.0
@@ -85,7 +86,7 @@ class Report:
     faults: Counter[str] = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
     silent: list[str] = field(default_factory=list)
-    """What would be a violation, were the server not known for it: etcd #17529."""
+    """Violations that are due to a known bug of the server: etcd #17529."""
     mirrors: MirrorReport = field(default_factory=MirrorReport)
 
     def __str__(self) -> str:

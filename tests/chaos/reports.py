@@ -1,7 +1,7 @@
-"""Reports as etcd's own robustness suite writes them, for its validator to judge.
+"""Writes reports like etcd's own robustness suite, for its validator to judge.
 
-The format is that of Go's package `go.etcd.io/etcd/tests/v3/robustness/report`: of each
-client one folder with what it did and what it watched, of each member its log.
+The format is that of Go's package `go.etcd.io/etcd/tests/v3/robustness/report`: a
+folder for each client, with its operations and watches, and the log of each member.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ CLIENT_ERRORS = (
     "mvcc: required revision has been compacted",
     "mvcc: required revision is a future revision",
 )
-"""What a compaction may be refused with, so that it has surely not been done."""
+"""Reasons to refuse a compaction that show that it was not done."""
 
 HASHED_FROM = 20
-"""Values of so many bytes are written as their hash."""
+"""Values of at least this many bytes are written as their hash."""
 
 
 @dataclass(slots=True)
 class ClientReport:
-    """What one client did, and what it was told."""
+    """The operations and watches of one client."""
 
     operations: list[dict[str, Any]] = field(default_factory=list)
     watches: list[dict[str, Any]] = field(default_factory=list)
 
 
 def write_clients(folder: Path, clients: Sequence[ClientReport]) -> None:
-    """Write the clients' part of a report, over that of another one."""
+    """Write the clients' part of a report, replacing any earlier one."""
     for number, client in enumerate(clients, start=1):
         target = folder / f"client-{number}"
         target.mkdir(parents=True, exist_ok=True)
@@ -54,19 +54,19 @@ def write_clients(folder: Path, clients: Sequence[ClientReport]) -> None:
 
 
 def copy_logs(folder: Path, members: Sequence[Etcd]) -> None:
-    """Copy the members' logs into a report; they must have ended."""
+    """Copy the members' logs into a report, once the members have ended."""
     for number, member in enumerate(members):
         log = Path("member", "wal")
         shutil.copytree(member.data_dir / log, folder / f"server-{number}" / log)
 
 
 class Recorder:
-    """Does KV operations over the JSON gateway, one after the other, and notes them.
+    """Does KV operations over the JSON gateway, one after the other, and records them.
 
     Args:
-        stream_ids: a client that has lost an answer goes on under another id, as that
-            request may still be under way.
-        began: the `time.monotonic_ns()` that times count from.
+        stream_ids: ids for clients. One that lost an answer continues under another id,
+            because its request may still be in progress.
+        began: the `time.monotonic_ns()` that times are relative to.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Recorder:
         self._began = began
 
     async def write(self, member: Etcd, operations: Sequence[Put | Delete]) -> int:
-        """Write in one revision; 0 if no answer came."""
+        """Write in one revision, and return that; 0 if no answer came."""
         request = _txn([_operation(each) for each in operations])
         if len(operations) == 1 and isinstance(operations[0], Put):
             path, body = "/v3/kv/put", operations[0].to_json()
@@ -104,7 +104,7 @@ class Recorder:
     async def read(
         self, member: Etcd, start: str, end: str = "", revision: int = 0
     ) -> None:
-        """Read a range, as it is or as it was."""
+        """Read a range, at the newest or an earlier revision."""
         options = {"Start": start, "End": end, "Limit": 0, "KeysOnly": False}
         request = {"Type": "range", "Range": options | {"Revision": revision}}
         body = {
@@ -121,14 +121,14 @@ class Recorder:
         await self._record(member, request, "/v3/kv/range", body, answer)
 
     async def compact(self, member: Etcd, revision: int) -> None:
-        """Forget what is older than this revision."""
+        """Compact the history before this revision."""
         request = {"Type": "compact", "Compact": {"Revision": revision}}
         await self._record(
             member,
             request,
             "/v3/kv/compaction",
             {"revision": revision},
-            # The answer's revision is not that of a linearizable read.
+            # The revision in the answer is not that of a linearizable read.
             lambda reply: {"Compact": {}, "Revision": -1},
         )
 
@@ -140,7 +140,7 @@ class Recorder:
         body: Mapping[str, Any],
         answer: Callable[[dict[str, Any]], dict[str, Any]],
     ) -> dict[str, Any] | None:
-        """Note it also when cancelled, as the server may do it all the same."""
+        """Record the operation also when cancelled; the server may still do it."""
         called = self._now()
         output: dict[str, Any] = {"Error": "no answer"}
         reply = None
@@ -175,7 +175,7 @@ class Recorder:
 def watch_operation(
     key: str, start: int, *, prefix: bool, prev_kv: bool, progress_notify: bool
 ) -> dict[str, Any]:
-    """A watch, to which responses are added; a start of 0 is from now on."""
+    """Return a watch to which responses are added; a start of 0 means from now."""
     request = {
         "Key": key,
         "Revision": start,
@@ -195,7 +195,7 @@ def watch_response(response: WatchResponse) -> dict[str, Any]:
 
 
 def bookmark(next_revision: int) -> dict[str, Any]:
-    """What `Watch.next_revision` promises, as etcd would: nothing below it is missing."""
+    """Return `Watch.next_revision` as progress: everything below it has come."""
     return {"Events": [], "IsProgressNotify": True, "Revision": next_revision - 1}
 
 

@@ -2,14 +2,14 @@
 
     python -m tests.chaos --seconds 600 --seed 7 [--cluster] [--storm] [--binary PATH]
 
-Writers write straight to etcd; watches reach it through a proxy of each member. Then
-the faults stop, every watch must catch up with the last write, and each response that
-a watch got is held against the history that etcd gives out over its JSON gateway,
-which none of our code has touched (`robustness` says how).
+Writers write straight to etcd; watches connect through a proxy of each member. Then the
+faults stop, every watch must catch up with the last write, and each response that a
+watch got is compared with the history from etcd's JSON gateway, which is read without
+the package's code (see `robustness`).
 
-The seed sets who does what, but not how fast the machine is: the same seed gives the
-same kinds of watches and faults, in another interleaving each time. Odd seeds compact,
-except in a storm.
+The seed determines who does what, but not how fast the machine is: the same seed gives
+the same kinds of watches and faults, in another interleaving each time. With odd seeds
+the history is compacted, except in a storm.
 """
 
 from __future__ import annotations
@@ -59,19 +59,20 @@ from trio_etcd_watch.testing import (
 )
 
 LIMIT = 180.0
-"""Seconds that anything may take once the faults are over; past it, it hangs."""
+"""Seconds that anything may take after the faults; then it counts as hanging."""
 
 SERVER_ARGS = (
     "--watch-progress-notify-interval=300ms",
-    # A response is split above this and 512 KiB, so that most long histories are.
+    # Above this and 512 KiB a response is split, as most long histories then are.
     "--max-request-bytes=131072",
 )
 
 KEEPALIVE = ((1.0, 1.0), (1.0, 1.0), (0.4, 2.0))
-"""Time and timeout of the watchers; a long run has one with the defaults, too."""
+"""Keepalive time and timeout of the watchers; a long run has one with the defaults,
+too."""
 
 LONG = 60.0
-"""From so many seconds on, a run is long."""
+"""From this many seconds on, a run is long."""
 
 BEFORE = 1_100
 """Revisions before the first watch: etcd replays at most 1,000 of them at once."""
@@ -84,8 +85,8 @@ CHURNERS = 6
 
 
 async def run(options: Options) -> Report:
-    """Run it, and judge it. A bug that shows as an exception comes out."""
-    # For the client's own: the order of endpoints, and the waits between tries.
+    """Run and judge. A bug that shows as an exception is raised."""
+    # The client draws the order of endpoints and the delays between attempts.
     random.seed(options.seed)
     size = 3 if options.cluster else 1
     async with AsyncExitStack() as stack:
@@ -118,7 +119,7 @@ async def run(options: Options) -> Report:
 
 
 class Chaos:
-    """One run: who writes, who watches, who does harm, and what came of it."""
+    """One run: its writers, watches and faults, and the report."""
 
     def __init__(
         self,
@@ -134,10 +135,10 @@ class Chaos:
         self.report = Report(options)
         self.records: list[Record] = []
         self.finale = trio.Event()
-        """Set when every watch is to stay, and to hurry."""
+        """Is set when every watch is to stay open and to be read without pauses."""
         self.truth = Truth()
         self.newest = 1
-        """The newest revision that was acknowledged."""
+        """The newest acknowledged revision."""
         self.writing = True
         """False once the writers are to stop."""
         self.harm = Harm(self)
@@ -146,7 +147,7 @@ class Chaos:
         self._mirrors = Mirrors(self)
 
     def rng(self, who: str) -> random.Random:
-        """Randomness of one task, which does not depend on what others draw."""
+        """Return the randomness of one task, which does not depend on other tasks."""
         return random.Random(f"{self.options.seed} {who}")
 
     def violated(self, text: str) -> None:
@@ -177,7 +178,7 @@ class Chaos:
     # Phases
 
     async def _strike(self) -> None:
-        """Write, and do harm, for as long as asked; what is broken is mended."""
+        """Write and cause faults as long as requested, and repair what is broken."""
         async with trio.open_nursery() as writing:
             for i in range(WRITERS):
                 writing.start_soon(self._write, self.rng(f"writer {i}"))
@@ -201,7 +202,7 @@ class Chaos:
         self.violated(f"storm: {awake} watches were parked too seldom")
 
     async def _write_last(self) -> None:
-        """Something for each watch, after the last fault."""
+        """Write something for each watch, after the last fault."""
         with trio.fail_after(LIMIT):
             for operations in (
                 [Put(key, b"last") for key in KEYS],
@@ -268,14 +269,14 @@ class Chaos:
                 rng.shuffle(members)
                 await trio.sleep(0.05)
             if rng.random() < 0.9:
-                # Each event goes to most of the watches of a storm.
+                # In a storm each event goes to most of the watches.
                 pace = 0.03 + self.options.storm / 5_000
                 await trio.sleep(rng.expovariate(1 / pace))
 
     async def attempt(
         self, member: Etcd, operations: Sequence[Put | Delete]
     ) -> int | None:
-        """Write in one transaction, and return its revision; None: no answer came."""
+        """Write in one transaction, and return its revision; None if no answer came."""
         revision = None
         with trio.move_on_after(ANSWER_LIMIT):
             with suppress(OSError, EtcdRequestError):
@@ -288,11 +289,12 @@ class Chaos:
     def compacts(self) -> bool:
         if self.options.compact is not None:
             return self.options.compact
-        # A storm would meet etcd #17529 all the time: queues of streams are full then.
+        # In a storm etcd #17529 would occur all the time, because stream queues are
+        # full.
         return bool(self.options.seed % 2) and not self.options.storm
 
     async def _compact(self, rng: random.Random) -> None:
-        """Compact, up to the newest revision or some way behind."""
+        """Compact, up to the newest revision or some way behind it."""
         mean = 1 + min(self.options.seconds, 100.0) / 20
         while not await self.harm.is_peace_within(rng.expovariate(1 / mean)):
             member = rng.choice(self.members)
@@ -302,7 +304,7 @@ class Chaos:
                     newest - rng.choice([0, 10, 100, 1_000])
                 )
                 if revision > self.truth.compacted:
-                    # Noted first: it may happen though we do not hear of it.
+                    # Recorded first, because it may be done even if no answer comes.
                     self.truth.compacted = revision
                     with trio.move_on_after(ANSWER_LIMIT):
                         await member.compact(revision, physical=rng.random() < 0.5)
@@ -321,7 +323,7 @@ class Chaos:
 
     def _make_readers(self) -> list[Reader]:
         if self.options.storm:
-            # Of many keys each, so that every write fills their buffers.
+            # Ranges of many keys each, so that every write fills their buffers.
             wide = [where for where in RANGES if breadth(where) > 1]
             return [
                 Sleeper(self, f"sleeper {i}", wide[i % len(wide)])

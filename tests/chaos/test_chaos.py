@@ -1,4 +1,4 @@
-"""Twenty seconds of `chaos`; `make chaos SECONDS=600 SEED=7` runs it long."""
+"""Runs `chaos` for twenty seconds; `make chaos SECONDS=600 SEED=7` runs it longer."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Whether the judge bites: a report of a quiet run, spoiled in every way we know.
+"""The judge finds each kind of violation in the changed report of a quiet run.
 
-The judge is built by `make validate`, from Go; where it is missing, nothing is tested.
+`make validate` builds the judge from Go; without it these tests are skipped.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Case: TypeAlias = tuple[Path, list[ClientReport]]
 
 @pytest.fixture(scope="module")
 def honest(tmp_path_factory: pytest.TempPathFactory) -> Case:
-    """A report that nobody has spoiled."""
+    """A report that is not changed."""
     folder = tmp_path_factory.mktemp("report")
     quiet = Options(seed=3, seconds=4.0, size=1, quiet=True)
     outcome = trio.run(run, quiet, folder)
@@ -50,11 +50,11 @@ def _load(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-# Ways to spoil a watch; each says whether the watch lends itself to it.
+# Ways to change a watch. Each returns whether it can be applied to this watch.
 
 
 def places(watch: Watch, least: int = 1) -> Iterator[int]:
-    """The responses with so many events that others with events follow."""
+    """Yield responses with this many events, if other events follow."""
     full = [i for i, each in enumerate(watch["Responses"]) if each["Events"]]
     for i in full[1:-1]:
         if len(watch["Responses"][i]["Events"]) >= least:
@@ -69,7 +69,7 @@ def lose_event(watch: Watch) -> bool:
 
 
 def lose_first_event(watch: Watch) -> bool:
-    """Of a watch that said where to start."""
+    """Lose it from a watch that requested a start revision."""
     responses = watch["Responses"]
     full = [i for i, each in enumerate(responses) if each["Events"]]
     if not watch["Request"]["Revision"] or len(full) < 2:
@@ -88,7 +88,7 @@ def lose_part_of_transaction(watch: Watch) -> bool:
 
 
 def lose_last_event(watch: Watch) -> bool:
-    """Only the bookmark at the end tells, as it passes over that event."""
+    """Only the bookmark at the end shows this, as it skips that event."""
     responses = watch["Responses"]
     for i in reversed(range(len(responses))):
         if responses[i]["Events"]:
@@ -100,7 +100,7 @@ def lose_last_event(watch: Watch) -> bool:
 def repeat_event(watch: Watch) -> bool:
     for i in places(watch):
         response = watch["Responses"][i]
-        # Where several revisions are repeated, their order is broken first.
+        # If several revisions were repeated, their order would be violated first.
         if response["Events"][0]["Revision"] == response["Events"][-1]["Revision"]:
             watch["Responses"].insert(i, copy.deepcopy(response))
             return True
@@ -127,7 +127,7 @@ def split_transaction(watch: Watch) -> bool:
 
 
 def bookmark_ahead(watch: Watch) -> bool:
-    """An answer that has overtaken the events it covers."""
+    """Add a progress answer that has overtaken events that it covers."""
     for i in places(watch):
         revision = watch["Responses"][i]["Events"][0]["Revision"]
         progress = {"Events": [], "IsProgressNotify": True, "Revision": revision}
@@ -228,10 +228,10 @@ SPOILED_WATCHES: dict[str, tuple[Callable[[Watch], bool], str]] = {
     "DELETE instead of PUT": (delete_instead_of_put, "Reliable"),
     "wrong revision": (event_of_another_revision, "broke"),
 }
-"""The spoiling, and the guarantee that the judge must then find broken."""
+"""Each change, and the guarantee that the judge must then find violated."""
 
 
-# Ways to spoil what the writers noted.
+# Ways to change what the writers recorded.
 
 
 def wrong_revision(operation: dict[str, Any]) -> bool:
@@ -287,7 +287,7 @@ def test_spoiled_operation(honest: Case, name: str) -> None:
 
 
 def test_lost_transactions(honest: Case) -> None:
-    """Transactions that failed and never happened cost no time, however many."""
+    """Failed transactions that were not applied take no time, however many."""
     folder, clients = honest
     swollen = copy.deepcopy(clients)
     operations = [each for client in swollen for each in client.operations]

@@ -1,4 +1,4 @@
-"""The checks of mirrors under chaos: a right one passes, each spoiled one is caught."""
+"""The checks of mirrors under chaos pass a right mirror, and find each error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.robustness import DELETE, PUT, Event, History, KeyValue
 
 
 class Change(NamedTuple):
-    """As the client's."""
+    """Like the client's own Change."""
 
     key: bytes
     old: KeyValue | None
@@ -44,7 +44,7 @@ HISTORY = History(EVENTS)
 
 
 def looks(*lost: int) -> Iterator[Look]:
-    """What a mirror shows at each revision that never got the events at these places."""
+    """Yield what a mirror shows at each revision, if it never got these events."""
     state: dict[bytes, KeyValue] = {}
     for place, event in enumerate(EVENTS):
         if place not in lost:
@@ -63,7 +63,7 @@ def test_a_right_mirror_passes() -> None:
 
 @pytest.mark.parametrize("lost", range(len(EVENTS)))
 def test_a_lost_event_is_caught(lost: int) -> None:
-    # A lost deletion is a key that has risen from the dead.
+    # After a lost deletion, the key exists again.
     (wrong, *_) = unlike_history(looks(lost), HISTORY)
     key, revision = EVENTS[lost].kv.key, EVENTS[lost].revision
     assert wrong.startswith(f"m: at revision {revision}, {key!r} is ")
@@ -105,7 +105,7 @@ def test_updates_add_up() -> None:
     )
     for revision, changes in updates:
         assert list(fold.take(revision, changes)) == []
-    assert (fold.state, fold.revision, fold.told) == ({b"a": A4}, 5, 4)
+    assert (fold.state, fold.revision, fold.updates) == ({b"a": A4}, 5, 4)
 
 
 @pytest.mark.parametrize(

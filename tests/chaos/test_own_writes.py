@@ -1,4 +1,4 @@
-"""Some rounds of `own_writes`; `python -m tests.chaos.own_writes` makes thousands."""
+"""Some rounds of `own_writes`; `python -m tests.chaos.own_writes` runs thousands."""
 
 from __future__ import annotations
 

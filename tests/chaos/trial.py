@@ -1,6 +1,6 @@
-"""What is judged: writers, watches, and harm to the cluster between them.
+"""The run that is judged: writers, watches, and faults of the cluster.
 
-Everybody notes what was done and told in a `ClientReport`, and decides nothing.
+Each task records in a `ClientReport` what it did and got, and judges nothing.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ WATCHED = (
     ("/k/05", False),
     ("", True),
 )
-"""Keys, and whether as prefixes. The validator knows no other ranges, and no filters."""
+"""Keys, and whether they are prefixes; the validator knows no other ranges."""
 
 WRITERS = 3
 READERS = 12
 LONGEST_FAULT = 4.0
 LIMIT = 120.0
-"""Seconds that a watch may take to catch up once the faults are over."""
+"""Seconds in which a watch must catch up once the faults are over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,8 @@ class Options:
     """What to run.
 
     Attributes:
-        size: how many members.
-        quiet: do no harm, nor anything that an old server does wrong.
+        size: how many members there are.
+        quiet: cause no faults, and do nothing that an old server handles wrongly.
     """
 
     seed: int = 7
@@ -66,7 +66,7 @@ class Options:
 
 @dataclass(slots=True)
 class Outcome:
-    """What a run did, and what we alone can say: whether each watch caught up."""
+    """What a run did, and what only this program knows: which watches caught up."""
 
     revision: int = 1
     events: int = 0
@@ -75,7 +75,7 @@ class Outcome:
 
 
 class Trial:
-    """Who writes, who watches and who does harm; `clients` is what they noted."""
+    """The writers, watches and faults of a run; `clients` is what they recorded."""
 
     def __init__(self, options: Options, members: Sequence[Etcd]) -> None:
         self.outcome = Outcome()
@@ -91,7 +91,8 @@ class Trial:
 
     async def run(self, proxies: Sequence[Proxy], watchers: Sequence[Watcher]) -> None:
         first = self._recorder()
-        # The validator's proof that it saw the cluster's whole life.
+        # This read proves to the validator that the report covers the cluster's whole
+        # life.
         await first.read(self._members[0], KEYS[0])
         async with trio.open_nursery() as watching:
             readers = [
@@ -155,7 +156,7 @@ class Trial:
         return Put(key, f"{next(self._values)} ".ljust(size, "."))
 
     def _draw(self, rng: random.Random) -> list[Put | Delete]:
-        """Each write has a put, whose value says in the log whether it was done."""
+        """Draw a write with a unique put, which shows in the log if it was done."""
         keys = rng.sample(KEYS, rng.choice([1, 1, 2, 3, 6, len(KEYS)]))
         size = rng.choice([0, 0, 0, 64, 2_048])
         rest = [
@@ -187,7 +188,7 @@ class Trial:
         while not await self._is_peace_within(rng.expovariate(1 / mean)):
             revision = self.outcome.revision - rng.choice([0, 10, 100, 1_000])
             if revision > self._compacted:
-                # Noted first: it may happen though we do not hear of it.
+                # Recorded first, because it may be done even if no answer comes.
                 self._compacted = revision
                 await recorder.compact(rng.choice(self._members), revision)
                 self.outcome.faults["compaction"] += 1
@@ -213,7 +214,7 @@ class Trial:
             await strike(proxy, rng, rng.uniform(0.1, self._longest_fault))
 
     async def _harm_servers(self, rng: random.Random) -> None:
-        """Kill and stop one member after the other, so that a quorum remains."""
+        """Kill and pause one member after the other, so that a quorum remains."""
         for member in itertools.cycle(self._members):
             if await self._is_peace_within(rng.uniform(0.2, 2 * self._longest_fault)):
                 return
@@ -256,7 +257,7 @@ class Trial:
 
 
 class Reader:
-    """A user of watches, who leaves and comes back where the last one stopped."""
+    """A user of watches, who closes each and opens the next where that one stopped."""
 
     def __init__(
         self, trial: Trial, rng: random.Random, watchers: Sequence[Watcher]
@@ -284,7 +285,7 @@ class Reader:
         return 0 if self._watch is None else self._watch.next_revision
 
     def stay(self) -> None:
-        """Leave no more, and hurry."""
+        """Stay with the present watch, and read without pauses."""
         self._stays = True
         self._life.deadline = math.inf
 
@@ -296,7 +297,7 @@ class Reader:
                 start = self._choose_start()
 
     def _choose_start(self) -> int:
-        """From now, from long ago, or from some time to come."""
+        """Return a start from now, from long ago, or from some time ahead."""
         newest = self._trial.outcome.revision
         oldest = max(self._trial.compacted, 1)
         return self._rng.choice(
@@ -304,7 +305,7 @@ class Reader:
         )
 
     async def _read_session(self, start: int) -> int:
-        """Watch for a while, and return where to go on."""
+        """Watch for a while, and return where to continue."""
         operation = watch_operation(
             self._key,
             start,
@@ -316,7 +317,7 @@ class Reader:
         self._report.watches.append(operation)
         watcher = self._rng.choice(self._watchers)
         if self._asks and self._rng.random() < 0.5:
-            # The answer may come between the creation and what is older than it.
+            # The answer may come between the creation and older events.
             await watcher.request_progress()
         opening = watcher.watch(
             self._key,
@@ -344,9 +345,9 @@ class Reader:
     def _note_bookmark(
         self, responses: list[dict[str, Any]], next_revision: int
     ) -> None:
-        # It may stay behind an answer to request_progress(), which promises more.
-        told = (each["Revision"] for each in responses if each["IsProgressNotify"])
-        if next_revision > max(told, default=0):
+        # It may be below an answer to request_progress(), which covers more.
+        covered = (each["Revision"] for each in responses if each["IsProgressNotify"])
+        if next_revision > max(covered, default=0):
             responses.append(bookmark(next_revision))
 
     async def _read(self, watch: Watch, responses: list[dict[str, Any]]) -> None:

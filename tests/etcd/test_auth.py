@@ -1,4 +1,4 @@
-"""etcd's auth: users, tokens that expire, ranges that are denied."""
+"""etcd's authentication: users, tokens that expire, and denied ranges."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import trio
 from tests.support.auth import (
     READER,
     Guarded,
+    distinguishes_tokens,
     jwt,
     open_guarded,
-    tells_tokens_apart,
 )
 from tests.support.helpers import LIMIT, eventually, split, take
 from tests.support.proxy import open_proxy
@@ -37,7 +37,7 @@ async def test_a_user_reads_what_it_may(
         channel = Channel(server.etcd.endpoint, credentials=READER)
         async with open_watcher(channel) as watcher:
             async with watcher.watch("r", prefix=True) as watch:
-                # Denied for that watch alone.
+                # Only this watch is denied.
                 with trio.fail_after(LIMIT):
                     with pytest.raises(PermissionDeniedError) as caught:
                         async with watcher.watch("x"):
@@ -96,15 +96,15 @@ async def test_living_through_expiry_and_reconnects(etcd_binary: str) -> None:
         channel = Channel(proxy.endpoint, credentials=READER)
         async with open_watcher(channel) as watcher, watcher.watch("r") as watch:
             used = watcher._connector._token
-            await trio.sleep(4)  # the server's clock, which only time moves
-            # A reconnect, with a token that has expired.
+            await trio.sleep(4)  # the server's clock cannot be mocked
+            # Reconnects with a token that has expired.
             proxy.reset_all()
             await server.put("r", "1")
             assert [e.kv.value for e in await take(watch, 1)] == [b"1"]
             assert watcher._connector._token != used
             used = watcher._connector._token
             await trio.sleep(4)
-            # A creation on a stream that lives: its reply says that the token is bad.
+            # The reply to a creation on an open stream says that the token is invalid.
             with trio.fail_after(LIMIT):
                 async with watcher.watch("r1") as second:
                     await server.put("r1", "2")
@@ -120,7 +120,7 @@ async def test_a_token_from_elsewhere(
     caplog.set_level(logging.DEBUG)
     async with open_guarded(etcd_binary, jwt(tmp_path)) as server:
         token = await server.token(READER)
-        # The first is not the server's: the next is asked for.
+        # The server refuses the first token, so the source is asked for the next one.
         tokens = [token, "not.the.servers"]
 
         async def source() -> str:
@@ -136,7 +136,8 @@ async def test_a_token_from_elsewhere(
                         with pytest.raises(PermissionDeniedError):
                             async with watcher.watch("x"):
                                 pytest.fail("entered")
-                        # Not of a server that has forgotten it: any may check it.
+                        # Not on a server that has forgotten it; each member can check
+                        # the token.
                         await server.etcd.kill()
                         await server.etcd.start()
                         await server.put("r1", "more")
@@ -161,7 +162,7 @@ async def test_a_token_that_is_refused_for_ever(
             with trio.fail_after(LIMIT), pytest.raises(WatchError) as caught:
                 async with watcher.watch("r"):
                     pytest.fail("entered")
-    if not tells_tokens_apart(server.etcd):
+    if not distinguishes_tokens(server.etcd):
         assert isinstance(caught.value, PermissionDeniedError)
         return
     assert isinstance(caught.value, AuthenticationError)
@@ -171,7 +172,7 @@ async def test_a_token_that_is_refused_for_ever(
 
 
 async def test_passwords_that_are_slow_to_check(etcd_binary: str) -> None:
-    # Each time some 0.6 s or more, where the timeout is a tenth of it.
+    # Each time takes about 0.6 s or more, and the timeout is a tenth of that.
     async with open_guarded(etcd_binary, "--bcrypt-cost=13") as server:
         channel = Channel(
             server.etcd.endpoint, credentials=READER, connect_timeout=0.06
@@ -207,7 +208,7 @@ async def test_password_changed_while_the_watch_lives(etcd_binary: str) -> None:
             await server.request("/v3/auth/user/changepw", change)
             await server.etcd.kill()
             await server.etcd.start()
-            # First what was received, then the error.
+            # What was received comes first, then the error.
             assert [e.kv.value for e in await take(watch, 1)] == [b"1"]
             with trio.fail_after(LIMIT), pytest.raises(AuthenticationError):
                 await anext(watch)
@@ -224,7 +225,7 @@ async def test_auth_is_enabled_while_the_watch_lives(etcd_binary: str) -> None:
                     await server.put("r", "1")
                     assert [e.kv.value for e in await take(second, 1)] == [b"1"]
             assert [e.kv.value for e in await take(watch, 1)] == [b"1"]
-            # It goes on without a token, as long as the server lets it.
+            # It continues without a token as long as the server allows it.
             assert watcher.statistics().reconnects == 0
 
 

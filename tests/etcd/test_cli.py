@@ -1,4 +1,4 @@
-"""The commands and their flags, on real servers."""
+"""The commands and their flags on real servers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trio_etcd_watch import EventType, open_watcher
 from trio_etcd_watch.testing import Etcd, Put, open_cluster, open_etcd
 
 ODD = b"\xff\xfe\n\x1b[31m"
-"""No UTF-8, and not to be shown to a terminal."""
+"""Not UTF-8, and not to be shown on a terminal."""
 
 
 async def fill(etcd: Etcd) -> int:
@@ -106,7 +106,7 @@ async def test_a_watch_from_now(any_etcd: Etcd) -> None:
     async with open_cli(
         "watch", "a", "--json", "-v", "--endpoints", any_etcd.endpoint
     ) as cli:
-        # Each until the watch is seen to be there.
+        # Repeats until the watch is seen to exist.
         with trio.fail_after(LIMIT):
             async with trio.open_nursery() as nursery:
 
@@ -193,7 +193,7 @@ async def test_the_server_is_killed_in_the_middle(etcd: Etcd) -> None:
 
 
 async def test_every_field_is_the_librarys(any_etcd: Etcd) -> None:
-    """The same events by the API, field by field."""
+    """Return the same events from the API, field by field."""
     before = await fill(any_etcd)
     lease = await any_etcd.request("/v3/lease/grant", {"TTL": 600})
     await any_etcd.request(

@@ -1,4 +1,4 @@
-"""A watch that goes on where its bookmark says, whatever has ended it before."""
+"""A watch that continues at its bookmark, however the program ended before."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ KILLS = 20
 
 
 async def write(etcd: Etcd) -> None:
-    """Write on and on."""
+    """Write until cancelled."""
     for number in itertools.count():
         await etcd.put(f"k{number % 7}", str(number))
         await trio.sleep(0.002)
 
 
 async def history(etcd: Etcd, first: int, last: int) -> list[int]:
-    """The revisions that there are to print, by another way than the program's."""
+    """Return the revisions to be printed, read without the program."""
     async with (
         open_watcher(etcd.endpoint) as watcher,
         watcher.watch("k", prefix=True, start_revision=first) as watch,
@@ -46,7 +46,7 @@ def revisions_of(lines: list[Any]) -> list[int]:
 
 
 async def revisions_until(cli: Cli, last: int) -> list[int]:
-    """What it has printed, once it is that far."""
+    """Return the printed revisions, once it has come this far."""
     revisions = revisions_of(await cli.objects(1))
     while revisions[-1] < last:
         revisions = revisions_of(await cli.objects(len(revisions) + 1))
@@ -68,10 +68,10 @@ def command(etcd: Etcd, start: int, bookmark: Path) -> list[str]:
 async def follow(
     etcd: Etcd, number: signal.Signals, bookmark: Path
 ) -> tuple[list[list[int]], list[int]]:
-    """Start it and end it, time after time, while keys are written.
+    """Start and end the program again and again while keys are written.
 
     Returns:
-        What each has printed, and all that there was to print.
+        What each run has printed, and everything that had to be printed.
     """
     start = await etcd.revision() + 1
     arguments = command(etcd, start, bookmark)
@@ -84,7 +84,7 @@ async def follow(
                 await cli.lines(1)
                 await trio.sleep(chance.random() / 10)
                 assert await cli.end(number) == -number
-            # A crash may cut the last line.
+            # A crash may truncate the last line.
             whole = cli.output.rpartition(b"\n")[0]
             printed.append(revisions_of(objects(whole)))
         nursery.cancel_scope.cancel()
@@ -103,12 +103,12 @@ async def test_nothing_is_lost_or_repeated_over_orderly_ends(
 
 
 async def test_nothing_is_lost_over_crashes(any_etcd: Etcd, tmp_path: Path) -> None:
-    """What was printed and not yet noted comes again, and nothing else does."""
+    """Only what was printed and not yet noted is printed again."""
     printed, everything = await follow(any_etcd, signal.SIGKILL, tmp_path / "mark")
     assert sorted({each for run in printed for each in run}) == everything
     for run, following in itertools.pairwise(printed):
         assert run == sorted(set(run))
-        # It goes on at or before the end, and leaves nothing out.
+        # It continues at or before the end of the last run, and skips nothing.
         begin = everything.index(following[0])
         assert begin <= everything.index(run[-1]) + 1
 
@@ -116,10 +116,10 @@ async def test_nothing_is_lost_over_crashes(any_etcd: Etcd, tmp_path: Path) -> N
 async def test_nothing_is_lost_or_repeated_over_kills_of_the_server(
     etcd: Etcd, tmp_path: Path
 ) -> None:
-    """And the program is started again every fifth time.
+    """The server is killed, too, and the program is restarted every fifth time.
 
-    What there was to print says the server: etcd 3.5.0 to 3.5.2 may lose what they have
-    acknowledged when they are killed (etcd#13766), and give its revision out again.
+    The server says what had to be printed: etcd 3.5.0 to 3.5.2 may lose acknowledged
+    writes when they are killed (etcd#13766), and use their revisions again.
     """
     bookmark = tmp_path / "mark"
     start = last = await etcd.revision() + 1
@@ -142,7 +142,7 @@ async def test_nothing_is_lost_or_repeated_over_kills_of_the_server(
 
 
 async def test_it_is_there_from_the_beginning(any_etcd: Etcd, tmp_path: Path) -> None:
-    """So what comes before the first event is printed is not missed."""
+    """So nothing is missed that comes before the first event is printed."""
     bookmark = tmp_path / "mark"
     revision = await any_etcd.put("k", "before")
     arguments = [each for each in command(any_etcd, 0, bookmark) if "--rev" not in each]
@@ -162,7 +162,7 @@ async def test_it_is_there_from_the_beginning(any_etcd: Etcd, tmp_path: Path) ->
 
 
 async def test_it_moves_with_progress(etcd_binaries: list[str], tmp_path: Path) -> None:
-    """Also where nothing is printed, so that an idle watch outlives compaction."""
+    """Also when nothing is printed, so that an idle watch survives compaction."""
     bookmark = tmp_path / "mark"
     args = ["--experimental-watch-progress-notify-interval=200ms"]
     async with open_etcd(binary=etcd_binaries[0], args=args) as etcd:
@@ -221,7 +221,7 @@ async def test_one_of_another_range(any_etcd: Etcd, tmp_path: Path) -> None:
 
 
 async def test_one_that_cannot_be_written(any_etcd: Etcd, tmp_path: Path) -> None:
-    """Told before anything is printed."""
+    """The error is reported before anything is printed."""
     await any_etcd.put("k", "1")
     done = await run_cli(*command(any_etcd, 1, tmp_path / "absent" / "mark"))
     assert (done.returncode, done.stdout) == (1, b"")

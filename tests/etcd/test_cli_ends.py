@@ -1,4 +1,4 @@
-"""How the program ends: signals, readers that go away or stall, limits, misuse."""
+"""How the program ends: signals, readers that close or stall, limits and misuse."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tests.support.helpers import LIMIT, eventually
 from trio_etcd_watch.testing import Etcd
 
 PIPE = 65_536
-"""Bytes that a pipe of Linux holds."""
+"""The capacity of a pipe on Linux, in bytes."""
 
 
 def shell(script: str, etcd: Etcd) -> tuple[int, str, str]:
-    """Run a script of bash in which `cli` is the program; what it printed."""
+    """Run a bash script in which `cli` is the program; return exit code and output."""
     done = subprocess.run(
         ["bash", "-c", f'cli() {{ exec {" ".join(PROGRAM)} "$@"; }}\n{script}'],
         env=environment(ETCDCTL_ENDPOINTS=etcd.endpoint),
@@ -40,7 +40,7 @@ async def test_signals(any_etcd: Etcd, command: str, number: signal.Signals) -> 
     rev = ["--rev=1"] if command == "watch" else []
     async with open_cli(command, "a", *rev, "--endpoints", any_etcd.endpoint) as cli:
         await cli.lines(3)
-        # By the signal itself, which a shell shows as 128 and its number.
+        # It dies of the signal itself, which a shell shows as 128 plus the number.
         assert await cli.end(number) == -number
         assert await cli.errors() == b""
 
@@ -49,7 +49,7 @@ async def test_a_signal_while_nobody_answers(any_etcd: Etcd) -> None:
     await any_etcd.pause()
     async with open_cli("get", "a", "--endpoints", any_etcd.endpoint, "-vv") as cli:
         assert cli.process.stderr is not None
-        # It has got as far as the server.
+        # It has connected to the server.
         with trio.fail_after(LIMIT):
             await cli.process.stderr.receive_some()
         assert await cli.end() == -signal.SIGTERM
@@ -65,7 +65,7 @@ async def test_a_shell_sees_the_usual_codes(any_etcd: Etcd) -> None:
 
 
 async def test_a_signal_that_is_ignored_stays_so(any_etcd: Etcd) -> None:
-    """As in the background of a script, where Ctrl-C is not meant for it."""
+    """In the background of a script, Ctrl-C is meant for other programs."""
     await any_etcd.put("a", "1")
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -82,7 +82,7 @@ async def test_a_signal_that_is_ignored_stays_so(any_etcd: Etcd) -> None:
 
 
 async def test_head(any_etcd: Etcd) -> None:
-    """It ends with its reader, and not only with the next event."""
+    """It ends when its reader does, not only with the next event."""
     await any_etcd.put("a", "1")
     end, printed, errors = shell(
         "( cli watch a --rev=1 ) | head -1; echo ${PIPESTATUS[0]}", any_etcd
@@ -101,7 +101,7 @@ async def test_head_of_much(any_etcd: Etcd) -> None:
 
 @pytest.mark.parametrize("command", ["watch", "get"])
 async def test_a_reader_that_stalls(any_etcd: Etcd, command: str) -> None:
-    """More than a pipe holds, and nobody reads: it can be ended all the same."""
+    """It can be ended while it waits for a pipe that is full and not read."""
     for number in range(20):
         await any_etcd.put(f"a{number}", "x" * 50_000)
     rev = ["--rev=1"] if command == "watch" else []
@@ -129,7 +129,7 @@ async def test_the_output_cannot_be_written(any_etcd: Etcd) -> None:
     assert errors == "trio-etcd-watch: cannot write: No space left on device\n"
     end, printed, errors = shell("( cli get a >&- ); echo $?", any_etcd)
     assert (end, printed, errors) == (0, "1\n", "trio-etcd-watch: stdout is closed\n")
-    # Nobody to tell.
+    # There is no stream to print the error on.
     assert shell("( cli get a >&- 2>&- ); echo $?", any_etcd)[1] == "1\n"
 
 
@@ -149,7 +149,7 @@ async def test_the_limit_is_not_for_what_goes_on(any_etcd: Etcd) -> None:
     where = ["--command-timeout=8s", "--endpoints", any_etcd.endpoint]
     async with open_cli("mirror", "a", *where) as mirror:
         await mirror.lines(3)
-        # What has begun goes on without an answer.
+        # What has begun continues without an answer.
         await trio.sleep(8.5)
         await any_etcd.put("a", "2")
         await mirror.lines(6)

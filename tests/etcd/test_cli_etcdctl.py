@@ -1,4 +1,4 @@
-"""The same events and keys by etcdctl, where one is on this machine."""
+"""The same events and keys from etcdctl, if it is installed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trio_etcd_watch.testing import Etcd, Put
 
 
 async def write(etcd: Etcd) -> int:
-    """Every kind of event; returns the revision before the first."""
+    """Write so that there is every kind of event; return the revision before."""
     before = await etcd.revision()
     await etcd.txn(Put("k", "1"), Put("k\xe4", "v\xe4"), Put(b"k\xff", b"\xfe\n"))
     await etcd.put("k", "2")
@@ -27,7 +27,7 @@ async def write(etcd: Etcd) -> int:
 
 
 async def watched(etcdctl: str, etcd: Etcd, *arguments: str, until: bytes) -> bytes:
-    """What etcdctl prints of a watch, up to these bytes."""
+    """Return the output of etcdctl's watch, up to these bytes."""
     process = await trio.lowlevel.open_process(
         [etcdctl, f"--endpoints={etcd.endpoint}", "watch", *arguments],
         env=environment(ETCDCTL_API="3"),
@@ -47,7 +47,7 @@ async def watched(etcdctl: str, etcd: Etcd, *arguments: str, until: bytes) -> by
 
 
 def flat(responses: bytes) -> list[dict[str, Any]]:
-    """The events of etcdctl's JSON, which leaves out what is 0 or empty."""
+    """Return the events of etcdctl's JSON, which omits values that are 0 or empty."""
     events = []
     for line in responses.splitlines():
         for event in json.loads(line)["Events"]:
@@ -57,7 +57,7 @@ def flat(responses: bytes) -> list[dict[str, Any]]:
 
 
 def lean(event: dict[str, Any]) -> dict[str, Any]:
-    """One of our lines, without what etcdctl does not have or leaves out."""
+    """Return one of our lines, without what etcdctl lacks or omits."""
     return {
         name: {k: v for k, v in part.items() if v and not k.endswith("_utf8")}
         if isinstance(part, dict)

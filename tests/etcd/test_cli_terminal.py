@@ -1,4 +1,4 @@
-"""What is seen on a terminal: colours, progress, and no password."""
+"""The output on a terminal: colours, progress, and no password."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.cli import PROGRAM, environment
 from tests.support.helpers import LIMIT
 from trio_etcd_watch.testing import Etcd, Put
 
-# Of a session of its own, so that the terminal that it opens is its controlling one.
+# It runs in a session of its own, so that it opens its controlling terminal.
 ON_TERMINAL = """
 import os, sys
 terminal = os.open(sys.argv[1], os.O_RDWR)
@@ -60,7 +60,7 @@ class Terminal:
 
     @contextmanager
     def running(self, *arguments: str, **env: str) -> Iterator[None]:
-        """Run the program while the block lasts."""
+        """Run the program for the length of the block."""
         with self.start(*arguments, **env) as process:
             try:
                 yield
@@ -68,7 +68,7 @@ class Terminal:
                 process.terminate()
 
     async def until(self, text: bytes) -> bytes:
-        """Read up to this."""
+        """Read up to this text."""
         with trio.fail_after(LIMIT):
             while text not in self.seen:
                 await trio.lowlevel.wait_readable(self._ours)
@@ -91,18 +91,18 @@ def terminal() -> Iterator[Terminal]:
 
 
 async def end(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
-    """What it has written elsewhere, once it has ended."""
+    """Return what it has written to its pipes, once it has ended."""
     with trio.fail_after(LIMIT):
         return await trio.to_thread.run_sync(process.communicate)
 
 
 async def test_colours(any_etcd: Etcd, terminal: Terminal) -> None:
-    # Other tests' events of this key are in the history, too.
+    # The history also has events of this key from other tests.
     revision = await any_etcd.put("a", "1")
     await any_etcd.delete("a")
     where = ["--endpoints", any_etcd.endpoint]
     with terminal.running("watch", "a", f"--rev={revision}", *where):
-        # A terminal makes CRLF of LF.
+        # A terminal turns LF into CRLF.
         seen = await terminal.until(b"DELETE\x1b[0m\r\n")
     assert b"\x1b[32mPUT\x1b[0m\r\n\x1b[1ma\x1b[0m\r\n1\r\n\x1b[31mDELETE" in seen
 
@@ -117,7 +117,7 @@ async def test_no_colours_where_they_are_not_wanted(
         with terminal.running("watch", "a", f"--rev={revision}", *where, **env):
             seen = await terminal.until(b"\\xff\r\n")
         terminal.seen = b""
-        # Nor is a value a command to the terminal.
+        # A value cannot contain commands for the terminal.
         assert seen == "PUT\r\na\r\n\\x1b[2J \xff\r\nPUT\r\na\r\n\\xff\r\n".encode()
 
 
@@ -130,11 +130,11 @@ async def test_a_long_get_shows_how_far_it_is(
     process = terminal.start("get", "", "--prefix", *where, descriptors="2")
     output, _ = await end(process)
     assert output.count(b"\n") == 6_000
-    # Gone in the end: written over by spaces.
+    # At the end it is overwritten with spaces.
     seen = await terminal.until(b" " * 19)
     assert seen.startswith(b"\r1,000 of 3,000 keys")
     assert b"\r3,000 of 3,000 keys\r    " in seen
-    # Of one page nothing is shown, nor where no terminal is.
+    # Nothing is shown for a single page, or without a terminal.
     terminal.seen = b""
     await end(terminal.start("get", "0/", "--prefix", *where, descriptors="2"))
     process = terminal.start("get", "", "--prefix", *where, descriptors="")

@@ -1,4 +1,4 @@
-"""The command line and TLS: flags, and etcdctl's variables, on a server that asks."""
+"""TLS on the command line, by flags and etcdctl's variables, with certificates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a server counts of its clients: our streams and unary calls, by API version."""
+"""The client API version of our streams and unary calls in the server's metrics."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REQUESTS = re.compile(
 
 
 async def requests_of(etcd: Etcd) -> dict[tuple[str, str], int]:
-    """How many requests came, by version and kind."""
+    """Return how many requests there were, by version and kind."""
 
     def read() -> str:
         with urllib.request.urlopen(f"http://{etcd.endpoint}/metrics") as reply:
@@ -42,6 +42,6 @@ async def test_the_server_knows_our_version(etcd_binary: str) -> None:
             async with open_watcher(channel) as watcher, watcher.watch("r"):
                 pass
         requests = await requests_of(server.etcd)
-    # The set-up of the server, by its gateway, is of an unknown version.
+    # The set-up of the server by its gateway has an unknown version.
     assert requests.pop(("unknown", "unary")) > 0
     assert requests == {(version, "unary"): 1, (version, "stream"): 1}

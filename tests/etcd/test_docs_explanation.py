@@ -1,4 +1,4 @@
-"""What the pages that explain have their reader type."""
+"""The commands on the explanation pages."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ AS_RESTORED = [
     "--initial-advertise-peer-urls=http://localhost:2380",
     "--initial-cluster=default=http://localhost:2380",
 ]
-"""What etcd, and so a restored backup, has by default: then the cluster has the same id."""
+"""etcd's default, which a restored backup has, too: then the cluster id is the same."""
 
 
 async def test_a_backup_is_restored_with_higher_revisions(
     etcd_binary: str, bumping_utility: Path, etcdctl: str, tmp_path: Path
 ) -> None:
-    """The command of the page, to the letter, on what `etcdctl snapshot save` made."""
+    """The literal command of the page, on the result of `etcdctl snapshot save`."""
     (text,) = blocks("explanation/etcd-limits.md", "console")
     restore = shlex.split(text.removeprefix("$ "))
     data, bump = (

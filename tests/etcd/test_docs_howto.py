@@ -1,4 +1,4 @@
-"""The programs of the how-to pages about keys: they do what their pages say."""
+"""The programs of the how-to pages about keys do what their pages say."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from trio_etcd_watch.testing import Etcd, Put, open_etcd
 
 
 async def until(program: Cli, line: str) -> int:
-    """Wait for a line; how many there are by then."""
+    """Wait for a line; return how many lines there are by then."""
     count = 1
     with trio.fail_after(LIMIT):
         while (await program.lines(count))[count - 1] != line.encode():
@@ -29,7 +29,7 @@ async def until(program: Cli, line: str) -> int:
 
 
 def shown(page: str) -> list[bytes]:
-    """The output that a page shows first."""
+    """Return the first output that a page shows."""
     return blocks(f"howto/{page}", "text")[0].encode().splitlines()
 
 
@@ -48,7 +48,7 @@ async def test_hot_reload_as_it_is_typed(
     newest_etcd: Etcd, etcdctl: str, tmp_path: Path
 ) -> None:
     write_program(tmp_path, "reload_validated.py", newest_etcd.endpoint, {})
-    *before, program, refused, taken = typed("howto/hot-reload.md")
+    *before, program, refused, accepted = typed("howto/hot-reload.md")
     where = {"ETCDCTL_ENDPOINTS": newest_etcd.endpoint}
     async with open_shell(tmp_path, etcdctl, **where) as shell:
         for command in before:
@@ -57,7 +57,7 @@ async def test_hot_reload_as_it_is_typed(
         await shell.cli.lines(1)
         await shell.type(f"{refused} >/dev/null")
         await shell.cli.lines(2)
-        await shell.type(f"{taken} >/dev/null")
+        await shell.type(f"{accepted} >/dev/null")
         assert await shell.cli.lines(3) == shown("hot-reload.md")
 
 
@@ -66,7 +66,7 @@ async def test_discovery(newest_etcd: Etcd) -> None:
         return (await newest_etcd.metrics())["etcd_debugging_mvcc_watcher_total"] > 0
 
     async with open_program("pick_instance.py", newest_etcd.endpoint) as program:
-        # It waits while there is none.
+        # It waits as long as there is none.
         await eventually(is_watched)
         await newest_etcd.put("/services/mail/one", "10.0.0.1:25")
         assert await program.lines(1) == [b"sending to 10.0.0.1:25"]
@@ -111,7 +111,7 @@ async def test_checked_bookmark(newest_etcd: Etcd, tmp_path: Path) -> None:
 
 
 def is_past(bookmark: Path, revision: int) -> Callable[[], Awaitable[bool]]:
-    """Whether a program has stored that it has dealt with a revision."""
+    """Whether a program has stored that it has processed a revision."""
 
     async def is_stored() -> bool:
         text = await trio.Path(bookmark).read_text()
@@ -125,7 +125,7 @@ async def test_bookmark_from_the_shell(newest_etcd: Etcd, tmp_path: Path) -> Non
     where = {"ETCDCTL_ENDPOINTS": newest_etcd.endpoint}
     async with open_command(command, where, tmp_path) as program:
         with trio.fail_after(LIMIT):
-            # It tells of what comes once it watches.
+            # It prints events from when its watch begins.
             written = 0
             while not program.output:
                 await newest_etcd.put("/jobs/a", str(written))
@@ -133,13 +133,13 @@ async def test_bookmark_from_the_shell(newest_etcd: Etcd, tmp_path: Path) -> Non
                 with trio.move_on_after(0.2):
                     await program.lines(1)
         assert await program.end() == -signal.SIGTERM
-    told = [line["kv"]["value_utf8"] for line in objects(program.output)]
-    missed = int(told[0])
+    printed = [line["kv"]["value_utf8"] for line in objects(program.output)]
+    missed = int(printed[0])
     await newest_etcd.put("/jobs/b", str(written))
     async with open_command(command, where, tmp_path) as program:
-        rest = await program.objects(written + 1 - missed - len(told))
-        told += [line["kv"]["value_utf8"] for line in rest]
-    assert told == [str(number) for number in range(missed, written + 1)]
+        rest = await program.objects(written + 1 - missed - len(printed))
+        printed += [line["kv"]["value_utf8"] for line in rest]
+    assert printed == [str(number) for number in range(missed, written + 1)]
 
 
 async def test_fan_out(newest_etcd: Etcd) -> None:
@@ -160,7 +160,7 @@ async def test_worker_pool(newest_etcd: Etcd) -> None:
         for value in range(5):
             await newest_etcd.txn(*(Put(f"/jobs/{i}", str(value)) for i in range(8)))
         done = [line.decode().split(": ") for line in await program.lines(41)][1:]
-    # Each key has one worker, to whom its values come in order.
+    # Each key has one worker, which gets its values in order.
     by_key: dict[str, list[tuple[str, str]]] = {}
     for worker, job in done:
         key, _, text = job.partition(" = ")
@@ -186,7 +186,7 @@ async def test_leader(newest_etcd: Etcd, etcdctl: str) -> None:
                 await until_candidates(newest_etcd, 2)
                 async with run_for_it("host-2"):
                     await until_candidates(newest_etcd, 3)
-                    # They resign.
+                    # The candidates resign.
                     await second.end(signal.SIGINT)
                     await first.end(signal.SIGINT)
                     assert await program.lines(3) == shown("leader.md")
@@ -210,7 +210,7 @@ async def test_leader_as_it_is_typed(
 
 
 async def test_snapshot_then_watch(newest_binary: str) -> None:
-    # What is compacted stays so: a server of its own.
+    # A compaction cannot be undone, so this needs a server of its own.
     async with open_etcd(binary=newest_binary) as etcd:
         page = shown("snapshot-then-watch.md")
         await etcd.put("/jobs/1", "sweep")
@@ -219,7 +219,7 @@ async def test_snapshot_then_watch(newest_binary: str) -> None:
             await etcd.put("/jobs/2", "mop")
             await etcd.delete("/jobs/1")
             assert await program.lines(3) == page[:3]
-            # What it misses while it is paused, with its connection broken.
+            # Missed while the program is paused and its connection is broken.
             program.process.send_signal(signal.SIGSTOP)
             await etcd.restart()
             await etcd.put("/jobs/3", "")
@@ -232,7 +232,7 @@ async def test_snapshot_then_watch(newest_binary: str) -> None:
 
 
 async def until_candidates(etcd: Etcd, count: int) -> None:
-    """Wait until so many are in the election."""
+    """Wait until the election has this many candidates."""
     async with open_watcher(etcd.endpoint) as watcher:
         async with watcher.mirror("/election/mail/", prefix=True) as election:
             with trio.fail_after(LIMIT):

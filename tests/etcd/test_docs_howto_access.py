@@ -1,4 +1,4 @@
-"""The programs of the how-to pages about TLS and auth: they do what their pages say."""
+"""The programs of the how-to pages about TLS and auth do what their pages say."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from tests.support.auth import (
     READER,
     Guarded,
     b64,
+    distinguishes_tokens,
     jwt,
     open_guarded,
-    tells_tokens_apart,
 )
 from tests.support.cli import Cli, open_command
 from tests.support.helpers import LIMIT
@@ -31,12 +31,12 @@ PERMISSION = {
 
 
 async def permit(server: Guarded) -> None:
-    """Let the reader read what the programs watch."""
+    """Let the reader read the keys that the programs watch."""
     await server.request("/v3/auth/role/grant", {"name": "r", "perm": PERMISSION})
 
 
 def write_certificates(folder: Path) -> ssl.SSLContext:
-    """What tls.py reads, and etcd; the client's certificate names the reader."""
+    """Write the files of tls.py and etcd; the client's certificate names the reader."""
     ca = trustme.CA()
     server = ca.issue_cert("127.0.0.1")
     client = ca.issue_cert("reader@example.org", common_name=READER.user)
@@ -63,7 +63,7 @@ async def test_mutual_tls(tmp_path: Path, newest_binary: str) -> None:
         server = Guarded(etcd)
         await server.set_up()
         await permit(server)
-        # Its user is the one that the certificate names.
+        # The certificate names the user.
         async with open_program("tls.py", etcd.endpoint, folder=tmp_path) as program:
             await program.lines(1)
             await server.put("/config/a", "1")
@@ -73,11 +73,11 @@ async def test_mutual_tls(tmp_path: Path, newest_binary: str) -> None:
             for each in cli_command("howto/tls.md")
         ]
         async with open_command(command, {}, tmp_path) as program:
-            await put_until_told(server, program)
+            await put_until_seen(server, program)
 
 
-async def put_until_told(server: Guarded, program: Cli) -> None:
-    """Write until it has seen it: it tells of what comes once it watches."""
+async def put_until_seen(server: Guarded, program: Cli) -> None:
+    """Write until the program has seen it, which it does once its watch begins."""
     with trio.fail_after(LIMIT):
         while b"/config/a" not in program.output:
             await server.put("/config/a", "1")
@@ -102,7 +102,7 @@ async def test_credentials(tmp_path: Path, newest_binary: str) -> None:
             "auth.py", endpoint, READER_PASSWORD=READER.password
         ) as program:
             await program.lines(1)
-            # Whose token is forgotten by then.
+            # The server has forgotten its token by then.
             await server.etcd.kill()
             await server.etcd.start()
             await server.put("/config/a", "1")
@@ -111,7 +111,7 @@ async def test_credentials(tmp_path: Path, newest_binary: str) -> None:
         where = {"ETCDCTL_ENDPOINTS": endpoint}
         command = cli_command("howto/auth.md")
         async with open_command(command, where, tmp_path) as program:
-            await put_until_told(server, program)
+            await put_until_seen(server, program)
 
 
 @pytest.mark.parametrize("is_good", [True, False])
@@ -131,7 +131,7 @@ async def test_token_file(tmp_path: Path, newest_binary: str, is_good: bool) -> 
                 assert await program.wait() == 1
                 error = (
                     b"AuthenticationError"
-                    if tells_tokens_apart(server.etcd)
+                    if distinguishes_tokens(server.etcd)
                     else b"PermissionDeniedError"
                 )
                 assert error in await program.errors()
@@ -141,7 +141,7 @@ async def test_members(newest_binary: str) -> None:
     async with open_cluster(binary=newest_binary) as cluster:
         first, second, third = cluster.members
         async with open_program("follow_members.py", first.endpoint) as program:
-            # Each event is a look at what is known by then.
+            # Each event prints what is known by then.
             count = 1
             await program.lines(count)
             with trio.fail_after(LIMIT):
@@ -157,6 +157,6 @@ async def test_members(newest_binary: str) -> None:
     ):
         page = page.replace(shown, here.endpoint)
     event, *endpoints = page.splitlines()
-    told, *known = program.output.decode().splitlines()[-4:]
-    assert told == event
+    printed, *known = program.output.decode().splitlines()[-4:]
+    assert printed == event
     assert sorted(known) == sorted(endpoints)

@@ -1,4 +1,4 @@
-"""The programs of the how-to page about asyncio: both bridges carry, and come down."""
+"""The programs of the how-to page about asyncio: both bridges work, and end cleanly."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def test_changes_cross_over(newest_etcd: Etcd, name: str) -> None:
         await newest_etcd.restart()
         await newest_etcd.put("/config/mode", "slow")
         assert (await program.lines(3))[2] == b"{'/config/mode': 'slow'}"
-        # Ctrl-C cancels asyncio's main task, and with it what runs under Trio.
+        # Ctrl-C cancels asyncio's main task, and with it the code that runs on Trio.
         assert await program.end(signal.SIGINT) == -signal.SIGINT
         said = await program.errors()
         assert said.endswith(b"\nKeyboardInterrupt\n")
@@ -30,7 +30,7 @@ async def test_changes_cross_over(newest_etcd: Etcd, name: str) -> None:
 
 @pytest.mark.parametrize("name", PROGRAMS)
 async def test_an_error_crosses_over(newest_etcd: Etcd, name: str) -> None:
-    # What it shows is no text.
+    # A value that is not text.
     await newest_etcd.put("/config/mode", b"\xff")
     async with open_program(name, newest_etcd.endpoint) as program:
         assert await program.wait() == 1

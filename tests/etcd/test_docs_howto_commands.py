@@ -1,4 +1,4 @@
-"""The commands of other programs that the how-to pages show do what the pages say."""
+"""The commands of other programs on the how-to pages do what the pages say."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trio_etcd_watch.testing._servers import reserve_port
 
 
 def commands(page: str, program: str) -> list[list[str]]:
-    """The calls of a program that a page shows."""
+    """Return the calls of a program that a page shows."""
     lines = "".join(blocks(page, "console")).splitlines()
     return [shlex.split(line[2:]) for line in lines if line.startswith(f"$ {program} ")]
 
@@ -58,10 +58,10 @@ async def test_an_instance_is_registered(newest_etcd: Etcd, etcdctl: str) -> Non
         actual = [argument.replace(shown, lease[1]) for argument in arguments]
         assert actual != arguments
         await etcdctl_says(etcdctl, newest_etcd, *actual)
-    left = await etcdctl_says(
+    remaining = await etcdctl_says(
         etcdctl, newest_etcd, "lease", "timetolive", lease[1], "--keys"
     )
-    assert "/services/mail/one" in left
+    assert "/services/mail/one" in remaining
 
 
 async def test_the_grpc_proxy(newest_etcd: Etcd, newest_binary: str) -> None:

@@ -1,4 +1,4 @@
-"""The how-to page about members that change: what it says about DNS."""
+"""The how-to page about changing members: its configuration of DNS."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PAGE = "howto/membership.md"
 
 
 def serve_zone(server: NameServer, port: str) -> list[str]:
-    """Have it answer as the page's zone file says; return the hosts that it names."""
+    """Serve the page's zone file; return the host names in it."""
     (zone,) = blocks(PAGE, "ini")
     records = [
         re.fullmatch(r"(\S+) \d+ IN SRV (\d+ \d+) 2379 (\S+)\.", line)
@@ -39,7 +39,8 @@ def serve_zone(server: NameServer, port: str) -> list[str]:
 
 
 def certified(folder: Path, *names: str) -> tuple[list[str], ssl.SSLContext]:
-    """The arguments of a server whose certificate names these, and who trusts it.
+    """Return arguments of a server with a certificate for these names, and a client's
+    context.
 
     The CA is in ca.pem.
     """
@@ -57,7 +58,7 @@ def certified(folder: Path, *names: str) -> tuple[list[str], ssl.SSLContext]:
 async def test_the_command_asks_dns(
     newest_binary: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the records of the page; the certificate names the domain, and no target."""
+    """With the page's records; the certificate has the domain, and no target."""
     command = cli_command(PAGE)
     args, context = certified(tmp_path, "example.com", "127.0.0.1")
     async with (
@@ -67,11 +68,11 @@ async def test_the_command_asks_dns(
         hosts = serve_zone(server, etcd.endpoint.partition(":")[2])
         here = [sys.executable, "-m", "tests.support.asks_here"]
         where = [str(server.port), ",".join(hosts), *command[len(PROGRAM) :]]
-        # The CA is one that the system trusts.
+        # The system trusts the CA.
         trusted = {"SSL_CERT_FILE": str(tmp_path / "ca.pem")}
         async with open_command([*here, *where], trusted, tmp_path) as program:
             with trio.fail_after(LIMIT):
-                # It tells of what comes once it watches.
+                # It prints events from when its watch begins.
                 while not program.output.endswith(b"PUT\n/config/limit\n5\n"):
                     await etcd.put("/config/limit", "5")
                     with trio.move_on_after(0.2):

@@ -1,4 +1,4 @@
-"""The configuration that the how-to page about proxies shows for nginx."""
+"""The nginx configuration of the how-to page about proxies."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trio_etcd_watch.testing._servers import reserve_port
 
 
 def write_configuration(folder: Path, address: str, endpoint: str) -> Path:
-    """The page's, with what it takes to run as anybody and in any folder."""
+    """Write the page's configuration, changed so that any user can run it anywhere."""
     (text,) = blocks("howto/proxies.md", "nginx")
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     paths = "".join(f"{kind}_temp_path {folder};\n" for kind in kinds)
@@ -53,7 +53,7 @@ async def test_nginx(newest_etcd: Etcd, tmp_path: Path) -> None:
                     await newest_etcd.restart()
                     await newest_etcd.put("/config/a", "2")
                     assert [e.kv.value for e in await take(watch, 1)] == [b"2"]
-                    # More than nginx lets a body have by default.
+                    # More than the body size that nginx allows by default.
                     before = watcher.statistics().reconnects
                     for i in range(20):
                         async with watcher.watch(f"{i}" + "k" * 60_000):

@@ -1,4 +1,4 @@
-"""The programs of the how-to pages about services: they answer as their pages say."""
+"""The programs of the how-to pages about services answer as their pages say."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from trio_etcd_watch.testing._servers import reserve_port
 
 @pytest.fixture
 def address() -> Iterator[str]:
-    """Where a program may listen."""
+    """A free address for a program to listen at."""
     with ExitStack() as resources:
         yield reserve_port(resources)
 
 
 class Client:
-    """Asks one server."""
+    """A client of one server."""
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client
 
     async def get(self, path: str) -> tuple[int, str]:
-        """The status and the text of an answer; 0 while nobody listens."""
+        """Return status and text of the answer; 0 if no server listens."""
         try:
             answer = await self._client.get(path)
         except httpx.TransportError:
@@ -44,12 +44,12 @@ class Client:
         return answer.status_code, answer.text
 
     async def until(self, path: str, status: int, text: str) -> None:
-        """Ask until this is the answer."""
+        """Repeat the request until the answer is this one."""
 
-        async def is_told() -> bool:
+        async def is_answered() -> bool:
             return await self.get(path) == (status, text)
 
-        await eventually(is_told)
+        await eventually(is_answered)
 
 
 @asynccontextmanager
@@ -134,8 +134,8 @@ async def test_metrics(newest_etcd: Etcd, address: str) -> None:
         page = blocks("howto/metrics.md", "text")[0]
         shown = {line.partition(" ")[0] for line in page.splitlines()}
         answer = (await client.get("/metrics"))[1]
-        told = {line.partition(" ")[0] for line in answer.splitlines()} - {"#"}
-        assert shown == told
+        exported = {line.partition(" ")[0] for line in answer.splitlines()} - {"#"}
+        assert shown == exported
         await newest_etcd.kill()
         await eventually(is_lost)
         await newest_etcd.start()
@@ -184,6 +184,6 @@ async def test_an_application_that_hypercorn_starts(
             await client.until("/config/mode", 200, "slow")
             assert await client.get("/config/limit") == (404, "no such setting\n")
         finally:
-            # Else its worker would outlive it.
+            # Otherwise its worker would outlive it.
             with trio.CancelScope(shield=True):
                 assert await program.end(signal.SIGTERM) == 0

@@ -1,4 +1,4 @@
-"""The tests that the how-to page about testing shows pass."""
+"""The tests on the how-to page about testing pass."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def test_the_tests_pass(tmp_path: Path, newest_binary: str) -> None:
         (tmp_path / name).write_text((PROGRAMS / name).read_text())
     (settings,) = blocks("howto/testing.md", "toml")
     (tmp_path / "pyproject.toml").write_text(settings)
-    # Without what takes its time to be imported, on a machine that is busy.
+    # Plugins that take long to import on a busy machine are left out.
     plugins = ("hypothesispytest", "xdist", "anyio")
     done = await trio.run_process(
         [sys.executable, "-m", "pytest", "-q", *(f"-pno:{each}" for each in plugins)],

@@ -15,7 +15,7 @@ from tests.support.programs import ENDPOINT, PROGRAMS, ROOT, blocks, open_progra
 from trio_etcd_watch.testing import Etcd
 
 PRINTED = blocks("migration/index.md", "text")[0].splitlines()
-"""What the programs show, of the writes below."""
+"""The expected output of the programs for the writes below."""
 
 
 async def write_before(etcd: Etcd) -> None:
@@ -24,7 +24,7 @@ async def write_before(etcd: Etcd) -> None:
 
 
 async def look_on(etcd: Etcd, program: Cli) -> list[str]:
-    """What a program prints of what is there, and of two changes."""
+    """Return what a program prints of the existing keys, and of two changes."""
     await program.lines(2)
     await etcd.put("/config/limit", "6")
     await etcd.delete("/config/mode")
@@ -44,7 +44,7 @@ async def test_with_python_etcd3(newest_etcd: Etcd) -> None:
     async with open_program(
         "from_etcd3_before.py",
         newest_etcd.endpoint,
-        # Its generated code is older than the protobuf that runs it.
+        # Its generated code is older than the installed protobuf.
         PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION="python",
     ) as program:
         assert await look_on(newest_etcd, program) == PRINTED
@@ -85,11 +85,11 @@ async def test_afterwards_it_lives_through_a_restart(newest_etcd: Etcd) -> None:
 
 
 async def test_before_it_does_not(newest_etcd: Etcd) -> None:
-    """As the page says of aetcd: its iterator raises."""
+    """The iterator of aetcd raises, as the page says."""
     await write_before(newest_etcd)
     async with open_program("from_aetcd_before.py", newest_etcd.endpoint) as program:
         await program.lines(2)
-        # Its watch is there once an event comes.
+        # The watch has begun once an event comes.
         await newest_etcd.put("/config/limit", "6")
         await program.lines(3)
         await newest_etcd.kill()

@@ -1,4 +1,4 @@
-"""The benchmarks run as their page says: all of it that ends within a minute."""
+"""The benchmarks run as their page says, except for those that take over a minute."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from tests.support.programs import ROOT
 
 PAGE = "performance.md"
 LIMIT = 300.0
-"""Seconds, on a machine that is busy with other tests."""
+"""Seconds, on a machine that also runs other tests."""
 
 
 def without_go() -> str:
-    """The path, but for Go: to build its client takes longer than to run all others."""
+    """Return the path without Go, because its client takes very long to build."""
     return os.pathsep.join(
         folder
         for folder in os.get_exec_path()
-        # Where it is among the system's programs it stays.
+        # A folder of the system that also has Go is kept.
         if not Path(folder, "go").exists() or Path(folder, "sh").exists()
     )
 
 
 def run(command: str, output: Path) -> str:
-    """Run it with the Python of this run, in which nothing is installed for it."""
+    """Run it with the present Python, without installing anything."""
     python, venv = ".venv/bin/python", Path(sys.prefix)
     assert "/tmp/results" in command or command.startswith(python)
     words = shlex.split(command.replace("/tmp/results", str(output)))

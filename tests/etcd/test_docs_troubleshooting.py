@@ -22,7 +22,7 @@ async def test_the_log_is_shown(newest_etcd: Etcd) -> None:
 
 
 async def test_it_says_why_there_is_no_watch() -> None:
-    """Nothing listens at a port that was bound, and is not any more."""
+    """Nothing listens at a port that was bound and released."""
     with trio.socket.socket() as listener:
         await listener.bind(("127.0.0.1", 0))
         host, port = listener.getsockname()
@@ -40,7 +40,7 @@ async def test_it_goes_on_once_there_is_a_watch(newest_etcd: Etcd) -> None:
     async with open_program(
         "say_why.py", newest_etcd.endpoint, replaced=patient
     ) as program:
-        # Entered when an event comes that was written after it.
+        # The body begins when an event comes that was written after the watch began.
         while not program.output:
             await newest_etcd.put("/config/limit", "6")
             with trio.move_on_after(0.5):

@@ -1,7 +1,7 @@
-"""The tutorial does what it says: each command and program of it, in order.
+"""The commands and programs of the tutorial do what it says, in order.
 
-It has the programs "follow.py" and "live_config.py". `make docs-follow` does the same in an
-empty environment, with what is installed there.
+Its programs are "follow.py" and "live_config.py". `make docs-follow` does the same in
+an empty environment, with what is installed there.
 """
 
 from __future__ import annotations

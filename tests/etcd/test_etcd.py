@@ -1,4 +1,4 @@
-"""One process of etcd: started, hurt, repaired, and gone with its parent."""
+"""The process of an etcd: started, hurt, repaired, and ended with its parent."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ async def test_too_slow(etcd_binary: str, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_lives_on_when_a_thread_ends(etcd_binary: str) -> None:
-    """The signal that ends etcd with us would also end it with a thread of ours."""
+    """The signal that ends etcd with its parent is also sent if only a thread ends."""
 
     async def main() -> Etcd:
         async with open_etcd(binary=etcd_binary) as etcd:
@@ -123,7 +123,7 @@ def test_dies_with_its_parent(
 ) -> None:
     async def wait_dead(pid: int) -> None:
         with trio.fail_after(LIMIT):
-            while is_alive(pid):  # noqa: ASYNC110  # somebody else's child
+            while is_alive(pid):  # noqa: ASYNC110  # a child of another process
                 await trio.sleep(0.01)
 
     environment = {

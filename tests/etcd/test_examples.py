@@ -1,4 +1,4 @@
-"""The demo and the examples run, as programs, and do what they say."""
+"""The demo and the examples run as programs, and do what they say."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ PROGRAMS = re.findall(
     (ROOT / "README.md").read_text(),
     re.DOTALL,
 )
-"""Those of README that are whole."""
+"""The complete programs of README."""
 
 
 def run(etcd_binary: str, name: str, *arguments: str) -> list[str]:
-    """Run an example; return what it printed."""
+    """Run an example; return its output."""
     done = subprocess.run(
         [sys.executable, EXAMPLES / name, *arguments],
         capture_output=True,
@@ -45,7 +45,7 @@ def test_demo(etcd_binary: str) -> None:
         line.startswith("--- 48 events written, 48 seen, 0 lost, 0 repeated")
         for line in lines
     )
-    # The log may say something more after it.
+    # The log may have further lines after it.
     (mirror,) = (
         line for line in lines if line.startswith("--- a mirror of 32 keys at")
     )
@@ -54,11 +54,11 @@ def test_demo(etcd_binary: str) -> None:
 
 
 def test_hot_reload(etcd_binary: str) -> None:
-    # Updates may be conflated; the first and the last state are seen in any case.
+    # Updates may be merged, but the first and the last state are always seen.
     lines = run(etcd_binary, "hot_reload.py")
     assert lines[0] == "now running with {'limit': '5'}"
     assert lines[-1] == "now running with {'limit': '7', 'mode': 'off'}"
-    # What was written together is seen together.
+    # What was written in one transaction is seen together.
     assert set(lines[1:-1]) <= {"now running with {'limit': '7', 'mode': 'fast'}"}
 
 
@@ -89,7 +89,7 @@ async def test_readme(
     exec(PROGRAMS[number].replace("127.0.0.1:2379", etcd.endpoint), names)
     printed = ""
 
-    async def is_told(what: str) -> bool:
+    async def is_printed(what: str) -> bool:
         nonlocal printed
         printed += capsys.readouterr().out
         return what in printed
@@ -99,8 +99,8 @@ async def test_readme(
     with trio.fail_after(LIMIT):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(names["main"])
-            # The second program sees only what is written once it watches.
-            while not await is_told("late"):
+            # The second program only sees what is written after its watch began.
+            while not await is_printed("late"):
                 await etcd.txn(Put("/config/late", "1"), Put("/jobs/late", "1"))
             nursery.cancel_scope.cancel()
     assert ("early" in printed) == (number == 0)

@@ -1,4 +1,4 @@
-"""Half-open connections, members that go down, quorum lost and regained."""
+"""Half-open connections, members that fail, and quorum that is lost and regained."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ async def test_half_open_connection(etcd: Etcd) -> None:
         async with open_watcher(channel) as watcher, watcher.watch("a") as watch:
             proxy.blackhole()
             revision = await etcd.put("a", "while nobody hears")
-            await proxy.wait_accepted(2)  # the client has noticed, and dials
+            await proxy.wait_accepted(2)  # the client has noticed, and reconnects
             proxy.heal()
             assert [e.kv.mod_revision for e in await take(watch, 1)] == [revision]
             assert watcher.statistics().connections_made == 2
@@ -41,8 +41,8 @@ async def test_paused_server(etcd: Etcd) -> None:
 
 
 async def test_an_idle_minute_is_one_connection(etcd_binaries: list[str]) -> None:
-    # Real time, because it is etcd that punishes pings: it ends the connection of a
-    # client that sends three within 5 s of each other or of its last answer.
+    # In real time, because etcd limits pings: it ends the connection of a client that
+    # sends three within 5 s of each other or of its last answer.
     async def idle(program: str) -> None:
         async with open_etcd(binary=program) as etcd:
             async with open_watcher(etcd.endpoint) as watcher:
@@ -53,7 +53,7 @@ async def test_an_idle_minute_is_one_connection(etcd_binaries: list[str]) -> Non
                 statistics = watcher.statistics()
         assert (statistics.connections_made, statistics.reconnects) == (1, 0)
 
-    # One minute for all servers.
+    # One minute for all servers together.
     async with trio.open_nursery() as nursery:
         for program in etcd_binaries:
             nursery.start_soon(idle, program)
@@ -67,7 +67,7 @@ async def test_members_killed_in_turn(etcd_binary: str) -> None:
                 for round_ in range(2):
                     for down in cluster.members[:2]:
                         await down.kill()
-                        # Writes go to the one that stays.
+                        # Writes go to the member that stays.
                         for i in range(10):
                             revision = await written(
                                 cluster.members[2], f"{round_} {i}"
@@ -79,14 +79,14 @@ async def test_members_killed_in_turn(etcd_binary: str) -> None:
 
 
 async def written(member: Etcd, value: str) -> int:
-    """Put, once there is a leader; a refused put has not been applied."""
+    """Put, once there is a leader; a put that was refused has not been applied."""
     with trio.fail_after(LIMIT):
         while True:
             try:
                 return await member.put("a", value)
             except (RuntimeError, OSError):
-                # No leader yet. A put that timed out may yet be applied: the key then
-                # has a revision more, and the test fails rather than hides it.
+                # There is no leader yet. A put that timed out may still be applied:
+                # then the key has one more revision, and the test fails.
                 await trio.sleep(0.1)
 
 

@@ -1,4 +1,4 @@
-"""What keeps a mirror right: faults, lost events, `sync()` and `verify()`."""
+"""How a mirror is kept right: faults, lost events, `sync()` and `verify()`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ALL = Range(*key_range("", prefix=True))
 
 
 async def check(mirror: Mirror, etcd: Etcd) -> None:
-    """Compare with a read at exactly its revision, by another client."""
+    """Compare with a read at the mirror's revision by another client."""
     async with open_reader(etcd.endpoint) as reader:
         assert dict(mirror) == dict(
             await reader.snapshot(ALL, revision=mirror.revision)
@@ -83,7 +83,7 @@ async def test_a_compaction_while_away_is_one_update(
                 assert (update.revision, update.resynced) == (last, True)
                 await check(mirror, etcd)
                 assert mirror.statistics().resyncs == 1
-                # It goes on.
+                # The mirror continues.
                 await etcd.put("a", "3")
                 assert [change.key for change in (await anext(changes)).changes] == [
                     b"a"
@@ -93,7 +93,7 @@ async def test_a_compaction_while_away_is_one_update(
 
 
 def drop(mirror: Mirror, key: bytes) -> None:
-    """Make the mirror as if the last event of this key had been lost."""
+    """Change the mirror as if the last event of this key had been lost."""
     replica = mirror._follower.replica
     del replica.mapping[key]
 
@@ -182,7 +182,7 @@ async def test_sync_shows_what_was_written_before_it(etcd: Etcd) -> None:
                         case 2:
                             last = await etcd.txn(Delete("b"), Put("outside", ""))
                         case _:
-                            # It leaves no trace.
+                            # A key that no longer exists afterwards.
                             await etcd.put("b2", "came")
                             last = await etcd.delete("b2")
                     await mirror.sync()
@@ -250,9 +250,9 @@ async def test_lost_history_sets_it_back(
                 assert mirror.revision == update.revision < last
                 assert mirror["a"].value == b"1"
                 assert mirror["a"].mod_revision == first
-                await etcd.put("a", "anew")
+                await etcd.put("a", "again")
                 await mirror.sync()
-                assert mirror["a"].value == b"anew"
+                assert mirror["a"].value == b"again"
                 await check(mirror, etcd)
                 assert await mirror.verify()
 
@@ -290,7 +290,7 @@ async def test_waits_end_where_they_are_cancelled(etcd: Etcd) -> None:
             assert scope.cancelled_caught
         assert await mirror.verify()
     for steps in range(60):
-        # After so many checkpoints, wherever in entering and leaving that is.
+        # Cancels after this many checkpoints, anywhere in entering and leaving.
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
 

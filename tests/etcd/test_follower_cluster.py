@@ -1,4 +1,4 @@
-"""The cluster in memory that mirrors are tested with answers reads as a real one does."""
+"""The in-memory cluster of the mirrors' tests answers reads like a real one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def request(**fields: int) -> bytes:
 
 
 def comparable(reply: Reply) -> object:
-    """A reply without who gave it."""
+    """Return a reply without the ids of its sender."""
     if not isinstance(reply, bytes):
         return reply
     page = decode_range(reply)

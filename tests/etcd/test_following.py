@@ -1,4 +1,4 @@
-"""Members that are replaced until none is left of those that were given."""
+"""Members are replaced until none of the given endpoints exists any more."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from trio_etcd_watch.testing import Etcd
 async def replaceable(
     kind: str, binary: str, folder: Path
 ) -> AsyncGenerator[tuple[Replacing, dict[str, Any]]]:
-    """A cluster, and a channel's arguments."""
+    """A cluster, and the arguments of a channel for it."""
     if kind == "open":
         async with open_replacing(binary, folder) as cluster:
             yield cluster, {}
@@ -68,8 +68,8 @@ async def all_resume(watcher: Watcher) -> bool:
     return statistics.live == 0 and statistics.resuming > 0
 
 
-async def replace_as_they_are_told(cluster: Replacing, watcher: Watcher) -> None:
-    """Each goes once its successor is known, wherever the client is."""
+async def replace_as_they_are_listed(cluster: Replacing, watcher: Watcher) -> None:
+    """Each member is removed once its successor is known, wherever the client is."""
     for old in list(cluster.members):
         new = await cluster.add()
         await eventually(lambda new=new: is_known(watcher, new))  # type: ignore[misc]  # lambda's default
@@ -77,12 +77,12 @@ async def replace_as_they_are_told(cluster: Replacing, watcher: Watcher) -> None
 
 
 async def replace_where_the_client_is(cluster: Replacing, watcher: Watcher) -> None:
-    """The one that the client is connected to goes; the next tells it of the others."""
-    left = list(cluster.members)
-    while left:
+    """The client's own member is removed each time; the next one lists the others."""
+    remaining = list(cluster.members)
+    while remaining:
         used = {each.endpoint for each in watcher.statistics().endpoints if each.in_use}
-        old = next((each for each in left if each.endpoint in used), left[0])
-        left.remove(old)
+        old = next((each for each in remaining if each.endpoint in used), remaining[0])
+        remaining.remove(old)
         new = await cluster.add()
         await cluster.remove(old)
         if old.endpoint in used:
@@ -92,7 +92,7 @@ async def replace_where_the_client_is(cluster: Replacing, watcher: Watcher) -> N
 @pytest.mark.parametrize(
     ("kind", "often"),
     [("tls and auth", True), ("open", False)],
-    ids=["told, tls and auth", "at once"],
+    ids=["listed, tls and auth", "at once"],
 )
 async def test_all_members_are_replaced(
     etcd_binary: str,
@@ -102,7 +102,7 @@ async def test_all_members_are_replaced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if often:
-        # A test has no five minutes for each member.
+        # The default of five minutes for each member is too long for a test.
         monkeypatch.setattr(_following, "INTERVAL", 0.2)
     async with replaceable(kind, etcd_binary, tmp_path) as (cluster, arguments):
         given = [member.endpoint for member in cluster.members]
@@ -122,10 +122,10 @@ async def test_all_members_are_replaced(
                 nursery.start_soon(read_to_the_end, watch, events)
                 nursery.start_soon(write_until, cluster, stop)
                 if often:
-                    await replace_as_they_are_told(cluster, watcher)
+                    await replace_as_they_are_listed(cluster, watcher)
                 else:
                     await replace_where_the_client_is(cluster, watcher)
-                # Without the option there is nobody to go to.
+                # Without the option there is no member to reconnect to.
                 await eventually(lambda: all_resume(other))
                 stop.set()
                 await mirror.wait_for(lambda state: b"w/end" in state)
@@ -133,7 +133,7 @@ async def test_all_members_are_replaced(
                 copy = mirror.copy()
                 assert watcher.statistics().live == 2
                 start = watch.created.header.revision + 1
-            # What was written meanwhile, as the new members have it.
+            # The writes until now, as the new members have them.
             history: list[Event] = []
             now = Channel(*(each.endpoint for each in cluster.members), **arguments)
             async with open_watcher(now) as reader:
@@ -157,11 +157,11 @@ async def test_any_user_may_ask(etcd_binary: str) -> None:
                 await eventually(lambda: is_known(watcher, guarded.etcd))
                 await guarded.put("r", "1")
                 assert len(await take(watch, 1)) == 1
-                told = {e.endpoint: e for e in watcher.statistics().endpoints}
-        assert told[proxy.endpoint].source == "given"
-        assert told[proxy.endpoint].in_use
-        assert told[guarded.etcd.endpoint].source == "member"
-        assert not told[guarded.etcd.endpoint].in_use
+                endpoints = {e.endpoint: e for e in watcher.statistics().endpoints}
+        assert endpoints[proxy.endpoint].source == "given"
+        assert endpoints[proxy.endpoint].in_use
+        assert endpoints[guarded.etcd.endpoint].source == "member"
+        assert not endpoints[guarded.etcd.endpoint].in_use
 
 
 async def test_the_members_of_a_user_without_a_name_are_not_told(
@@ -177,10 +177,10 @@ async def test_the_members_of_a_user_without_a_name_are_not_told(
             async with watcher.watch("r"):
                 pytest.fail("entered")
 
-        async def is_told() -> bool:
+        async def is_logged() -> bool:
             lines = [record.getMessage() for record in caplog.records]
             return any("members" in line for line in lines)
 
-        # Some servers tell everybody; none ends anything for being asked.
-        await eventually(is_told)
+        # Some servers list members to everybody; none ends a stream for being asked.
+        await eventually(is_logged)
         assert watcher.statistics().connections_made == 1

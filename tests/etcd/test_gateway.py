@@ -1,4 +1,4 @@
-"""Writing into an etcd, and asking it things, over its JSON gateway."""
+"""Writes and requests to an etcd over its JSON gateway."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def test_concurrent_writes(etcd_binary: str) -> None:
             revisions.add(await etcd.put(key, "1"))
 
         async with trio.open_nursery() as nursery:
-            for i in range(60):  # more than Trio has threads for at once
+            for i in range(60):  # more than Trio has threads at once
                 nursery.start_soon(write, f"k{i}")
         assert len(revisions) == len(await keys_of(etcd)) == 60
 
@@ -66,7 +66,7 @@ async def test_metrics(etcd_binary: str) -> None:
 
 
 async def test_a_page_that_is_missing(etcd: Etcd) -> None:
-    # The gateway of 3.6, grpc-gateway v2, answers as gRPC does; older ones with text.
+    # The gateway of 3.6, grpc-gateway v2, answers like gRPC; older ones with text.
     message, code = "HTTP status 404: Not Found", 2
     if etcd.version >= (3, 6, 0):
         message, code = "Not Found", 5
@@ -86,7 +86,7 @@ async def test_the_servers_words(etcd: Etcd) -> None:
 async def test_a_reply_that_breaks_off(start: str) -> None:
     async def reply(stream: trio.SocketStream) -> None:
         async with stream:
-            # All of it, JSON: what is unread would be a reset to the client.
+            # Read all of the JSON: unread data would reset the client.
             request = b""
             while not request.endswith(b"}"):
                 request += await stream.receive_some()
@@ -111,7 +111,7 @@ async def test_auth(etcd_binary: str) -> None:
             await etcd.put("a", "1")
         etcd.token = (await etcd.request("/v3/auth/authenticate", root))["token"]
         await etcd.put("a", "1")
-        await etcd.restart()  # serves, though it refuses the token of its past life
+        await etcd.restart()  # it serves, though it refuses the token from before
         with pytest.raises(EtcdRequestError, match="invalid auth token"):
             await etcd.put("a", "1")
 
@@ -119,7 +119,7 @@ async def test_auth(etcd_binary: str) -> None:
 async def test_tls(etcd_binary: str) -> None:
     context = ssl.create_default_context()
     context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE  # --auto-tls signs for itself
+    context.verify_mode = ssl.CERT_NONE  # --auto-tls uses a self-signed certificate
     async with open_etcd(
         binary=etcd_binary, args=["--auto-tls"], ssl_context=context
     ) as etcd:

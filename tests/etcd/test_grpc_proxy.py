@@ -1,4 +1,4 @@
-"""Through etcd's grpc-proxy, which merges watches and answers creations out of order."""
+"""etcd's grpc-proxy, which merges watches and answers creations out of order."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ async def test_nobody_gets_what_another_asked_for(etcd_binary: str) -> None:
         open_grpc_proxy(etcd, etcd_binary) as endpoint,
         open_watcher(endpoint) as neighbour,
         open_watcher(endpoint) as watcher,
-        # Opens the stream, so that the two below find it open.
+        # This opens the stream, so that it is open for the two watches below.
         watcher.watch("z"),
     ):
         for turn in range(10):
-            # The proxy has a watch on the second already, and confirms it at once.
+            # The proxy has a watch on the second key already, and confirms it at once.
             keys = [f"a{turn}", f"b{turn}"]
             start = await etcd.put("x", "") + 1
             async with (
@@ -78,7 +78,7 @@ async def test_resumes_though_the_proxy_hides_the_cluster(etcd_binary: str) -> N
         open_watcher(endpoint) as neighbour,
         open_watcher(endpoint) as watcher,
         watcher.watch("c", start_revision=2) as watch,
-        # Joins the first; and when the first comes back, that one joins this.
+        # It joins the first watch; when that is created again, it joins this one.
         neighbour.watch("c", start_revision=2),
     ):
         connection = watcher._connector._connection
@@ -86,7 +86,7 @@ async def test_resumes_though_the_proxy_hides_the_cluster(etcd_binary: str) -> N
         connection.close("a test wants it")
 
         async def resumed() -> bool:
-            # Or failed; then there is nothing to wait for.
+            # If it has failed, there is nothing to wait for.
             state = watch.statistics().state
             made = watcher.statistics().connections_made
             return made == 2 and state in ("live", "ended")
@@ -97,8 +97,8 @@ async def test_resumes_though_the_proxy_hides_the_cluster(etcd_binary: str) -> N
         assert watcher.statistics().reconnects == 1
 
 
-def cluster_told(mirror: Mirror) -> int:
-    """The cluster that the creation of its watch was of; 0 where that is made up."""
+def cluster_of_creation(mirror: Mirror) -> int:
+    """The cluster in the header of its creation; 0 if that is made up."""
     watch = mirror._follower._watch
     assert watch is not None
     return watch.created.header.cluster_id
@@ -121,22 +121,22 @@ async def test_a_mirror_whose_watch_joins_another(etcd_binary: str) -> None:
                 neighbour.mirror("a", prefix=True) as first,
                 watcher.mirror("a", prefix=True) as second,
             ):
-                # As of now; or else there is nothing to see here.
-                assert cluster_told(first) != 0
-                assert cluster_told(second) == 0
+                # The header must be real at first, or the test shows nothing.
+                assert cluster_of_creation(first) != 0
+                assert cluster_of_creation(second) == 0
                 for count in range(1, 6):
                     await etcd.txn(Put(f"a{count}", ""), Put("outside", ""))
                     for mirror in (first, second):
                         await mirror.wait_for(functools.partial(has_keys, count + 1))
                 last = await etcd.txn(Delete("a0"), Put("a9", ""), Put("outside", ""))
-                # One that leaves no trace in the range.
+                # A key that is not in the range.
                 newest = await etcd.put("outside", "")
                 for mirror in (first, second):
                     await mirror.sync()
                     assert mirror.revision >= newest > last
                     assert list(mirror) == [b"a1", b"a2", b"a3", b"a4", b"a5", b"a9"]
                     assert await mirror.verify()
-                    assert mirror.copy().header.cluster_id == cluster_told(first)
+                    assert mirror.copy().header.cluster_id == cluster_of_creation(first)
                     assert mirror.statistics().resyncs == 0
 
 
@@ -178,8 +178,8 @@ async def test_a_made_up_header_is_no_history(etcd_binary: str) -> None:
         with trio.fail_after(LIMIT):
             await first.__aenter__()
             async with watcher.mirror("a", prefix=True) as mirror:
-                # It is told of a revision that is still to come.
-                assert cluster_told(mirror) == 0
+                # Its header has a revision that is still to come.
+                assert cluster_of_creation(mirror) == 0
                 await first.__aexit__(None, None, None)
                 connection = watcher._connector._connection
                 assert connection is not None

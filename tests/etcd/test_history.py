@@ -1,4 +1,4 @@
-"""A cluster that comes back with less history than it has told; and one that lags."""
+"""A cluster that comes back with less history than it reported, and one that lags."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from trio_etcd_watch._live_stream import LiveStream
 from trio_etcd_watch.testing import Etcd, open_cluster, open_etcd
 
 LAGS = 3
-"""How often a member lags here."""
+"""How many times a member lags."""
 
 
 async def wipe(etcd: Etcd) -> None:
-    """As a volume that was lost: the same cluster by its id, and no data."""
+    """Restart it without its data, which leaves the cluster's id the same."""
     await etcd.stop()
     shutil.rmtree(etcd.data_dir)
     await etcd.start()
 
 
 async def copy_database(etcd: Etcd, path: Path) -> None:
-    """A backup: what stands on the disk of a server that is stopped in good order."""
+    """Copy the database of a server that was stopped properly, and restart it."""
     await etcd.stop()
     shutil.copy(etcd.data_dir / "member/snap/db", path)
     await etcd.start()
@@ -58,9 +58,9 @@ async def restore(etcd: Etcd, utility: Path, backup: Path, *args: str) -> None:
 
 
 async def assert_lost(watch: Watch, revisions: list[int], actual: int) -> None:
-    """What had been received comes first, then the error."""
-    taken = await take(watch, len(revisions))
-    assert [event.kv.mod_revision for event in taken] == revisions
+    """Check that what was received comes first, then the error."""
+    received = await take(watch, len(revisions))
+    assert [event.kv.mod_revision for event in received] == revisions
     with trio.fail_after(LIMIT), pytest.raises(HistoryLostError) as caught:
         await anext(watch)
     assert (caught.value.expected, caught.value.actual) == (revisions[-1], actual)
@@ -77,13 +77,13 @@ async def test_a_wiped_member(etcd_binary: str) -> None:
             await eventually(lambda: has_unread(watch, 5))
             await wipe(etcd)
             await assert_lost(watch, revisions, 1)
-            # All that this one had been told is still so; where it is to begin is its
-            # user's business.
+            # Everything that the cluster told this watch is still true; where to start
+            # is up to the user.
             with trio.fail_after(LIMIT):
                 while await etcd.put("a", "2") < 100:
                     pass
             assert (await take(ahead, 1))[0].kv.mod_revision == 100
-            # The next watch is on what there is now.
+            # The next watch is on the present history.
             async with watcher.watch("a") as fresh:
                 revision = await etcd.put("a", "3")
                 assert (await take(fresh, 1))[0].kv.mod_revision == revision
@@ -108,13 +108,13 @@ async def test_an_older_snapshot(
             await eventually(lambda: has_unread(watch, 5))
             await restore(etcd, utility, tmp_path / "db")
             await assert_lost(watch, revisions, old)
-            # This one had been told of nothing that is lost.
+            # This watch was told of nothing that is lost.
             await etcd.put("idle", "1")
             assert len(await take(idle, 1)) == 1
 
 
 async def hot_backup(etcd: Etcd, path: Path) -> None:
-    """As `etcdctl snapshot save` makes one: the server goes on, in the same term."""
+    """Save a snapshot like `etcdctl snapshot save`, so that the raft term stays."""
     request = urllib.request.Request(
         f"http://{etcd.endpoint}/v3/maintenance/snapshot", b"{}"
     )
@@ -132,7 +132,7 @@ async def hot_backup(etcd: Etcd, path: Path) -> None:
 async def test_an_older_snapshot_behind_a_mirror(
     etcd_binary: str, utility: Path, tmp_path: Path
 ) -> None:
-    """Its watch has been told of nothing that is lost, but the mirror has, by a read."""
+    """Its watch was told of nothing that is lost, but the mirror was, by a read."""
     async with open_etcd(binary=etcd_binary) as etcd:
         await etcd.put("b", "old")
         async with (
@@ -186,8 +186,8 @@ async def test_a_start_in_the_future_is_no_lost_history(etcd: Etcd) -> None:
                 await etcd.start()
                 while (last := await etcd.put("a", "2")) < future + 1:
                     pass
-                taken = await take(watch, 2)
-                assert [e.kv.mod_revision for e in taken] == [future, last]
+                received = await take(watch, 2)
+                assert [e.kv.mod_revision for e in received] == [future, last]
                 assert (await take(other, 1))[0].kv.mod_revision == last
 
 
@@ -196,7 +196,7 @@ async def test_a_start_in_the_future_is_no_lost_history(etcd: Etcd) -> None:
 
 @pytest.fixture
 def doubted(monkeypatch: pytest.MonkeyPatch) -> trio.Event:
-    """Set once a watch asks how far the cluster is."""
+    """Return an event that is set once a watch asks how far the cluster is."""
     event = trio.Event()
     read = LiveStream._read_revision
 
@@ -210,13 +210,13 @@ def doubted(monkeypatch: pytest.MonkeyPatch) -> trio.Event:
 
 @pytest.fixture
 def in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Endpoints have their turn as they were given."""
+    """Endpoints are tried in the order in which they were given."""
     monkeypatch.setattr(random, "sample", lambda members, count: members)
 
 
 async def follow(watch: Watch, seen: list[int]) -> None:
     async for event in watch.events():
-        seen.append(event.kv.mod_revision)  # noqa: PERF401  # others look on meanwhile
+        seen.append(event.kv.mod_revision)  # noqa: PERF401  # others read it meanwhile
 
 
 async def reach(seen: list[int], last: int) -> None:
@@ -227,7 +227,7 @@ async def reach(seen: list[int], last: int) -> None:
 
 
 async def followers(members: list[Etcd]) -> tuple[Etcd, list[Etcd]]:
-    """The leader, and the others."""
+    """Return the leader, and the other members."""
     status = await members[0].request("/v3/maintenance/status")
     leader = status["leader"]
     found, others = None, []
@@ -276,14 +276,14 @@ async def test_a_follower_that_was_stopped(etcd_binary: str, in_order: None) -> 
 async def lag(
     lagging: Etcd, ahead: Proxy, behind: Proxy, writer: Writer, seen: list[int]
 ) -> None:
-    """Let a watch go on, for a while, at a member that stood still for many writes."""
+    """Let a watch continue for a while at a member that was paused for many writes."""
     accepted = behind.accepted
     await lagging.pause()
     await reach(seen, writer.revisions[-1] + 50)
     ahead.refuse()
     ahead.reset_all()
     with trio.fail_after(LIMIT):
-        # So that it hears the client as soon as it hears its peers.
+        # It then hears the client as soon as its peers.
         await behind.wait_accepted(accepted + 1)
     await lagging.resume()
     await reach(seen, writer.revisions[-1] + 1)
@@ -292,7 +292,7 @@ async def lag(
 async def test_a_follower_that_is_behind_for_sure(
     etcd_binary: str, doubted: trio.Event, in_order: None
 ) -> None:
-    # Long enough for the watch to get there before it notices that it is cut off.
+    # Long enough for the watch to connect before the member notices that it is cut off.
     args = ["--election-timeout=2000"]
     async with (
         open_partitions(etcd_binary, args=args) as partitions,
@@ -304,15 +304,15 @@ async def test_a_follower_that_is_behind_for_sure(
             open_watcher([ahead.endpoint, lagging.endpoint]) as watcher,
             watcher.watch("a") as watch,
         ):
-            # It goes on serving what it has, until it notices.
+            # It serves what it has until it notices.
             partitions.cut_off(lagging)
             first = [await leader.put("a", "1") for _ in range(5)]
-            taken = await take(watch, 5)
+            received = await take(watch, 5)
             ahead.refuse()
             ahead.reset_all()
             with trio.fail_after(LIMIT):
                 await doubted.wait()
             partitions.heal()
             then = [await leader.put("a", "2") for _ in range(5)]
-            taken += await take(watch, 5)
-    assert [event.kv.mod_revision for event in taken] == first + then
+            received += await take(watch, 5)
+    assert [event.kv.mod_revision for event in received] == first + then

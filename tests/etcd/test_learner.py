@@ -1,4 +1,4 @@
-"""A learner among the endpoints: it serves no watch, and costs none."""
+"""A learner among the endpoints serves no watch, and costs none."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LOSSES = 3
 
 @asynccontextmanager
 async def open_learner(voter: Etcd, directory: Path) -> AsyncGenerator[Etcd]:
-    """Add a member that has no vote to a cluster of one."""
+    """Add a member without a vote to a cluster of one."""
     with ExitStack() as ports:
         client, peer = reserve_port(ports), reserve_port(ports)
         body = {"peerURLs": [f"http://{peer}"], "isLearner": True}
@@ -40,7 +40,7 @@ async def open_learner(voter: Etcd, directory: Path) -> AsyncGenerator[Etcd]:
             "initial-cluster": cluster,
             "initial-cluster-state": "existing",
         }
-        # The last word on a flag wins.
+        # The last value of a flag counts.
         own = [f"--{flag}={value}" for flag, value in flags.items()]
         learner = construct(
             Etcd,
@@ -55,7 +55,7 @@ async def open_learner(voter: Etcd, directory: Path) -> AsyncGenerator[Etcd]:
         )
         async with learner:
             await learner.start(wait=False)
-            await learner.metrics()  # it serves by now, what a learner may
+            await learner.metrics()  # by now it serves what a learner may
             yield learner
 
 
@@ -76,7 +76,7 @@ async def test_a_learner_among_the_endpoints(
         credentials = ROOT if auth else None
         channel = Channel(learner.endpoint, proxy.endpoint, credentials=credentials)
         with trio.fail_after(2 * LIMIT):
-            # Opening meets the learner first, and so does each reconnect.
+            # Opening tries the learner first, and so does each reconnect.
             async with open_watcher(channel) as watcher, watcher.watch("a") as watch:
                 assert "learner" in str(watcher.statistics().last_loss)
                 assert watcher.statistics().connections_made == 2
@@ -85,7 +85,7 @@ async def test_a_learner_among_the_endpoints(
                     revision = await voter.put("a", "1")
                     assert (await take(watch, 1))[0].kv.mod_revision == revision
                     assert "learner" in str(watcher.statistics().last_loss)
-                    # One more stream, on the connection that is there.
+                    # One more stream, on the present connection.
                     async with watcher.watch("a", metadata={"x": "y"}) as other:
                         assert other.created.header.revision == revision
                 assert watcher.statistics().reconnects == LOSSES

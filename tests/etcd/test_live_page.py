@@ -1,4 +1,4 @@
-"""We share an environment, and a process, with Hypercorn and quart-trio."""
+"""The package shares an environment, and a process, with Hypercorn and quart-trio."""
 
 from __future__ import annotations
 
@@ -49,17 +49,17 @@ async def test_a_page_over_http2_shows_what_a_watch_delivers(etcd_binary: str) -
                     await etcd.put("/config/color", "blue")
                     assert await next_row() == "<p>color = blue</p>"
                 process.terminate()
-                # It ends well, or run_process() raises.
+                # It ends well, otherwise run_process() raises.
 
 
 @asynccontextmanager
 async def open_rows(url: str) -> AsyncGenerator[Callable[[], Awaitable[str | None]]]:
-    """Request a page that does not end; give what awaits its next line.
+    """Request a page that does not end; return a function that waits for its next line.
 
-    In threads, as httpx's async generators cannot be left in their middle.
+    This uses threads, because httpx's async generators cannot be closed in the middle.
     """
     in_thread = trio.to_thread.run_sync
-    # HTTP/2 from the first byte on, as there is no TLS to agree on it.
+    # HTTP/2 from the first byte on, because without TLS there is no ALPN.
     with httpx.Client(http1=False, http2=True, timeout=LIMIT) as client:
         request = client.build_request("GET", url)
         response = await in_thread(functools.partial(client.send, request, stream=True))

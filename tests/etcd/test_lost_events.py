@@ -1,9 +1,9 @@
-"""Mirrors of a server that skips events without a word: etcd #17529.
+"""Mirrors of a server that skips events silently: etcd #17529.
 
-Before 3.4.31 and 3.5.13, a watch that asks for what is compacted is told so only if the
-queue of its stream has room just then (mvcc's `chooseAll`); otherwise it goes on behind
-the newest revision, as if it had seen all. The queue is short, and many watches on one
-stream that ask at once fill it.
+Before 3.4.31 and 3.5.13, a watch whose start is compacted gets an error only if the
+queue of its stream has room at that moment (mvcc's `chooseAll`). Otherwise it continues
+after the newest revision, as if it had received everything. The queue is short, and
+many watches that are created at once on one stream fill it.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ OTHERS = 300
 """Watches that fill the queue of 128 responses."""
 
 TURNS = 20
-"""How often the server is tempted. Mostly once is enough: in 20 tries of 20, 3.5.1 and
-3.4.23 left 60 to 182 of the watches untold, and 3 to 16 of the mirrors."""
+"""How often to try. Usually once is enough: in 20 of 20 tries, 3.5.1 and 3.4.23 sent no
+error to 60 to 182 of the watches, and to 3 to 16 of the mirrors."""
 
 ALL = Range(*key_range("", prefix=True))
 
 
 class Temptation:
-    """Mirrors and watches of one stream, and a server that they all come back to."""
+    """Mirrors and watches of one stream, and a server that they all reconnect to."""
 
     def __init__(self, etcd: Etcd, proxy: Proxy, watcher: Watcher) -> None:
         self.found = 0
-        """How often a mirror was read anew though the server had not said why."""
+        """How often a mirror was read again without an error from the server."""
         self._etcd = etcd
         self._proxy = proxy
         self._watcher = watcher
 
     def note(self, follower: Follower, why: str) -> None:
-        """Note why a mirror is read anew."""
+        """Record the reasons for which a mirror is read again."""
         self.found += "compacted" not in why
 
     async def compact_while_away(self, mirrors: list[Mirror], turn: int) -> int:
-        """Return how many of the other watches were not told of the compaction."""
+        """Return how many of the other watches got no error for the compaction."""
         etcd = self._etcd
         self._proxy.refuse()
         self._proxy.reset_all()
@@ -69,7 +69,7 @@ class Temptation:
                 there = await reader.snapshot(ALL)
             for mirror in mirrors:
                 await mirror.wait_for(lambda m: m == there)
-            # Whoever was not told, gets this as if nothing had been before it.
+            # A watch that got no error gets this as if nothing was missing before it.
             while ends.total() < OTHERS:
                 await etcd.put("c", "")
                 await trio.sleep(0.1)

@@ -1,4 +1,4 @@
-"""A mirror as its users see it: looks, updates, waits, and what they may not do."""
+"""A mirror as its users see it: reads, updates and waiting."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from trio_etcd_watch.testing import Delete, Etcd, Put
 B = Range(*key_range("b", prefix=True))
 
 
-def told(update: MirrorUpdate) -> list[tuple[bytes, bytes | None, bytes | None]]:
-    """The changes as values."""
+def values_of(update: MirrorUpdate) -> list[tuple[bytes, bytes | None, bytes | None]]:
+    """Return the changes as values."""
     return [
         (change.key, change.old and change.old.value, change.new and change.new.value)
         for change in update.changes
@@ -64,7 +64,7 @@ async def test_updates_take_a_consumer_from_state_to_state(etcd: Etcd) -> None:
                 changes = mirror.changes()
                 late = mirror.changes(initial=False)
                 first = await anext(changes)
-                assert told(first) == [(b"b1", None, b"1")]
+                assert values_of(first) == [(b"b1", None, b"1")]
                 assert isinstance(first.changes[0], Change)
                 for value in "23":
                     await etcd.put("b1", value)
@@ -72,15 +72,15 @@ async def test_updates_take_a_consumer_from_state_to_state(etcd: Etcd) -> None:
                 await etcd.delete("b2")
                 await mirror.sync()
                 update = await anext(changes)
-                assert told(update) == [(b"b1", b"1", b"3")]
+                assert values_of(update) == [(b"b1", b"1", b"3")]
                 assert not update.resynced
-                assert told(await anext(late)) == [(b"b1", b"1", b"3")]
+                assert values_of(await anext(late)) == [(b"b1", b"1", b"3")]
                 with trio.move_on_after(0.05) as scope:
                     await anext(changes)
                 assert scope.cancelled_caught
-                # Cancellation has lost nothing.
+                # The cancelled wait has lost nothing.
                 await etcd.delete("b1")
-                assert told(await anext(changes)) == [(b"b1", b"3", None)]
+                assert values_of(await anext(changes)) == [(b"b1", b"3", None)]
 
 
 async def test_an_empty_range_is_told_once(etcd: Etcd) -> None:
@@ -90,7 +90,7 @@ async def test_an_empty_range_is_told_once(etcd: Etcd) -> None:
                 changes = mirror.changes()
                 assert (await anext(changes)).changes == ()
                 await etcd.put("b", "1")
-                assert told(await anext(changes)) == [(b"b", None, b"1")]
+                assert values_of(await anext(changes)) == [(b"b", None, b"1")]
 
 
 async def test_a_dropped_consumer_leaves_nothing(etcd: Etcd) -> None:
@@ -189,7 +189,7 @@ async def test_misuse_is_told(etcd: Etcd) -> None:
         for use_async in (mirror.sync, mirror.verify, changes.__anext__):
             with pytest.raises(trio.ClosedResourceError):
                 await use_async()
-        assert repr(mirror) == "<Mirror, left>"
+        assert repr(mirror) == "<Mirror, closed>"
     with pytest.raises(trio.ClosedResourceError):
         async with watcher.mirror("b"):
             pytest.fail("entered")

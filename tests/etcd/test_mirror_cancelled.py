@@ -1,4 +1,4 @@
-"""Cancelled at each checkpoint of a mirror's user: nothing is lost, nothing left behind."""
+"""Cancellation at each checkpoint of a mirror's user loses and leaves nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trio_etcd_watch.testing import Etcd
 def cancelled_at(
     number: int, scope: trio.CancelScope, coroutine: Coroutine[Any, Any, None]
 ) -> Generator[Any, Any, bool]:
-    """Run a coroutine, and cancel the scope as it yields for the n-th time.
+    """Run a coroutine, and cancel the scope when it yields for the n-th time.
 
     Returns:
         Whether it came so far.
@@ -36,7 +36,7 @@ def cancelled_at(
             scope.cancel()
         try:
             step = functools.partial(coroutine.send, (yield trap))
-        except BaseException as exc:  # what Trio throws is the coroutine's
+        except BaseException as exc:  # Trio throws this into the coroutine
             step = functools.partial(coroutine.throw, exc)
     return count > number
 
@@ -62,12 +62,12 @@ class Steps(trio.abc.Instrument):
     """Cancels a scope before the n-th step of any task."""
 
     def __init__(self, number: int, scope: trio.CancelScope) -> None:
-        self.left = number
+        self.remaining = number
         self._scope = scope
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        self.left -= 1
-        if self.left == 0:
+        self.remaining -= 1
+        if self.remaining == 0:
             self._scope.cancel()
 
 
@@ -90,7 +90,8 @@ async def test_entering_is_cancelled_at_each_step(etcd: Etcd) -> None:
             with trio.fail_after(LIMIT):
                 with trio.CancelScope() as scope:
                     steps = Steps(number, scope)
-                    # Of all tasks: it is another one's that read, and open the watch.
+                    # This counts the steps of all tasks: others read the range and open
+                    # the watch.
                     trio.lowlevel.add_instrument(steps)
                     async with watcher.mirror("a") as mirror:
                         assert mirror["a"] == neighbour["a"]
@@ -101,9 +102,9 @@ async def test_entering_is_cancelled_at_each_step(etcd: Etcd) -> None:
                 assert (statistics.live, statistics.creating) == (1, 0)
                 assert statistics.streams == 1
                 await no_watch_is_left(etcd, watcher)
-            if steps.left > 0:
+            if steps.remaining > 0:
                 break
-        # At least: the read, the watch, and each once more when it is answered.
+        # At least the read and the watch, and for each the step after its answer.
         assert number >= 5
         assert 1 <= entered < number
         await etcd.put("a", "2")
@@ -113,7 +114,7 @@ async def test_entering_is_cancelled_at_each_step(etcd: Etcd) -> None:
 
 @asynccontextmanager
 async def open_writer(etcd: Etcd) -> AsyncGenerator[Callable[[str, str], None]]:
-    """Give what puts a key and value soon, in one task that is always there."""
+    """Yield a function that makes one permanent task put a key and value soon."""
     send, receive = trio.open_memory_channel[tuple[str, str]](100)
 
     async def write() -> None:
@@ -154,7 +155,7 @@ async def test_waits_are_cancelled_at_each_checkpoint(
                 await mirror.wait_for(lambda m: m["b"].value == value)
 
         async def check() -> None:
-            # Nobody is left who waits, and the mirror goes on.
+            # No task waits any longer, and the mirror continues.
             assert mirror._follower.moved.statistics().tasks_waiting == 0
             assert not mirror._asking
             last = await etcd.put("b", "between")
@@ -162,7 +163,7 @@ async def test_waits_are_cancelled_at_each_checkpoint(
             assert mirror.revision >= last
             fold(seen, await anext(changes))
             assert seen == dict(mirror)
-            # What is to be waited for; outside of the range no event tells of it.
+            # What the user waits for. No event reports a write outside of the range.
             await etcd.put("outside" if outside else "b", "more")
 
         await check()
@@ -172,7 +173,7 @@ async def test_waits_are_cancelled_at_each_checkpoint(
 
 
 def fold(seen: dict[bytes, Any], update: MirrorUpdate) -> None:
-    """Do what an update says; each change begins where its consumer was."""
+    """Apply an update; each change must begin with the state of its consumer."""
     for change in update.changes:
         assert seen.pop(change.key, None) == change.old
         if change.new is not None:
@@ -203,13 +204,14 @@ async def test_iterating_is_cancelled_at_each_checkpoint(
             if count and not early:
                 await mirror.wait_for(lambda m: m[f"k{count}"].value == b"2")
             count += 1
-            # The next update carries this, and all that the cancelled one would have.
+            # The next update includes this, and everything that the cancelled one would
+            # have.
             await etcd.put(f"k{count}", "1")
             await mirror.sync()
             fold(seen, await anext(changes))
             assert seen == dict(mirror)
             if early:
-                # It is there before anybody looks.
+                # The update is available before the consumer asks for it.
                 await etcd.put(f"k{count}", "2")
                 await mirror.sync()
 

@@ -1,4 +1,4 @@
-"""What a mirror does, fault by fault; docs/explanation/faults.md names these."""
+"""What a mirror does in each fault; docs/explanation/faults.md names these tests."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ALL = Range(*key_range("", prefix=True))
 
 
 async def check(mirror: Mirror, etcd: Etcd) -> None:
-    """Compare with a read at exactly its revision, by another client."""
+    """Compare with a read at the mirror's revision by another client."""
     async with open_reader(etcd.endpoint) as reader:
         assert dict(mirror) == dict(
             await reader.snapshot(ALL, revision=mirror.revision)
@@ -35,7 +35,7 @@ async def check(mirror: Mirror, etcd: Etcd) -> None:
 
 
 async def away_since(mirror: Mirror) -> float:
-    """Wait until the mirror has noticed that its watch is not living; give since when."""
+    """Wait until the mirror has noticed that its watch is not live; return when."""
 
     async def noticed() -> bool:
         return not mirror.statistics().connected
@@ -47,7 +47,7 @@ async def away_since(mirror: Mirror) -> float:
 
 
 async def is_back(mirror: Mirror) -> None:
-    """Wait until its watch is living again."""
+    """Wait until its watch is live again."""
 
     async def connected() -> bool:
         return mirror.statistics().connected
@@ -75,7 +75,7 @@ async def test_it_says_since_when_it_is_not_connected(etcd: Etcd) -> None:
                     async def refused() -> bool:
                         return "refused" in str(watcher.statistics().last_loss)
 
-                    # Tries that fail do not make it shorter.
+                    # Failed attempts do not shorten it.
                     await eventually(refused)
                     assert mirror.statistics().disconnected_since == since
                     await etcd.start()
@@ -102,9 +102,9 @@ async def test_it_says_so_while_it_is_read_anew(etcd_binary: str) -> None:
                 return b"a" in mirror
 
             proxy.accept()
-            # It is asked last when the range has been read, and has no watch yet. etcd
-            # confirms a watch of what is compacted, and then cancels it: so it may have
-            # been connected for a moment.
+            # The predicate is called last when the range was read and there is no watch
+            # yet. etcd confirms a watch of compacted revisions, and cancels it
+            # afterwards, so it may have been connected for a moment.
             await mirror.wait_for(note)
             last = times[-1]
             assert last is not None
@@ -123,7 +123,7 @@ async def test_a_mirror_on_a_half_open_connection(etcd: Etcd) -> None:
                 proxy.blackhole()
                 await etcd.txn(Put("a", "while nobody hears"), Put("b", "1"))
                 await etcd.delete("b")
-                await proxy.wait_accepted(2)  # the client has noticed, and dials
+                await proxy.wait_accepted(2)  # the client has noticed, and reconnects
                 assert not mirror.statistics().connected
                 proxy.heal()
                 await mirror.sync()
@@ -156,7 +156,7 @@ async def test_sync_waits_while_nobody_answers(etcd: Etcd) -> None:
                 return "refused" in str(watcher.statistics().last_loss)
 
             await eventually(tried)
-            # What was there stays there, and is as old as it says.
+            # The old mapping stays, and it reports its old revision.
             assert mirror.revision <= last
             assert not done.is_set()
             await etcd.start()
@@ -165,7 +165,7 @@ async def test_sync_waits_while_nobody_answers(etcd: Etcd) -> None:
 
 
 async def leader_of(members: list[Etcd]) -> tuple[Etcd, dict[Etcd, str]]:
-    """The leader; and each member's own id."""
+    """Return the leader, and each member's own id."""
     ids: dict[Etcd, str] = {}
     leaders = set()
     for member in members:
@@ -184,7 +184,7 @@ async def test_a_mirror_through_changes_of_the_leader(etcd_binary: str) -> None:
     ):
         members = list(cluster.members)
         with trio.fail_after(2 * LIMIT):
-            # One hands over to another; then the one that leads is killed.
+            # One leader hands over to another, which is then killed.
             leader, ids = await leader_of(members)
             heir = next(each for each in members if each is not leader)
             await leader.request(
@@ -208,7 +208,8 @@ async def written(member: Etcd, key: str, value: str) -> int:
         try:
             return await member.put(key, value)
         except (RuntimeError, OSError):
-            # A put that timed out may have been applied: the same value twice is fine.
+            # A put that timed out may have been applied; writing the same value twice
+            # is fine.
             await trio.sleep(0.1)
 
 
@@ -216,7 +217,7 @@ async def test_a_mirror_leaves_a_member_that_is_removed(
     etcd_binary: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(random, "sample", lambda members, count: members)
-    # It is new, and so not healthy enough for etcd to let go of a member.
+    # The new member does not count as healthy yet, so etcd would not remove another.
     args = ("--strict-reconfig-check=false",)
     async with open_cluster(3, binary=etcd_binary, args=args) as cluster:
         removed, *others = cluster.members
@@ -236,7 +237,7 @@ async def test_a_mirror_leaves_a_member_that_is_removed(
                 await mirror.sync()
                 assert mirror["a"].value == b"1"
                 await check(mirror, others[0])
-                # It is followed elsewhere.
+                # The mirror follows at another member.
                 last = await written(others[1], "b", "1")
                 await mirror.wait_for(lambda m: b"b" in m)
                 assert mirror.revision >= last
@@ -270,7 +271,7 @@ async def test_a_wiped_member_is_an_empty_mirror(etcd_binary: str) -> None:
 
 
 async def wipe(etcd: Etcd) -> None:
-    """As a volume that was lost: the same cluster by its id, and no data."""
+    """The data is lost, and the cluster id stays, as after the loss of a volume."""
     await etcd.stop()
     shutil.rmtree(etcd.data_dir)
     await etcd.start()
@@ -279,7 +280,7 @@ async def wipe(etcd: Etcd) -> None:
 async def test_reads_that_reach_another_cluster(
     etcd: Etcd, etcd_binary: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are of its revisions, which say nothing of the mirror's."""
+    """They answer at revisions of the other cluster, unrelated to the mirror's."""
     monkeypatch.setattr(random, "sample", lambda members, count: members)
     async with (
         open_etcd(binary=etcd_binary) as other,
@@ -292,7 +293,8 @@ async def test_reads_that_reach_another_cluster(
                 async with watcher.mirror("b", prefix=True) as mirror:
                     before = mirror.revision
                     connector = watcher._connector
-                    # As a member does that answers one read by "leader changed".
+                    # A member that answers one read with "leader changed" leads to
+                    # this.
                     assert connector._connection is not None
                     connector.leave(connector._connection)
                     with pytest.raises(trio.ClosedResourceError):
@@ -312,10 +314,10 @@ async def test_a_permission_that_is_revoked(etcd_binary: str) -> None:
             async with watcher.mirror("r", prefix=True) as mirror:
                 user = {"name": "reader", "role": "r"}
                 await server.request("/v3/auth/user/revoke", user)
-                # A watch that is there goes on, and so does the mirror.
+                # An existing watch continues, and so does the mirror.
                 await server.put("r1", "2")
                 await mirror.wait_for(lambda m: m["r1"].value == b"2")
-                # A read is refused by itself.
+                # A read is refused on its own.
                 with pytest.raises(PermissionDeniedError):
                     await mirror.sync()
                 await trio.lowlevel.checkpoint()

@@ -1,4 +1,4 @@
-"""What a mirror does not take: bad arguments, use after its block, shared iterators."""
+"""What a mirror refuses: bad arguments, use after its block, shared iterators."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ BAD = [
     ({"key": "a", "metadata": {"X": "y"}}, ValueError, "metadata name must be .*'X'"),
     ({"key": "a", "what": 1}, TypeError, "what"),
 ]
-"""Of `mirror()` and of `snapshot()`: what is given, and what is said of it."""
+"""Arguments of `mirror()` and `snapshot()`, and the error for each."""
 
 
 @pytest.fixture
-async def nobody() -> str:
-    """An endpoint at which nobody listens."""
+async def unreachable() -> str:
+    """An endpoint where no server listens."""
     with trio.socket.socket() as sock:
         await sock.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{sock.getsockname()[1]}"
@@ -51,9 +51,9 @@ async def nobody() -> str:
 
 @pytest.mark.parametrize(("arguments", "kind", "words"), BAD)
 async def test_bad_arguments_of_reads(
-    nobody: str, arguments: dict[str, object], kind: type[Exception], words: str
+    unreachable: str, arguments: dict[str, object], kind: type[Exception], words: str
 ) -> None:
-    async with open_watcher(nobody) as watcher:
+    async with open_watcher(unreachable) as watcher:
         with pytest.raises(kind, match=words):
             # At the call: nothing is entered.
             watcher.mirror(**arguments)  # type: ignore[call-overload]  # bad on purpose
@@ -67,9 +67,9 @@ async def test_bad_arguments_of_reads(
     [(-1, ValueError), (2**63, ValueError), ("1", TypeError), (True, TypeError)],
 )
 async def test_bad_revisions_of_a_snapshot(
-    nobody: str, revision: object, kind: type[Exception]
+    unreachable: str, revision: object, kind: type[Exception]
 ) -> None:
-    async with open_watcher(nobody) as watcher:
+    async with open_watcher(unreachable) as watcher:
         with trio.fail_after(LIMIT), pytest.raises(kind) as caught:
             await watcher.snapshot("a", revision=revision)  # type: ignore[call-overload]  # bad
     assert "revision must be" in str(caught.value)
@@ -89,7 +89,7 @@ async def test_bad_arguments_of_a_mirrors_methods(etcd: Etcd) -> None:
                             mapping[key]  # type: ignore[index]  # bad on purpose
                         with pytest.raises(TypeError, match=words):
                             mapping.get(key)  # type: ignore[call-overload]  # likewise
-                        # As of any mapping: what cannot be a key is not there.
+                        # As for any mapping, what cannot be a key is not in it.
                         assert key not in mapping
                     with pytest.raises(KeyError, match="absent"):
                         mapping["absent"]
@@ -99,7 +99,7 @@ async def test_bad_arguments_of_a_mirrors_methods(etcd: Etcd) -> None:
                     TypeError, match="predicate must be callable, got 1"
                 ):
                     await mirror.wait_for(1)  # type: ignore[arg-type]  # likewise
-                # The mirror has noticed nothing.
+                # The mirror is not affected.
                 await etcd.put("a", "2")
                 await mirror.wait_for(lambda m: m["a"].value == b"2")
 
@@ -142,7 +142,7 @@ async def test_every_use_after_its_block_is_told(etcd: Etcd) -> None:
         for wait in waits:
             with pytest.raises(trio.ClosedResourceError, match="was left"):
                 await wait()
-        # What was copied is a value, and stays.
+        # A copy is a value, and does not change.
         assert kept["a"].value == b"1"
 
 
@@ -152,23 +152,23 @@ async def test_two_tasks_on_one_iterator(etcd: Etcd) -> None:
             async with watcher.mirror("a") as mirror, trio.open_nursery() as nursery:
                 changes, other = mirror.changes(), mirror.changes()
                 await anext(changes)
-                told: list[bytes] = []
+                changed: list[bytes] = []
                 iterated = trio.Event()
 
                 async def iterate() -> None:
-                    told.extend(each.key for each in (await anext(changes)).changes)
+                    changed.extend(each.key for each in (await anext(changes)).changes)
                     iterated.set()
 
                 nursery.start_soon(iterate)
                 await trio.testing.wait_all_tasks_blocked()
                 with pytest.raises(trio.BusyResourceError):
                     await anext(changes)
-                # Another iterator is another's.
+                # Another iterator can be used by another task.
                 await anext(other)
                 await etcd.put("a", "1")
                 await iterated.wait()
-                assert told == [b"a"]
-                # Once the first is done, anybody may.
+                assert changed == [b"a"]
+                # Once the first task is done, any other may iterate.
                 await etcd.put("a", "2")
                 assert len((await anext(changes)).changes) == 1
 
@@ -199,7 +199,7 @@ async def test_a_predicate_that_raises(etcd: Etcd, asked: int) -> None:
                 await trio.testing.wait_all_tasks_blocked()
                 await etcd.put("a", "1")
                 await raised.wait()
-                # It lives on, and so do its other users.
+                # The mirror continues, and so do its other users.
                 assert len((await anext(changes)).changes) == 1
                 await etcd.put("a", "2")
                 await mirror.sync()

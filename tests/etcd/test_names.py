@@ -1,4 +1,4 @@
-"""A name with several addresses, one of which is etcd's."""
+"""A name with several addresses, where etcd listens at one of them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ async def test_the_first_address_is_no_etcd(etcd: Etcd, first: str) -> None:
     [listener] = await trio.open_tcp_listeners(port, host="127.0.0.2")
     Resolver("127.0.0.2", "127.0.0.1").use()
     async with serve_listeners([(serve, listener)]):
-        # Longer than the test may take: it is not by its end that the next is tried.
+        # Longer than the test may take, so it is not this timeout that leads to the
+        # next.
         channel = Channel(f"etcd:{port}", connect_timeout=10 * LIMIT)
         async with open_watcher(channel) as watcher:
             with trio.fail_after(LIMIT):

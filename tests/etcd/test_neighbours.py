@@ -1,4 +1,4 @@
-"""What one watch meets costs its neighbours on the stream nothing."""
+"""Errors of one watch do not affect other watches on the stream."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 import trio
 
-from tests.support.auth import READER, Guarded, open_guarded, tells_tokens_apart
+from tests.support.auth import READER, Guarded, distinguishes_tokens, open_guarded
 from tests.support.helpers import LIMIT
 from trio_etcd_watch import (
     AuthenticationError,
@@ -25,18 +25,18 @@ from trio_etcd_watch import (
 NEIGHBOURS = 200
 
 CHEAP = "--bcrypt-cost=4"
-"""Passwords that are quick to check."""
+"""Arguments that make passwords quick to check."""
 
 
 @pytest.fixture(params=["new", "old"])
 def token(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tokens that have replaced others are new, so that denied means denied; or not."""
+    """Tokens that replaced others count as new, so that denials are final, or old."""
     if request.param == "old":
         monkeypatch.setattr(_tokens, "NEW_TOKEN_AGE", 0.0)
 
 
 async def expect_puts(watches: list[Watch], *values: bytes) -> None:
-    """Each watch gets these next, and each of them once."""
+    """Check that each watch gets these values next, each of them once."""
     for watch in watches:
         events = watch.events()
         for value in values:
@@ -47,7 +47,7 @@ async def expect_puts(watches: list[Watch], *values: bytes) -> None:
 
 @asynccontextmanager
 async def neighbours(server: Guarded) -> AsyncGenerator[tuple[Watcher, list[Watch]]]:
-    """A watcher with many watches of `r`, on one stream."""
+    """Open a watcher with many watches of `r`, on one stream."""
     channel = Channel(server.etcd.endpoint, credentials=READER)
     async with open_watcher(channel) as watcher, AsyncExitStack() as stack:
         watches = []
@@ -60,7 +60,7 @@ async def neighbours(server: Guarded) -> AsyncGenerator[tuple[Watcher, list[Watc
 
 
 async def enter_and_leave(watcher: Watcher, key: str) -> None:
-    """One more watch."""
+    """Open and close one more watch."""
     with trio.fail_after(LIMIT):
         async with watcher.watch(key):
             pass
@@ -69,7 +69,7 @@ async def enter_and_leave(watcher: Watcher, key: str) -> None:
 async def assert_unharmed(
     watcher: Watcher, watches: list[Watch], put: Callable[[str, str], Awaitable[object]]
 ) -> None:
-    """Nobody has lost a stream; what comes next comes to each, once."""
+    """Check that no watch lost its stream, and that each gets what comes next, once."""
     await put("r", "1")
     await put("r", "2")
     await expect_puts(watches, b"1", b"2")
@@ -121,9 +121,9 @@ async def test_credentials_that_are_not_good_any_more(
         for _ in range(2):
             with pytest.raises(AuthenticationError, match="authentication failed"):
                 await enter_and_leave(watcher, "r")
-        if not tells_tokens_apart(server.etcd):
-            # Such a server refuses under id 0, and from then on holds back the events
-            # of the watch that has it: only a token could create that one again.
+        if not distinguishes_tokens(server.etcd):
+            # Such a server refuses under id 0, and afterwards sends no events of the
+            # watch with that id. Only a watch with a token could be created again.
             silenced = watches.pop(0)
             with trio.fail_after(LIMIT), pytest.raises(AuthenticationError):
                 await anext(silenced)
@@ -154,7 +154,7 @@ async def test_a_key_over_the_servers_limit(etcd_binary: str) -> None:
             await enter_and_leave(watcher, "r" * 3_000_000)
         assert caught.value.code is StatusCode.RESOURCE_EXHAUSTED
         assert "received message larger than max" in caught.value.message
-        # etcd ends the stream, with all that is on it: once.
+        # etcd ends the stream with all its watches, once.
         await server.put("r", "1")
         await expect_puts(watches, b"1")
         assert watcher.statistics().reconnects == 1

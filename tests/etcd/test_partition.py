@@ -1,4 +1,4 @@
-"""A member that is cut off from its peers, while its clients still reach it."""
+"""A member that is cut off from its peers, while its clients can still reach it."""
 
 from __future__ import annotations
 
@@ -43,10 +43,11 @@ async def test_a_watch_leaves_the_member_that_was_cut_off(etcd_binary: str) -> N
 async def one_cut(partitions: Partitions, rng: random.Random) -> None:
     lonely, *others = rng.sample(partitions.members, 3)
     channel = Channel(*[member.endpoint for member in (lonely, *others)])
-    # It notices in five election timeouts, which is etcd's own way; then one connect.
+    # The member notices after five of etcd's election timeouts, and the client then
+    # connects once.
     net = 6 * ELECTION_TIMEOUT + channel.connect_timeout
     writer = Writer()
-    # The cut before this one is healed, but whoever was behind it may know no leader yet.
+    # The last cut is healed, but the member behind it may not know a leader yet.
     for member in partitions.members:
         await member.wait_serving()
     async with (
@@ -59,7 +60,7 @@ async def one_cut(partitions: Partitions, rng: random.Random) -> None:
         nursery.start_soon(writer.run, others)
         events = await take(watch, rng.randrange(1, 30))
         partitions.cut_off(lonely)
-        # Confirmed by those who have a quorum, so after all that `lonely` may know.
+        # Confirmed by the quorum, so it is newer than anything that `lonely` can know.
         revision = await writer.put(others)
         with trio.fail_after(net):
             events += await take_up_to(watch, revision)
@@ -68,7 +69,7 @@ async def one_cut(partitions: Partitions, rng: random.Random) -> None:
                 pass
         assert watcher.statistics().reconnects >= 1
 
-        # The cut moves, and heals, wherever the watch is by now.
+        # The cut moves, and heals, wherever the watch is connected.
         for member in rng.sample(partitions.members, 2):
             partitions.cut_off(member)
             revision = await writer.put(list(partitions.members))
@@ -93,7 +94,7 @@ async def test_a_watch_is_entered_elsewhere_than_at_a_member_that_was_cut_off(
         endpoints = [member.endpoint for member in partitions.members]
         writer = Writer()
         partitions.cut_off(lonely)
-        # At once, while it does not know yet.
+        # At once, before the member notices.
         async with open_watcher(endpoints) as watcher, watcher.watch("a") as watch:
             revision = await writer.put(others)
             with trio.fail_after(LIMIT):

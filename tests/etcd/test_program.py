@@ -1,4 +1,4 @@
-"""Which etcd is run, and under which names it gets its flags."""
+"""Which etcd is run, and which names its flags get."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def test_the_argument_wins_over_the_variable(monkeypatch: pytest.MonkeyPatch) ->
         ("x", "--experimental-x", "--x"),
         ("x", "-experimental-x=--y", "--x=--y"),
         ("x", "--x", "--x"),
-        # Unknown: etcd itself says so.
+        # Unknown flags are passed on: etcd reports them.
         ("x", "--experimental-y=1", "--experimental-y=1"),
-        # Values of flags.
+        # Values of flags are not changed.
         ("x", "experimental-x", "experimental-x"),
         ("x", "", ""),
     ],

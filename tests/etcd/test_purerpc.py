@@ -1,6 +1,6 @@
-"""Channels of the real purerpc, in an environment of its own: it wants h2 < 4.
+"""Channels of the real purerpc, in an environment of its own, because it needs h2 < 4.
 
-What runs there also shows that h2 3.2 works, from end to end.
+These tests also show that h2 3.2 works, end to end.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ print(trio_etcd_watch.open_watcher(purerpc.insecure_channel("127.0.0.1", 2379)))
 
 @pytest.fixture(scope="session")
 def purerpc_python() -> str:
-    """An interpreter that has us and purerpc."""
+    """An interpreter with this package and purerpc."""
     if importlib.util.find_spec("purerpc"):
         return sys.executable
     if not ENVIRONMENT.exists():

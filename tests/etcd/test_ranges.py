@@ -1,4 +1,4 @@
-"""Reads of a range on real servers: pages, proofs, checks; and a replica on top."""
+"""Reads of ranges on real servers: pages, proofs and checks, also with a replica."""
 
 from __future__ import annotations
 
@@ -73,7 +73,8 @@ async def test_pages_are_of_one_revision_under_writes(etcd: Etcd) -> None:
 
         async def write() -> None:
             for count in range(1, 1_000_000):
-                # In key order, where a mixture would show: all of them at once.
+                # In key order, so that a mixture of states would show: all values must
+                # be equal.
                 await etcd.txn(*(Put(key, str(count)) for key in keys[::4]))
 
         nursery.start_soon(write)
@@ -120,7 +121,7 @@ async def test_large_values_come_in_smaller_pages(etcd: Etcd) -> None:
         snapshot = await reader.snapshot(ALL)
         assert len(snapshot) == 20
         assert {len(kv.value) for kv in snapshot.values()} == {100_000}
-        # From 1,000 keys down to the 3 or less that fit, and there it stays.
+        # From 1,000 keys down to at most 3, which fit, and then no more growth.
         sizes = [isinstance(reply, Oversized) for reply in reader.replies]
         assert sizes == sorted(sizes, reverse=True)
         assert 1 <= sum(sizes) <= 9

@@ -1,4 +1,4 @@
-"""`Watcher.snapshot()` on real servers, through what makes a read try again."""
+"""`Watcher.snapshot()` on real servers, with faults that make a read retry."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from trio_etcd_watch.testing import Etcd, Put, open_cluster, open_etcd
 
 
 async def fill(etcd: Etcd, keys: int, size: int = 1) -> int:
-    """Put so many keys, and return the revision."""
+    """Put this many keys, and return the revision."""
     revision = 0
     for first in range(0, keys, 100):
         numbers = range(first, min(first + 100, keys))
@@ -46,7 +46,7 @@ async def test_a_watch_goes_on_where_a_snapshot_ends(etcd: Etcd) -> None:
                 ("PUT", b"b1", b"2", first),
                 ("PUT", b"b2", b"1", second),
             ]
-        # What it was then can be asked again.
+        # The earlier state can be read again.
         assert await watcher.snapshot("b", prefix=True, revision=last) == snapshot
         assert isinstance(snapshot["b1"], KeyValue)
         assert snapshot.header.cluster_id
@@ -151,7 +151,7 @@ async def test_who_may_not_read_is_told_so(etcd_binary: str) -> None:
 
 
 async def test_a_read_ends_with_its_watcher() -> None:
-    # Port 1 of the loopback interface answers nobody.
+    # No server listens at port 1 of the loopback interface.
     with trio.fail_after(LIMIT):
         async with trio.open_nursery() as nursery:
             ended = trio.Event()

@@ -1,4 +1,4 @@
-"""What a watch lives through: real servers behind a proxy that cuts, and kills."""
+"""A watch survives cuts and kills: real servers behind a faulty proxy."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def proxy_of(etcd: Etcd) -> AbstractAsyncContextManager[Proxy]:
 
 
 async def write(etcd: Etcd, count: int, key: str = "a") -> list[int]:
-    """Put so many values, each at the next revision."""
+    """Put this many values, each at the next revision."""
     return [await etcd.put(key, str(i)) for i in range(count)]
 
 
@@ -61,21 +61,21 @@ async def test_server_killed_and_restarted(etcd: Etcd) -> None:
 
 @pytest.mark.parametrize("cut", [0, 100, 5_000, 100_000])
 async def test_history_cut_at_any_byte(etcd: Etcd, cut: int) -> None:
-    # Some 200 kB. creation_moves_nothing: Go's client of 2016 lost all of it that came
-    # after the cut.
+    # About 200 kB. creation_moves_nothing: Go's client of 2016 lost all of it that
+    # came after the cut.
     value = "x" * 500
     revisions = [await etcd.put("a", value) for _ in range(400)]
     async with proxy_of(etcd) as proxy, open_watcher(proxy.endpoint) as watcher:
         proxy.cut_after(cut)
         with trio.fail_after(LIMIT):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(mend, proxy)
+                nursery.start_soon(end_cuts, proxy)
                 async with watcher.watch("a", start_revision=revisions[0]) as watch:
                     events = await take(watch, 400)
     assert [e.kv.mod_revision for e in events] == revisions
 
 
-async def mend(proxy: Proxy) -> None:
+async def end_cuts(proxy: Proxy) -> None:
     await proxy.wait_accepted(2)
     proxy.cut_after(None)
 
@@ -122,7 +122,7 @@ async def has_state(watch: Watch, state: str) -> bool:
 
 
 async def test_progress_keeps_an_idle_watch_from_compaction(etcd_binary: str) -> None:
-    # progress_always: events of others are compacted away; the watch never had any.
+    # progress_always: other keys' events are compacted, of which this watch gets none.
     args = ["--watch-progress-notify-interval", "100ms"]
     async with (
         open_etcd(binary=etcd_binary, args=args) as etcd,
@@ -157,7 +157,7 @@ async def test_another_cluster_answers(etcd_binary: str, etcd: Etcd) -> None:
         with trio.fail_after(LIMIT), pytest.raises(ClusterChangedError) as caught:
             await anext(watch)
         assert caught.value.expected == watch.created.header.cluster_id
-        # The new cluster can be watched, and the old watch is not left on it.
+        # The new cluster can be watched, and the old watch is not created on it.
         async with watcher.watch("a") as fresh:
             assert fresh.created.header.cluster_id == caught.value.actual
             await other.put("a", "2")
@@ -217,29 +217,29 @@ async def test_outage_is_a_few_lines_of_log(
 ) -> None:
     caplog.set_level(logging.INFO, "trio_etcd_watch")
 
-    def told() -> list[str]:
+    def logged() -> list[str]:
         return [record.getMessage() for record in caplog.records]
 
     async def refused() -> bool:
-        return any("refused" in line for line in told())
+        return any("refused" in line for line in logged())
 
     async def resumed() -> bool:
-        # Once the new stream has outlived the longest wait.
-        return "resumed after" in told()[-1]
+        # This is logged once the new stream has lasted longer than the longest wait.
+        return "resumed after" in logged()[-1]
 
     async with proxy_of(etcd) as proxy, open_watcher(proxy.endpoint) as watcher:
         async with watcher.watch("a") as watch:
             proxy.refuse()
             proxy.reset_all()
             await eventually(refused)
-            lines = len(told())
-            # Some tries more: nothing tells of one that is not logged.
+            lines = len(logged())
+            # Lets it retry a few times; an attempt that is not logged sets no event.
             await trio.sleep(1)
-            assert len(told()) == lines
+            assert len(logged()) == lines
             proxy.accept()
             await etcd.put("a", "secret value")
             assert len(await take(watch, 1)) == 1
             await eventually(resumed)
-    assert ["connected to" in line for line in told()] == [True, False, False, False]
-    assert sum("no watch stream" in line for line in told()) == 2
+    assert ["connected to" in line for line in logged()] == [True, False, False, False]
+    assert sum("no watch stream" in line for line in logged()) == 2
     assert "secret" not in caplog.text

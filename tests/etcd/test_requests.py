@@ -1,4 +1,4 @@
-"""What can be asked, and what comes back, on real servers: as in Go's client."""
+"""Requests of a watch and their results on real servers, as in Go's client."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ async def test_history(etcd: Etcd) -> None:
         await etcd.put("a", str(i))
     async with open_watcher(etcd.endpoint) as watcher:
         async with watcher.watch("a", start_revision=first) as watch:
-            # What is history and what is news makes no difference.
+            # Past and new events do not differ.
             last = await etcd.put("a", "5")
             events = await take(watch, 6)
     assert [e.kv.value for e in events] == [b"0", b"1", b"2", b"3", b"4", b"5"]
@@ -172,7 +172,7 @@ async def test_progress_notify(etcd_binary: str) -> None:
                         break
             assert watch.next_revision == last + 1
 
-            # The one that did not ask sees none, and yet its bookmark moves.
+            # The watch that did not ask gets none, and yet its bookmark moves.
             async def moved() -> bool:
                 return silent.next_revision == last + 1
 
@@ -197,7 +197,7 @@ async def test_request_progress(etcd: Etcd) -> None:
                     response = await anext(watch)
                 assert response.is_progress_notify
                 assert response.header.revision == revision
-            # It vouches for nothing on old servers, so it moves nothing.
+            # Old servers guarantee nothing with it, so it moves nothing.
             assert one.next_revision == one.created.header.revision + 1
 
 
@@ -220,7 +220,8 @@ async def test_compacted(etcd_binary: str) -> None:
                     last - 1,
                     last,
                 ]
-            # Its neighbour goes on, and progress is not withheld from the stream.
+            # The other watch continues, and the stream still gets progress
+            # notifications.
             await etcd.put("a", "news")
             assert [e.kv.value for e in await take(other, 1)] == [b"news"]
             await watcher.request_progress()
@@ -254,8 +255,8 @@ async def test_negative_start(etcd: Etcd) -> None:
             await open_raw(watcher, spec)
         await etcd.put("a", "1")
         assert len(await take(other, 1)) == 1
-    # Since 3.4.38, 3.5.24 and 3.6.6 the creation is refused; before, the watch began,
-    # and was canceled as one that is behind a compaction.
+    # Since 3.4.38, 3.5.24 and 3.6.6 the creation is refused; earlier the watch began,
+    # and was canceled like one that is behind a compaction.
     refuses = etcd.version >= (3, 5, 24) or (3, 4, 38) <= etcd.version < (3, 5, 0)
     assert caught.value.compact_revision == (0 if refuses else -1)
 
@@ -300,9 +301,9 @@ async def test_leaving_lowers_the_servers_own_count(etcd: Etcd) -> None:
         async with watcher.watch("a"):
             async with watcher.watch("b"):
                 assert await count() == before + 2
-            # Canceled by a request: the stream goes on.
+            # The watch is canceled by a request, and the stream stays open.
             await eventually(is_one_more)
-        # The last one takes the stream with it; the connection stays.
+        # The last watch closes the stream; the connection stays open.
         await eventually(is_back)
         async with watcher.watch("c"):
             assert await count() == before + 1

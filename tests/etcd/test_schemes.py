@@ -1,4 +1,4 @@
-"""An etcd that is spoken to with TLS where it has none, and the other way round."""
+"""TLS with an etcd that does not use it, and plaintext with one that does."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from trio_etcd_watch.testing import open_etcd
 pytestmark = pytest.mark.etcd
 
 
-async def assert_told(
+async def assert_hint(
     endpoint: str, hint: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A watch does not begin, and the log says what to do."""
+    """Check that a watch does not begin, and that the log says what to do."""
     caplog.set_level(logging.WARNING, "trio_etcd_watch")
 
-    async def told() -> bool:
+    async def is_logged() -> bool:
         return hint in caplog.text
 
     async def watch() -> None:
@@ -33,7 +33,7 @@ async def assert_told(
     with trio.fail_after(LIMIT):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(watch)
-            await eventually(told)
+            await eventually(is_logged)
             nursery.cancel_scope.cancel(reason="the test is over")
 
 
@@ -51,13 +51,13 @@ async def test_plaintext_to_a_server_with_tls(
     async with open_etcd(
         binary=etcd_binary, args=arguments, ssl_context=context
     ) as etcd:
-        await assert_told(etcd.endpoint, "for TLS say https://", caplog)
+        await assert_hint(etcd.endpoint, "for TLS say https://", caplog)
 
 
 async def test_tls_to_a_server_without(
     etcd_binary: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with open_etcd(binary=etcd_binary) as etcd:
-        await assert_told(
+        await assert_hint(
             f"https://{etcd.endpoint}", "without TLS, use http://", caplog
         )

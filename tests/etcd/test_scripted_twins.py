@@ -1,4 +1,4 @@
-"""The same programs are told the same by a real etcd and by a scripted one."""
+"""A real etcd and a scripted one give the same results to the same programs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def test_told_the_same(etcd: Etcd, program: Program) -> None:
 
 
 async def at_random(stage: Stage, seed: int) -> None:
-    """Write at random, then look at ranges and histories of all kinds."""
+    """Write at random, then read ranges and histories of all kinds."""
     chance = random.Random(seed)
     names = [bytes(chance.choices(b"ab\xff", k=chance.randint(1, 3))) for _ in range(9)]
     for _ in range(40):

@@ -1,4 +1,4 @@
-"""Bounded memory: parking, huge revisions, and the limit of one response."""
+"""Bounded memory: parking, huge revisions, and the limit for one response."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def test_parked_across_a_reconnect(etcd: Etcd) -> None:
         revisions.append(await etcd.put("a", "news"))
         await take(quick, 1)
         assert watcher.statistics().reconnects == 1
-        # Not resumed: it holds all it may.
+        # Not resumed, because it holds all that it may.
         assert slow.statistics().state == "parked"
         assert slow.statistics().unread_events == 11
         assert [e.kv.mod_revision for e in await take(slow, 31)] == revisions
@@ -97,7 +97,7 @@ async def test_left_while_parked(etcd: Etcd) -> None:
 
 
 async def test_bound_below_one_response(etcd: Etcd) -> None:
-    # Each revision alone is past the bound: it parks at every one, and loses none.
+    # Each revision alone exceeds the bound: it is parked at every one, and loses none.
     async with open_watcher(etcd.endpoint) as watcher:
         async with watcher.watch("k", prefix=True, max_buffered_events=1) as watch:
             for _ in range(5):
@@ -139,8 +139,8 @@ async def test_one_transaction_of_10_mb_is_one_response(etcd_binary: str) -> Non
 
 
 async def test_fragments(etcd_binary: str) -> None:
-    # Asked for once a response was too large: past 1.5 MiB + 512 KiB the server then
-    # splits it, here five revisions of 1 MB, wherever that is: within a revision.
+    # Requested once a response was too large. Above 1.5 MiB + 512 KiB the server then
+    # splits it anywhere, here within one of five revisions of 1 MB.
     async with open_etcd(binary=etcd_binary) as etcd:
         value = "x" * 10_000
         for _ in range(5):

@@ -1,4 +1,4 @@
-"""Clusters that are found by DNS: a real name server, real etcds."""
+"""Clusters that are found by DNS, with a real name server and real etcds."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ async def test_targets_of_ipv6(etcd: Etcd, monkeypatch: pytest.MonkeyPatch) -> N
 async def open_secure(
     folder: Path, binary: str, *names: str
 ) -> AsyncGenerator[tuple[Guarded, ssl.SSLContext]]:
-    """An etcd with TLS and auth, whose certificate names these."""
+    """Open an etcd with TLS and auth, whose certificate has these names."""
     ca = trustme.CA()
     server = ca.issue_cert("127.0.0.1", *names)
     server.private_key_pem.write_to_path(folder / "key.pem")
@@ -97,7 +97,7 @@ async def open_secure(
 
 
 async def loss_of(watcher: Watcher) -> str:
-    """What is said while a watch does not come."""
+    """Return the reported loss while a watch cannot be opened."""
 
     async def is_lost() -> bool:
         return watcher.statistics().last_loss is not None
@@ -117,7 +117,7 @@ async def loss_of(watcher: Watcher) -> str:
 async def test_tls_and_auth(
     etcd_binary: str, given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Of the target, the certificate says nothing.
+    # The certificate does not have the name of the target.
     certified = "example.com" if given == "domain" else "etcd.example.net"
     name = NAME if given == "domain" else f"{NAME}?server_name={certified}"
     async with (
@@ -141,7 +141,7 @@ async def test_a_spoofed_target(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # It has a certificate for itself, from a CA that is trusted.
+    # It has a certificate for its own name, from a trusted CA.
     async with (
         open_secure(tmp_path, etcd_binary, target) as (guarded, context),
         open_nameserver(monkeypatch) as server,
@@ -154,7 +154,7 @@ async def test_a_spoofed_target(
             loss = await loss_of(watcher)
             assert "certificate verify failed" in loss
             assert "example.com" in loss
-        # Without a CA of the user's, none outside the domain is even tried.
+        # Without a CA from the user, no host outside the domain is even tried.
         async with open_watcher(Channel(NAME, credentials=READER)) as watcher:
             loss = await loss_of(watcher)
         if target == "evil.example.org":
@@ -250,7 +250,7 @@ async def put(member: Etcd, value: str) -> int:
         try:
             revision = await member.put("a", value)
         except (RuntimeError, OSError):
-            return False  # no leader yet
+            return False  # there is no leader yet
         return True
 
     await eventually(is_done)
@@ -284,9 +284,9 @@ async def test_lower_priorities_are_tried_first(
 ) -> None:
     port = etcd.endpoint.partition(":")[2]
     Hosts(**{"m0.example.com": "127.0.0.1"}).use()
-    with trio.socket.socket() as nobody:
-        await nobody.bind(("127.0.0.1", 0))
-        dead = nobody.getsockname()[1]
+    with trio.socket.socket() as unused:
+        await unused.bind(("127.0.0.1", 0))
+        dead = unused.getsockname()[1]
         async with open_nameserver(monkeypatch) as server:
             server.records[PLAIN] = [
                 f"2 0 {port} m0.example.com.",

@@ -1,4 +1,4 @@
-"""The etcd that other tests trust: started, hurt, repaired and removed."""
+"""The etcd that other tests rely on: started, hurt, repaired and removed."""
 
 from __future__ import annotations
 
@@ -89,10 +89,10 @@ async def test_only_the_given_variables_of_etcd_reach_it(
 async def test_a_port_that_is_taken(
     etcd_binary: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        host, port = taken.getsockname()
+    with socket.socket() as occupied:
+        occupied.bind(("127.0.0.1", 0))
+        occupied.listen()
+        host, port = occupied.getsockname()
         endpoints = [f"{host}:{port}"]
         reserve = _servers.reserve_port
 
@@ -119,7 +119,7 @@ async def test_cluster(etcd_binary: str) -> None:
 
             for member in cluster.members:
                 await member.kill()
-            await first.start(wait=False)  # alone it never serves
+            await first.start(wait=False)  # it cannot serve alone
             with trio.move_on_after(0.5) as no_quorum:
                 await first.wait_serving()
             assert no_quorum.cancelled_caught

@@ -1,4 +1,4 @@
-"""TLS and mutual TLS, to real servers that ask for certificates; and unix sockets."""
+"""TLS and mutual TLS with real servers that ask for certificates; unix sockets."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Certificates:
         ]
 
     def context(self, *, trust: bool = True, client: bool = True) -> ssl.SSLContext:
-        """A client's context; without `client` it has no certificate of its own."""
+        """Return a client's context; without `client` it has no client certificate."""
         context = ssl.create_default_context()
         if trust:
             self.ca.configure_trust(context)
@@ -81,7 +81,7 @@ async def test_a_context_that_others_use_too(
         context = certificates.context()
 
         def version() -> bytes:
-            # To a client that asks for h2, this port of etcd's speaks no HTTP/1.
+            # When a client offers h2, this port of etcd's does not accept HTTP/1.
             url = f"https://{etcd.endpoint}/version"
             with urllib.request.urlopen(url, context=context) as answer:
                 return bytes(answer.read())
@@ -114,7 +114,7 @@ async def test_a_full_name(certificates: Certificates, etcd_binary: str) -> None
     [
         ("untrusting", "certificate verify failed"),
         ("default", "certificate verify failed"),
-        # The server ends it; with TLS 1.3 that shows after the handshake.
+        # The server ends it; with TLS 1.3 that is seen after the handshake.
         ("without a certificate", "alert|broken|certificate required|closed"),
     ],
 )
@@ -168,7 +168,7 @@ async def test_tls_to_a_plain_text_server(etcd: Etcd) -> None:
 
 @pytest.mark.parametrize("family", ["unix", "ipv6"])
 async def test_other_sockets(etcd: Etcd, tmp_path: Path, family: str) -> None:
-    # A relay: etcd itself listens on unix sockets of one strange form of path only.
+    # Needs a relay: etcd itself accepts only one unusual form of unix socket path.
     if family == "unix":
         sock = trio.socket.socket(trio.socket.AF_UNIX)
         await sock.bind(str(tmp_path / "etcd.sock"))
@@ -203,5 +203,5 @@ async def pump(
         async for data in source:
             await sink.send_all(data)
     except (trio.BrokenResourceError, trio.ClosedResourceError):
-        pass  # the other side has gone
+        pass  # the other side has closed
     scope.cancel()

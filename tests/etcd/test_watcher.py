@@ -1,4 +1,4 @@
-"""Lifetimes: what entering, leaving and cancelling do, and what the user sees."""
+"""Lifetimes: the effects of entering, leaving and cancelling, and the user's view."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from trio_etcd_watch.testing import Etcd, Put
 
 
 @pytest.fixture
-async def nobody() -> str:
-    """An endpoint at which nobody listens."""
+async def unreachable() -> str:
+    """An endpoint where no server listens."""
     with trio.socket.socket() as sock:
         await sock.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{sock.getsockname()[1]}"
 
 
 class Mine(Exception):
-    """An error of the user's."""
+    """An exception of the user's."""
 
 
 async def test_errors_of_the_body_come_out_bare(etcd: Etcd) -> None:
@@ -65,7 +65,7 @@ async def test_error_while_cancelled_comes_out_bare(etcd: Etcd) -> None:
                 raise Mine
 
 
-async def test_a_bug_comes_out_with_the_bodys_error(nobody: str) -> None:
+async def test_a_bug_comes_out_with_the_bodys_error(unreachable: str) -> None:
     async def bug() -> None:
         raise KeyError("bug")
 
@@ -77,7 +77,7 @@ async def test_a_bug_comes_out_with_the_bodys_error(nobody: str) -> None:
             raise Mine
 
     with pytest.raises(RuntimeError, match="report") as caught:
-        async with open_watcher(nobody) as watcher:
+        async with open_watcher(unreachable) as watcher:
             await fail(watcher)
     assert isinstance(caught.value.__cause__, BaseExceptionGroup)
     assert caught.value.__cause__.subgroup(KeyError)
@@ -87,7 +87,7 @@ async def test_a_bug_comes_out_with_the_bodys_error(nobody: str) -> None:
 def raise_in_the_background(
     monkeypatch: pytest.MonkeyPatch, raises: Callable[[], object]
 ) -> None:
-    """As a signal does that comes while a task of ours is at work."""
+    """Call it like a signal that arrives while a task of the package runs."""
 
     def info(*args: object) -> None:
         assert trio.lowlevel.current_task().name.endswith("_outlive")
@@ -97,7 +97,7 @@ def raise_in_the_background(
 
 
 async def error_of_watching() -> BaseException | None:
-    """What an open_watcher() raises; a Cancelled that is nobody's would vanish."""
+    """Return what open_watcher() raises; a stray Cancelled would be lost."""
     error: BaseException | None = None
     async with serve_tcp(serve_watches) as endpoint:
         with trio.fail_after(LIMIT):
@@ -110,7 +110,7 @@ async def error_of_watching() -> BaseException | None:
 
 
 def test_ctrl_c_reaches_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    # And not a task of ours, whatever it is at.
+    # It is raised here, and not in a task of the package.
     raise_in_the_background(monkeypatch, lambda: signal.raise_signal(signal.SIGINT))
     assert type(trio.run(error_of_watching)) is KeyboardInterrupt
 
@@ -138,9 +138,9 @@ async def test_shielded_cleanup_does_not_wait_for_a_cancelled_watcher() -> None:
     assert scope.cancelled_caught
 
 
-async def test_no_endpoint_answers(nobody: str) -> None:
-    # The caller's own limit decides.
-    async with open_watcher(nobody) as watcher:
+async def test_no_endpoint_answers(unreachable: str) -> None:
+    # The limit of the caller counts.
+    async with open_watcher(unreachable) as watcher:
         with trio.move_on_after(0.3) as scope:
             async with watcher.watch("a"):
                 pytest.fail("entered")
@@ -150,9 +150,9 @@ async def test_no_endpoint_answers(nobody: str) -> None:
         assert "refused" in str(statistics.last_loss)
 
 
-async def test_next_endpoint_has_its_turn(etcd: Etcd, nobody: str) -> None:
-    for _ in range(4):  # whichever is picked first
-        async with open_watcher([nobody, etcd.endpoint]) as watcher:
+async def test_next_endpoint_has_its_turn(etcd: Etcd, unreachable: str) -> None:
+    for _ in range(4):  # whichever is tried first
+        async with open_watcher([unreachable, etcd.endpoint]) as watcher:
             with trio.fail_after(LIMIT):
                 async with watcher.watch("a"):
                     assert watcher.statistics().live == 1
@@ -178,7 +178,7 @@ async def test_a_server_that_is_no_etcd(etcd: Etcd) -> None:
                 while not greeted.is_set():
                     async with watcher.watch("a"):
                         pass
-                    # Drawn at random: once more until it was its turn.
+                    # The order is random: reconnect until this endpoint was tried.
                     watcher._connector._connection = None
             assert "does not speak HTTP/2" in str(watcher.statistics().last_loss)
         nursery.cancel_scope.cancel()
@@ -309,7 +309,7 @@ async def test_bookmark_under_events(etcd: Etcd) -> None:
 
 
 async def test_bookmark_after_leaving(etcd: Etcd) -> None:
-    # What was received, and not handed over, comes again at the bookmark.
+    # What was received but not delivered comes again from the bookmark.
     async with open_watcher(etcd.endpoint) as watcher:
         async with watcher.watch("k", prefix=True) as watch:
             revision = await etcd.txn(*(Put(f"k{i}", "x") for i in range(3)))
@@ -372,16 +372,16 @@ async def test_nothing_is_left_behind(etcd: Etcd) -> None:
     ],
 )
 async def test_bad_arguments(
-    nobody: str, arguments: dict[str, object], words: str
+    unreachable: str, arguments: dict[str, object], words: str
 ) -> None:
-    async with open_watcher(nobody) as watcher:
+    async with open_watcher(unreachable) as watcher:
         with pytest.raises((TypeError, ValueError), match=words):
             # At the call: nothing is entered.
             watcher.watch(**arguments)  # type: ignore[call-overload]  # bad on purpose
 
 
 async def test_who_is_cancelled_with_a_watch_learns_of_that(etcd: Etcd) -> None:
-    """Whatever closes first: the task was running, not waiting."""
+    """Whatever is closed first: the task was running, not waiting."""
     async with open_watcher(etcd.endpoint) as watcher, watcher.watch("a") as watch:
         watch._inbox.close()
         with pytest.raises(trio.ClosedResourceError):

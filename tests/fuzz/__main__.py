@@ -2,10 +2,10 @@
 
     python -m tests.fuzz --seconds 60 --seed 7
 
-It builds the extension anew with the sanitizers (GCC or Clang, as $CC says), and runs
-itself with it. A message on which the two differ is printed as hex, with its number;
-what a sanitizer finds ends the process. Bytes of their own allocation, freed at once, let
-ASAN see a read past their end.
+It builds the extension with the sanitizers (GCC or Clang, as $CC says), and runs itself
+with that. A message on which the two decoders differ is printed as hex, with its
+number; an error that a sanitizer finds ends the process. Each message is in its own
+allocation, which is freed at once, so that ASAN sees a read past its end.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def run_sanitized(arguments: list[str]) -> int:
         extension = build(Path(folder))
         environment = {
             "LD_PRELOAD": runtime,
-            # The interpreter itself leaks at its end.
+            # The interpreter itself leaks when it exits.
             "ASAN_OPTIONS": "detect_leaks=0",
             "UBSAN_OPTIONS": "print_stacktrace=1",
             "PYTHONMALLOC": "malloc",
@@ -78,7 +78,7 @@ def run_sanitized(arguments: list[str]) -> int:
 
 
 def load(extension: str) -> None:
-    """Have the package find this extension for its own."""
+    """Make the package import this extension as its own."""
     loader = ExtensionFileLoader(NAME, extension)
     spec = importlib.util.spec_from_file_location(NAME, extension, loader=loader)
     assert spec is not None
@@ -89,7 +89,7 @@ def load(extension: str) -> None:
 
 def fuzz(seconds: float, seed: int) -> int:
     """Compare until the time is over; return an exit code."""
-    # Not before `load()`.
+    # The package must not be imported before `load()`.
     from tests.support import wire
     from trio_etcd_watch import __speedups__
 

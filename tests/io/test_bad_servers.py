@@ -1,4 +1,4 @@
-"""Servers that are no etcd: one clear line in the log with a hint, and a retry."""
+"""Servers that are not etcd: one clear log line with a hint, and a retry."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from tests.support.peer import SETTINGS, Peer, serve_tcp, serve_watches
 from trio_etcd_watch import Channel, open_watcher
 
 Script: TypeAlias = Callable[[trio.abc.Stream], Awaitable[object]]
-"""What a server does with a connection, under TLS or on it."""
+"""What a server does with a connection, with or without TLS."""
 
 LIMIT = 20.0
 TRIES = 4
-"""How often the bad server is met before all is well."""
+"""How many connections the bad server gets before a good one replaces it."""
 
 CA = trustme.CA()
 HTTP1 = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"
@@ -37,7 +37,7 @@ def server_context(
     alpn: bool = True,
     not_after: dt.datetime | None = None,
 ) -> ssl.SSLContext:
-    """A server's context, with a certificate for these names."""
+    """Return the context of a server with a certificate for these names."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     ca.issue_cert(*(names or ("127.0.0.1",)), not_after=not_after).configure_cert(
         context
@@ -57,7 +57,7 @@ async def serve_tls(
     context: ssl.SSLContext, script: Script, tcp: trio.abc.Stream
 ) -> None:
     tls = trio.SSLStream(tcp, context, server_side=True, https_compatible=True)
-    # A client that does not trust us.
+    # The client does not trust this server.
     with contextlib.suppress(trio.BrokenResourceError):
         await tls.do_handshake()
         await script(tls)
@@ -67,7 +67,7 @@ def tls(context: ssl.SSLContext, script: Script) -> Script:
     return functools.partial(serve_tls, context, script)
 
 
-# What bad servers do
+# Kinds of bad servers
 
 
 async def answer_http1(stream: trio.abc.Stream) -> None:
@@ -77,13 +77,13 @@ async def answer_http1(stream: trio.abc.Stream) -> None:
 
 
 async def send_alert(stream: trio.abc.Stream) -> None:
-    """As a TLS server does when the client speaks plaintext: protocol_version."""
+    """Answers plaintext like a TLS server, with the alert protocol_version."""
     await stream.receive_some()
     await stream.send_all(b"\x15\x03\x01\0\2\2\x46")
 
 
 async def send_settings(stream: trio.abc.Stream) -> None:
-    """As an HTTP/2 server does that speaks plaintext, whatever comes."""
+    """Answers anything like a plaintext HTTP/2 server."""
     await stream.send_all(SETTINGS)
     await stream.receive_some()
 
@@ -98,7 +98,7 @@ async def say_nothing(stream: trio.abc.Stream) -> None:
 
 
 async def unimplemented(stream: trio.abc.Stream) -> None:
-    """As a gRPC server does that has no such service."""
+    """Answers like a gRPC server without this service."""
     peer = Peer(stream)
 
     async def answer() -> None:
@@ -122,7 +122,7 @@ async def unimplemented(stream: trio.abc.Stream) -> None:
 
 @dataclass(frozen=True)
 class Case:
-    """A bad server, and what the log has to say of it."""
+    """A bad server, and the hint in the log."""
 
     name: str
     bad: Script
@@ -195,7 +195,7 @@ def good(case: Case) -> Script:
 
 
 async def watch_once(case: Case, *endpoints: str) -> None:
-    """Open watches until one is served: its first event has come."""
+    """Open watches until one has its first event."""
     channel = Channel(
         *endpoints,
         ssl_context=client_context() if case.secure else None,
@@ -229,7 +229,7 @@ async def test_a_bad_server_beside_a_good_one(
     case: Case, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.WARNING, "trio_etcd_watch")
-    # In this order.
+    # Try the endpoints in this order.
     monkeypatch.setattr("random.sample", lambda population, k: list(population))
     async with serve_tcp(case.bad) as bad, serve_tcp(good(case)) as well:
         await watch_once(case, bad, well)

@@ -1,4 +1,4 @@
-"""Servers that make a client hold, do or log without end: each is met by a bound."""
+"""Servers that make a client hold, do or log things without end: each meets a bound."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PATIENCE = 0.001
 
 
 async def create_all(peer: Peer, stream_id: int) -> None:
-    """Confirm every watch; one of key "last" gets an event."""
+    """Confirm every watch; send an event to a watch of the key "last"."""
     await peer.headers(stream_id, GRPC)
     ids = 0
     while True:
@@ -40,7 +40,7 @@ async def create_all(peer: Peer, stream_id: int) -> None:
 
 
 def held(watcher: Watcher) -> int:
-    """How many requests and creations the streams hold."""
+    """Return how many requests and creations the streams hold."""
     sessions = [stream._session for stream in watcher._serving]
     return sum(len(s._requests) + s.unanswered for s in sessions)
 
@@ -71,7 +71,7 @@ async def test_creations_that_wait_for_a_window(
         assert watcher.statistics().last_loss == reason
         # Each stream is given up after a hundred, and the next waits a little longer.
         assert 3 <= cluster.streams <= 11
-        # A server that is well again serves those who stayed.
+        # A repaired server serves the watches that are still open.
         cluster.settings = {}
         await trio.sleep(60)
         assert watcher.statistics().live == 1
@@ -100,7 +100,7 @@ async def test_cancels_that_wait_for_a_window(
         cluster_in_memory(monkeypatch, create_all) as cluster,
         open_watcher(ENDPOINT) as watcher,
     ):
-        # For some hundred requests of a stream, and no more for ever.
+        # Enough for some hundred requests of a stream, and for no more.
         cluster.settings = {INITIAL_WINDOW_SIZE: 10_000}
         cluster.gives_window = False
         async with watcher.watch("steady"):
@@ -151,16 +151,16 @@ async def test_ids_that_a_server_makes_up(
 
 
 EXPELLED = "rpc error: code = Unauthenticated desc = etcdserver: invalid auth token"
-"""Why a server ends a watch that it had confirmed: its token is no longer good."""
+"""The reason for ending a confirmed watch: its token is no longer valid."""
 
 
 class Expelling:
     """Confirms each watch, and then refuses its token.
 
     Attributes:
-        opened: when each stream was, in seconds.
-        brings: the number of a stream, whose watch gets something before.
-        events: how many that is; without any it is told the progress.
+        opened: when each stream was opened, in seconds.
+        brings: the number of a stream whose watch gets something before its refusal.
+        events: how many events that watch gets; if 0, it gets a progress notification.
     """
 
     def __init__(self) -> None:
@@ -201,9 +201,9 @@ async def test_a_watch_that_is_expelled_again_and_again_pauses(
         assert server.pauses() == pytest.approx(bounds)
         assert bounds[:2] == [0, 0.05]
         assert bounds[-10:] == [MAX_DELAY] * 10
-        # It is the stream that pauses, and not the watch that ends.
+        # The stream pauses; the watch does not end.
         assert (cluster.connections, watch.statistics().state) == (1, "resuming")
-        # A server that has changed its mind finds it there.
+        # A server that accepts the token again can serve the watch.
         cluster.serve = functools.partial(serve_for_ever, revision=1000)
         await trio.sleep(MAX_DELAY)
         assert watch.statistics().state == "live"
@@ -249,7 +249,7 @@ FORGED = "gone\nWARNING all is well\r\x1b[2J\u202e"
 
 async def say_in_goaway(peer: Peer, stream_id: int) -> None:
     await peer.headers(stream_id, GRPC)
-    # A frame is no longer.
+    # A frame cannot be longer.
     await peer.goaway(0, 2, (FORGED * 1000)[:14_000])
 
 
@@ -288,7 +288,7 @@ async def test_what_a_server_says_is_one_line(
         assert "\\n" in loss
         assert len(loss) <= 300
     lines = [record.getMessage() for record in caplog.records]
-    told = [line for line in lines if line.startswith("no watch stream: ")]
-    # The same again and again is told once.
-    assert len(told) == 1
+    warnings = [line for line in lines if line.startswith("no watch stream: ")]
+    # The same reason is logged once.
+    assert len(warnings) == 1
     assert all(line.isprintable() and len(line) < 400 for line in lines)

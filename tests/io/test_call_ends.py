@@ -1,4 +1,4 @@
-"""What ends one call leaves its neighbours on the connection alone."""
+"""What ends one call does not affect other calls on the connection."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ async def test_end_of_one_call(end: str, autojump_clock: MockClock) -> None:
         call = ends.call()
         stream_id = await ends.peer.accept()
         async with trio.open_nursery() as nursery:
-            # Waiting already, as a watch does.
+            # This call is waiting already, as that of a watch does.
             nursery.start_soon(waits_for, call, reason)
             await wait_all_tasks_blocked()
             await step(ends.peer, stream_id)
@@ -145,7 +145,7 @@ async def test_data_before_headers(
         stream_id = await ends.peer.accept()
         await ends.peer.raw(data_frame(stream_id, payload, end=end))
         if H2_4:
-            # To h2 4 it breaks the connection.
+            # For h2 4 it breaks the connection.
             assert "the server broke HTTP/2" in await lost(call.receive())
             assert ends.connection.lost
             return
@@ -158,7 +158,7 @@ async def test_data_outside_of_responses_does_not_use_up_the_window(
     autojump_clock: MockClock,
 ) -> None:
     async with connected() as ends:
-        # h2 4 ends the connection at the first.
+        # h2 4 ends the connection at the first one.
         for _ in range(1 if H2_4 else 600):
             call = ends.call()
             stream_id = await ends.peer.accept()
@@ -170,7 +170,7 @@ async def test_data_outside_of_responses_does_not_use_up_the_window(
             for event in ends.peer.events
             if type(event) is h2.events.WindowUpdated and event.stream_id == 0
         )
-        # Beyond what every connection begins with.
+        # More than the window that every connection begins with.
         assert opened > CONNECTION_WINDOW or ends.connection.lost
 
 

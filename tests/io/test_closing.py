@@ -1,4 +1,4 @@
-"""A watcher that is closed while a connection is on its way: nothing is left of it."""
+"""A watcher that is closed while it connects leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.peer import Peer
 from trio_etcd_watch import Channel, Credentials, Watcher, _dialer, open_watcher
 
 LIMIT = 1000.0
-"""Virtual seconds after which a test is stuck."""
+"""Virtual seconds after which a test counts as stuck."""
 
 CONNECT_TIMEOUT = 5.0
 
@@ -21,12 +21,12 @@ Use = Callable[[Watcher], Awaitable[object]]
 
 
 class Slow:
-    """A server that stops at one step of a connection, and says when it has got there.
+    """A server that stops at one step of a connection, and reports that it got there.
 
     Attributes:
-        reached: set then.
-        go_on: for who dials, when the step is "dial".
-        links: how many the client has not closed.
+        reached: is set at that step.
+        go_on: lets the dial return, if the step is "dial".
+        links: how many connections the client has not closed.
     """
 
     def __init__(self, nursery: trio.Nursery, step: str) -> None:
@@ -48,7 +48,7 @@ class Slow:
         try:
             await self._stop_at_step(link)
         except* trio.BrokenResourceError:
-            # The client closed while it was told something.
+            # The client closed while the server was sending.
             pass
         self.links -= 1
 
@@ -65,7 +65,7 @@ class Slow:
                 await peer.run()
                 nursery.cancel_scope.cancel(reason="the client closed")
         else:
-            # It says nothing, not even SETTINGS.
+            # The server sends nothing, not even SETTINGS.
             while await link.receive_some():
                 self.reached.set()
 
@@ -111,22 +111,22 @@ async def test_closing_while_a_connection_is_on_its_way(
         async with trio.open_nursery() as serving, trio.open_nursery() as nursery:
             server = Slow(serving, step)
             monkeypatch.setattr(_dialer, "_open_stream", server.open_stream)
-            # Two wait for the same connection.
+            # Two tasks wait for the same connection.
             async with open_watcher(channel) as watcher:
                 for _ in range(2):
                     nursery.start_soon(expect_closed, watcher)
                 await server.reached.wait()
-                left = trio.current_time()
-            # Closing waits for nobody.
-            assert trio.current_time() == left
+                closed_at = trio.current_time()
+            # Closing does not wait.
+            assert trio.current_time() == closed_at
             if comes:
                 server.go_on.set()
     assert len(ended) == 2
-    # Only a dial that nobody cancels takes its time, which is bounded.
+    # Only a dial that is not cancelled takes time, within its bound.
     waits = step == "dial" and use is mirror and not comes
-    assert max(ended) - left == (CONNECT_TIMEOUT if waits else 0)
-    # Nor is it an outage.
+    assert max(ended) - closed_at == (CONNECT_TIMEOUT if waits else 0)
+    # Closing is not logged as an outage.
     assert caplog.records == []
-    # Those who dial in vain have left no link that lives.
+    # Dials in vain leave no open connection.
     assert server.links == 0
     assert watcher._connector._lock.statistics().owner is None

@@ -1,4 +1,4 @@
-"""One gRPC call: what is sent, what comes, how it ends well or is left."""
+"""One gRPC call: what is sent and received, and how it ends or is abandoned."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def test_messages_then_status(autojump_clock: MockClock) -> None:
         await ends.peer.status(stream_id, 0)
         assert await drain(call) == [b"a", b"b" * 50_000, b""]
         assert call.status == Status(StatusCode.OK, "")
-        # A server that has ended it must not go on waiting for our side.
+        # After the end by the server, it must not wait for the client's side.
         await ends.peer.reset_by_client(stream_id)
         assert await call.receive() == []
         assert await lost(call.send([b"x"])) == "the server has ended the call"
@@ -141,7 +141,7 @@ async def test_message_over_the_limit(autojump_clock: MockClock) -> None:
 
 
 def sizes_asked(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How much each read from now on may bring."""
+    """Record how many bytes each read may return, from now on."""
     asked: list[int] = []
     stream = ends.connection._stream
     receive_some = stream.receive_some
@@ -171,11 +171,11 @@ async def test_reads_are_larger_while_a_large_message_comes(
             await ends.peer.raw(*frames)
             assert await call.receive() == [bytes(size)]
             await wait_all_tasks_blocked()
-            # Of a frame that has not come whole, nothing counts yet.
+            # A frame counts only once it is complete.
             assert most <= max(asked) < most + 2**15
             assert max(asked) <= MAX_RECEIVE_SIZE
             assert asked[-1] == RECEIVE_SIZE
-        # Where it comes in small pieces, no room is made for large ones.
+        # While data comes in small pieces, reads do not ask for more.
         asked.clear()
         for frame in frames:
             await ends.peer.raw(frame)
@@ -215,7 +215,7 @@ async def test_several_calls_at_once(autojump_clock: MockClock) -> None:
 
 
 class RefusingCaller(Caller):
-    """A call whose messages mean that it must not go on."""
+    """A call whose messages require that it ends."""
 
     def _deliver(self, messages: list[bytes | Oversized]) -> None:
         super()._deliver(messages)
@@ -279,7 +279,8 @@ async def test_those_woken_run_before_more_is_read(autojump_clock: MockClock) ->
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(use)
-            # Trio takes the tasks of one pass in random order: once would be luck.
+            # Trio runs the tasks of one pass in random order, so one success may be
+            # luck.
             for _ in range(20):
                 await wait_all_tasks_blocked()
                 await ends.peer.messages(stream_id, b"a")
@@ -305,7 +306,7 @@ async def test_unary(autojump_clock: MockClock) -> None:
         nursery.start_soon(serve)
         assert await ends.connection.unary(PATH, b"ask", ()) == b"reply"
         await wait_all_tasks_blocked()
-        # Both sides have ended it.
+        # Both sides have ended it, so no reset is needed.
         assert ends.peer.resets() == []
 
 
@@ -391,7 +392,7 @@ async def test_reset(autojump_clock: MockClock) -> None:
             await wait_all_tasks_blocked()
             call.reset()
             call.reset()
-        # What was on its way belongs to nobody.
+        # A message that was in transit has no receiver any more.
         await ends.peer.raw(
             data_frame(stream_id, grpc_message(b"late")),
             *header_frames(stream_id, encoded(OK), end=True),

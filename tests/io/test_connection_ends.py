@@ -1,4 +1,4 @@
-"""What ends a connection, and that nothing on it is left waiting."""
+"""What ends a connection, and that no task on it waits any longer."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from trio_etcd_watch._grpc.status import StreamLost
 
 
 def response(block: bytes) -> bytes:
-    """HEADERS on stream 3, whose response has not begun."""
+    """HEADERS on stream 3, which has no response yet."""
     return b"".join(header_frames(3, block))
 
 
@@ -72,7 +72,7 @@ CONNECTION_ENDS: dict[str, tuple[bytes, str]] = {
     "empty header name": (response(encoded([(":status", "200"), ("", "x")])), BROKE),
     "upper case name": (response(encoded([(":status", "200"), ("A", "x")])), BROKE),
     "no :status": (response(encoded([("content-type", "application/grpc")])), BROKE),
-    # A header of 3,000 bytes put into the table, and 30 references to it.
+    # A header of 3,000 bytes is put into the table, and referenced 30 times.
     "header list too long": (
         response(
             encoded(GRPC)
@@ -199,7 +199,7 @@ async def test_closed_by_us(autojump_clock: MockClock) -> None:
 async def check_connection_end(
     step: Callable[[Ends], Awaitable[None]], reason: str
 ) -> None:
-    """Whatever waits is told why, all is closed, and nothing more can be begun."""
+    """All that wait get the reason, all is closed, and no new call can begin."""
     async with connected() as ends:
         ends.peer.gives_window = False
         receiver, _ = await ends.accepted()
@@ -215,7 +215,7 @@ async def check_connection_end(
             nursery.start_soon(expect, sender.send([bytes(200_000)]))
             await wait_all_tasks_blocked()
             await step(ends)
-            # Whatever it says after that is not heard.
+            # Anything that the server sends after that is ignored.
             await wait_all_tasks_blocked()
         await ends.ended.wait()
         assert reason in reasons[0]

@@ -1,4 +1,4 @@
-"""Names without records, and for how long that is believed."""
+"""Lookups of names without records, and how long these answers are used."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dns.rcode
 import pytest
 from trio.testing import MockClock
 
-from tests.support.looks import looks
+from tests.support.lookups import open_lookups
 from tests.support.nameserver import PLAIN, TLS
 from trio_etcd_watch import Channel
 from trio_etcd_watch._discovery import FAILURE_TTL, Discovery
@@ -17,7 +17,7 @@ GOOD = ["0 0 2379 m0.example.com."]
 
 @pytest.fixture
 def clock() -> MockClock:
-    """Real sockets are served while it stands still."""
+    """The clock is frozen, while real sockets are served."""
     return MockClock()
 
 
@@ -30,16 +30,16 @@ async def test_there_are_none_for_as_long_as_dns_says(
     clock: MockClock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async with looks(monkeypatch) as looked:
-        server = looked.server
+    async with open_lookups(monkeypatch) as lookups:
+        server = lookups.server
         server.soa = soa
-        assert isinstance(await looked.failure(), NoRecords)
+        assert isinstance(await lookups.failure(), NoRecords)
         server.records[PLAIN] = GOOD
         clock.jump(holds - 0.1)
-        assert isinstance(await looked.failure(), NoRecords)
+        assert isinstance(await lookups.failure(), NoRecords)
         assert server.asked == [TLS, PLAIN]
         clock.jump(0.2)
-        assert await looked.hosts() == ["m0.example.com"]
+        assert await lookups.hosts() == ["m0.example.com"]
         assert server.asked == [TLS, PLAIN] * 2
 
 
@@ -69,32 +69,32 @@ async def test_there_are_none_of_either_kind_for_as_long_as_both_say(
 async def test_a_channel_that_wants_tls_believes_what_is_said_of_that(
     clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with looks(monkeypatch, token="s3cret") as looked:
-        server = looked.server
+    async with open_lookups(monkeypatch, token="s3cret") as lookups:
+        server = lookups.server
         server.soa = (30, 30)
-        await looked.failure()
+        await lookups.failure()
         server.records[TLS] = GOOD
         clock.jump(29)
-        await looked.failure()
+        await lookups.failure()
         assert server.counts == {TLS: 1}
         clock.jump(2)
-        assert await looked.hosts() == ["m0.example.com"]
+        assert await lookups.hosts() == ["m0.example.com"]
 
 
 async def test_what_nobody_denies_for_a_time_is_asked_again_soon(
     clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither a failure, nor a denial without SOA, says for how long it holds."""
-    async with looks(monkeypatch) as looked:
-        server = looked.server
+    """Neither a failure nor a denial without SOA says how long it holds."""
+    async with open_lookups(monkeypatch) as lookups:
+        server = lookups.server
         for _ in range(2):
-            await looked.failure()
+            await lookups.failure()
         assert server.counts == {TLS: 1, PLAIN: 1}
         clock.jump(FAILURE_TTL)
         server.soa, server.rcodes[TLS] = (30, 30), dns.rcode.SERVFAIL
-        await looked.failure()
+        await lookups.failure()
         assert server.counts == {TLS: 2, PLAIN: 1}
         clock.jump(FAILURE_TTL)
         del server.rcodes[TLS]
         server.records[TLS] = GOOD
-        assert await looked.hosts() == ["m0.example.com"]
+        assert await lookups.hosts() == ["m0.example.com"]

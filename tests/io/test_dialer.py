@@ -1,4 +1,4 @@
-"""A name with several addresses: the first that works is taken, and each has its turn."""
+"""A name with several addresses: the first one that works is used; all are tried."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HOSTS = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
 
 
 class Dialled:
-    """A dialer, and all connections that it has begun."""
+    """A dialer, and all connections that it has opened."""
 
     def __init__(self, channel: Channel, nursery: trio.Nursery) -> None:
         [self.endpoint] = channel._endpoints
@@ -57,7 +57,7 @@ async def dialled(port: int, **arguments: float) -> AsyncGenerator[Dialled]:
 
 @asynccontextmanager
 async def serve(*handlers: Handler | None) -> AsyncGenerator[int]:
-    """Serve loopback's addresses in turn, on one port; None is bound and refuses."""
+    """Serve loopback addresses in turn, on one port; None is bound and refuses."""
     while True:
         sockets: list[trio.socket.SocketType] = []
         port = 0
@@ -66,7 +66,7 @@ async def serve(*handlers: Handler | None) -> AsyncGenerator[int]:
                 sockets.append(trio.socket.socket())
                 await sockets[-1].bind((host, port))
                 port = sockets[-1].getsockname()[1]
-        except OSError:  # another program has this port on one of them
+        except OSError:  # another program uses this port on one of the addresses
             for sock in sockets:
                 sock.close()
         else:
@@ -84,7 +84,7 @@ async def serve(*handlers: Handler | None) -> AsyncGenerator[int]:
 
 
 class Member:
-    """An etcd, as far as dialling goes."""
+    """Accepts connections like an etcd, but does nothing more."""
 
     def __init__(self) -> None:
         self.accepted = 0
@@ -134,7 +134,7 @@ async def test_the_second_address_has_its_turn(
 
 
 async def test_an_endpoint_may_be_forgotten_while_it_is_dialled() -> None:
-    """As a member is that is no longer listed."""
+    """Refuses like a member that is no longer listed."""
     member = Member()
 
     async def forgetting(stream: trio.abc.Stream) -> None:
@@ -151,7 +151,7 @@ async def test_reasons_name_the_addresses(first: Handler | None, reason: str) ->
         async with dialled(port, connect_timeout=0.5) as made:
             texts = {await made.reason() for _ in range(4)}
             assert not made.living()
-    # One text, whoever is tried first: each reason is logged once.
+    # One text, whichever address is tried first, because each reason is logged once.
     [text] = texts
     one, other = text.removeprefix(f"etcd:{port}: ").split("; 127.0.0.2: ")
     assert one.startswith("127.0.0.1: ")
@@ -192,7 +192,7 @@ async def test_what_a_name_stands_for_may_change() -> None:
                 Resolver(*addresses).use()
                 (await made.dial()).close("the test wants another")
             assert [member.accepted for member in members] == [1, 1, 2]
-            # Nothing is kept of those that are gone.
+            # Addresses that no longer exist are forgotten.
             assert len(made._dialer._tried[made.endpoint]) == 1
 
 

@@ -1,4 +1,4 @@
-"""Bytes that have to wait: the windows of both sides, and a slow transport."""
+"""Data that has to wait for the windows of both sides, and a slow transport."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def test_window_opens_for_two_calls(autojump_clock: MockClock) -> None:
             for call, _ in calls:
                 nursery.start_soon(send, call)
             await wait_all_tasks_blocked()
-            # 65,535 bytes for both: one has gone, or none.
+            # The window is 65,535 bytes for both calls: one was sent, or none.
             assert len(done) <= 1
             ends.peer.http2.increment_flow_control_window(60_000)
             await ends.peer.flush()
@@ -60,13 +60,13 @@ async def test_window_of_a_stream(by: str, autojump_clock: MockClock) -> None:
             if by == "SETTINGS":
                 ends.peer.http2.update_settings({INITIAL_WINDOW_SIZE: 1000})
                 await ends.peer.flush()
-            # The later one first: the one before it goes on waiting.
+            # The later call gets its window first, while the earlier one still waits.
             for _, stream_id in reversed(calls):
                 if by == "WINDOW_UPDATE":
                     ends.peer.http2.increment_flow_control_window(990, stream_id)
                     await ends.peer.flush()
                 assert await ends.peer.message(stream_id) == bytes(995)
-        # Not because a ping was written.
+        # It did not end because a ping was written.
         assert trio.current_time() < 1
 
 
@@ -78,7 +78,7 @@ async def test_window_below_nothing(autojump_clock: MockClock) -> None:
         await call.send([bytes(85)])
         assert await ends.peer.message(stream_id) == bytes(85)
         async with trio.open_nursery() as nursery:
-            # 6.9.2: 10 - 90 - 100 + 100.
+            # RFC 9113, 6.9.2: 10 - 90 - 100 + 100.
             ends.peer.http2.update_settings({INITIAL_WINDOW_SIZE: 10})
             await ends.peer.flush()
             await ends.peer.next(h2.events.SettingsAcknowledged)
@@ -165,7 +165,7 @@ async def test_received_bytes_open_the_window_again(autojump_clock: MockClock) -
         calls = [await ends.accepted() for _ in range(2)]
         payload = bytes(90_000)
         turns = 3 * STREAM_WINDOW // len(payload)
-        # Waits for the window as a server does: without updates for ever.
+        # Waits for the window as a server does, so it hangs without updates.
         with trio.fail_after(LIMIT):
             async with trio.open_nursery() as nursery:
                 for call, stream_id in calls:

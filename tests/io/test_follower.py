@@ -1,4 +1,4 @@
-"""What keeps a mirror, where reads hang or are compacted, and where all is closed."""
+"""The tasks behind a mirror, when reads hang or are compacted, and when it closes."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._snapshot import MAX_STARTS
 
 LIMIT = 1000.0
-"""Virtual seconds after which a test is stuck."""
+"""Virtual seconds after which a test counts as stuck."""
 
 READ, WATCHED = 7, 9
-"""The revision of the one key; and where the watch of it begins, with nothing new."""
+"""The revision of the one key, and that at which its watch begins, with no news."""
 
 COMPACTED = "etcdserver: mvcc: required revision has been compacted"
 
@@ -43,9 +43,9 @@ class Store:
     """An etcd of one key, whose reads are answered as the test says.
 
     Attributes:
-        answer: for the reads to come.
+        answer: handles each new read.
         reads: how many there were.
-        stuck: set once one waits for its answer in vain.
+        stuck: is set once a read will not be answered.
     """
 
     def __init__(self, nursery: trio.Nursery) -> None:
@@ -91,7 +91,7 @@ async def rightly(
 ) -> None:
     keys = not request.count_only and request.min_mod_revision <= READ
     response = pb.RangeResponse(count=1)
-    # The first read is older than the watch, which then has history to bring.
+    # The first read is older than the watch, which then has history to deliver.
     response.header.revision = READ if store.reads == 1 else WATCHED
     response.header.cluster_id = CLUSTER_ID
     if keys:
@@ -109,7 +109,7 @@ async def never(
 async def compacted(
     store: Store, peer: Peer, stream_id: int, request: pb.RangeRequest
 ) -> None:
-    """Give a first page, and no second."""
+    """Answer with a first page, and with no second one."""
     if request.revision:
         await peer.status(stream_id, StatusCode.OUT_OF_RANGE, COMPACTED)
         return
@@ -123,7 +123,7 @@ async def compacted(
 
 @asynccontextmanager
 async def store_in_memory(monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Store]:
-    """Serve whoever dials; ends with the block."""
+    """Serve every connection that is opened; ends with the block."""
     with trio.fail_after(LIMIT):
         async with trio.open_nursery() as nursery:
             store = Store(nursery)
@@ -133,7 +133,7 @@ async def store_in_memory(monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Sto
 
 
 def after(answered: int) -> Answer:
-    """Answer so many reads rightly, and the others never."""
+    """Answer this many reads rightly, and the others never."""
 
     async def answer(
         store: Store, peer: Peer, stream_id: int, request: pb.RangeRequest
@@ -144,7 +144,7 @@ def after(answered: int) -> Answer:
     return answer
 
 
-# The range itself; then, for its proof, a count, the newest key, and all that is new.
+# These are the range; then for its proof a count, the newest key, and all that is new.
 @pytest.mark.parametrize("answered", range(4))
 @pytest.mark.parametrize("shield", [False, True])
 async def test_a_read_under_way_ends_with_the_watcher(
@@ -154,10 +154,10 @@ async def test_a_read_under_way_ends_with_the_watcher(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def use(watcher: Watcher) -> None:
-        # As itself, and out of no group.
+        # The error is raised as itself, not in a group.
         with pytest.raises(trio.ClosedResourceError):
             async with watcher.mirror("a"):
-                # A block that takes its time: meanwhile those tasks notice.
+                # In a block that takes long, the tasks notice first.
                 with trio.CancelScope(shield=shield):
                     await trio.sleep(60)
                 await trio.sleep_forever()
@@ -213,7 +213,7 @@ async def test_what_others_ask_of_a_mirror_ends_with_its_block(
     async def ask(mirror: Mirror) -> None:
         with pytest.raises(trio.ClosedResourceError, match="this mirror was left"):
             await wait(mirror)
-        assert trio.current_time() == left
+        assert trio.current_time() == closed_at
 
     async with (
         store_in_memory(monkeypatch) as store,
@@ -225,7 +225,7 @@ async def test_what_others_ask_of_a_mirror_ends_with_its_block(
             store.answer = never
             nursery.start_soon(ask, mirror)
             await store.stuck.wait()
-            left = trio.current_time()
+            closed_at = trio.current_time()
 
 
 async def test_a_proof_that_is_compacted_meanwhile_is_made_at_a_newer_revision(
@@ -247,7 +247,7 @@ async def test_a_proof_that_is_compacted_meanwhile_is_made_at_a_newer_revision(
     async with store_in_memory(monkeypatch) as store:
         store.answer = once
         async with open_watcher(ENDPOINT) as watcher, watcher.mirror("a") as mirror:
-            # Its watch has history to catch up with, and so it is proved.
+            # Its watch has history to catch up with, so it is proved.
             await store.stuck.wait()
             await wait_all_tasks_blocked()
             assert mirror._follower.replica.proved == WATCHED
@@ -263,7 +263,7 @@ async def test_history_that_is_compacted_while_it_is_read_ends_no_mirror(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    # Each pause is as long as it may be.
+    # Each pause is as long as possible.
     monkeypatch.setattr(random, "random", lambda: 1.0)
     began: list[float] = []
 
@@ -291,7 +291,7 @@ async def test_history_that_is_compacted_while_it_is_read_ends_no_mirror(
                 store.answer = note
                 mirror._follower._distrust("a test wants it")
                 await store.stuck.wait()
-                # What is there can be looked at meanwhile.
+                # The mapping can be read meanwhile.
                 assert (list(mirror), mirror.statistics().connected) == ([b"a"], False)
                 await mirror.wait_for(lambda m: m.statistics().connected)
             assert list(mirror) == [b"a"]
@@ -301,14 +301,14 @@ async def test_history_that_is_compacted_while_it_is_read_ends_no_mirror(
     bounds = [0.1, 0.2, 0.4, 0.8, 1.6, *[MAX_DELAY] * 5]
     if not at_first:
         bounds = [0.2, 0.4, 0.8, 1.6, *[MAX_DELAY] * 6]
-    # Slow reads make the pauses no shorter. Each try is two pages.
+    # Slow reads do not shorten the pauses. Each attempt reads two pages.
     reading = 2 * MAX_STARTS * seconds
     gaps = [then - now - reading for now, then in itertools.pairwise(firsts)]
     assert gaps == pytest.approx(bounds)
     lines = [record.getMessage() for record in caplog.records]
-    told = [line for line in lines if line.startswith("a mirror is read anew: ")]
-    assert len(told) == (10 if at_first else 11)
-    assert all("compacted" in line for line in told[-10:])
+    warnings = [line for line in lines if line.startswith("a mirror is read anew: ")]
+    assert len(warnings) == (10 if at_first else 11)
+    assert all("compacted" in line for line in warnings[-10:])
 
 
 @pytest.mark.parametrize("wait", ["snapshot", "sync", "wait_for", "changes"])

@@ -1,4 +1,4 @@
-"""Members that join the endpoints: when they are asked for, and what an answer may do."""
+"""Members that join the endpoints: when they are asked for, and what answers may do."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ OLD_TOKEN = Status(StatusCode.UNAUTHENTICATED, "etcdserver: invalid auth token")
 
 @pytest.fixture
 def clock() -> MockClock:
-    """Real sockets are served while it stands still."""
+    """The clock is frozen, while real sockets are served."""
     return MockClock()
 
 
@@ -88,10 +88,10 @@ async def test_members_join_and_serve_when_the_given_one_is_gone() -> None:
         await made.connect()
         assert other.connections == 1
         assert made.in_use() == [made.endpoints[1]]
-        # It does not list itself, and what was given stays.
+        # It does not list itself, and the given endpoint is kept.
         await made.settle(1, member=1)
         assert made.known("given") == [made.endpoints[0]]
-        # It is shown for as long as it is used.
+        # A member is shown as long as it is used.
         assert made.known("member") == [made.endpoints[1]]
         assert made.in_use() == [made.endpoints[1]]
         made.connector.leave(await made.connect())
@@ -109,11 +109,11 @@ async def test_a_list_that_is_the_same_is_told_once(
             connection = await made.connect()
             await made.settle(count)
             connection.close("the test wants another")
-    told = [record.getMessage() for record in caplog.records]
-    assert [line for line in told if "ftp" in line or "left out" in line] == [
+    logged = [record.getMessage() for record in caplog.records]
+    assert [line for line in logged if "ftp" in line or "left out" in line] == [
         "a URL of member 1 is left out: it is neither http:// nor https://"
     ]
-    [members] = [line for line in told if line.startswith("members beside")]
+    [members] = [line for line in logged if line.startswith("members beside")]
     assert "m1:1" in members
     assert "m2:2" in members
 
@@ -129,7 +129,7 @@ async def test_a_list_that_is_the_same_is_told_once(
         ),
         (Status(StatusCode.UNAVAILABLE, "etcdserver: no leader"), RETRY),
         (Status(StatusCode.FAILED_PRECONDITION, "for learner"), RETRY),
-        # There is no other token to come with.
+        # There is no other token to use.
         (OLD_TOKEN, INTERVAL),
     ],
 )
@@ -159,7 +159,7 @@ async def test_a_member_that_is_silent_about_it(clock: MockClock) -> None:
     member.lists_wait = True
     async with cluster(member, keepalive_time=10 * INTERVAL) as made:
         await made.connect()
-        # Meanwhile other calls are served.
+        # Other calls are served meanwhile.
         await made.settle(1)
         clock.jump(5)  # connect_timeout
         await made.settle(1)
@@ -214,11 +214,11 @@ async def test_a_hostile_list(caplog: pytest.LogCaptureFixture) -> None:
         await made.settle(1)
         assert len(made.known("member")) == MAX_URLS - len(HOSTILE)
         assert not any("evil" in endpoint for endpoint in made.known("member"))
-    told = [record.getMessage() for record in caplog.records]
-    assert len([line for line in told if "left out" in line]) == len(HOSTILE)
-    assert len(told) < len(HOSTILE) + 10
-    assert SECRET not in "".join(told)
-    assert all(line.isprintable() and len(line) < 400 for line in told)
+    logged = [record.getMessage() for record in caplog.records]
+    assert len([line for line in logged if "left out" in line]) == len(HOSTILE)
+    assert len(logged) < len(HOSTILE) + 10
+    assert SECRET not in "".join(logged)
+    assert all(line.isprintable() and len(line) < 400 for line in logged)
 
 
 async def test_a_list_of_a_hundred_thousand_urls(
@@ -234,27 +234,27 @@ async def test_a_list_of_a_hundred_thousand_urls(
         await made.settle(1)
         assert made.known("member") == []
         assert made.known("given") == made.endpoints
-    told = [record.getMessage() for record in caplog.records]
-    assert len(told) < 10
-    assert any(f"a list of {len(reply)} bytes is none of etcd's" in t for t in told)
+    logged = [record.getMessage() for record in caplog.records]
+    assert len(logged) < 10
+    assert any(f"a list of {len(reply)} bytes is none of etcd's" in t for t in logged)
 
 
 async def test_a_list_that_changes_each_time_leaves_nothing_behind() -> None:
     member = Member()
     async with cluster(member) as made:
         for count in range(1, 40):
-            # Nobody listens there.
+            # No server listens there.
             member.urls = [f"http://127.0.0.{count}:{i}" for i in range(1, 21)]
             connection = await made.connect()
             await made.settle(count)
             connection.close("the test wants another")
-        # Each that was tried has failed.
+        # Each one that was tried has failed.
         assert len(made.connector._rotation._worked) <= 21
         assert len(made.connector._dialer._tried) <= 21
 
 
 class Joined:
-    """A connector that was told of members."""
+    """A connector that got a list of members."""
 
     reached = None
 
@@ -271,24 +271,24 @@ class Joined:
 
 
 @pytest.mark.parametrize(
-    ("given", "has_context", "told_by_tls", "plaintext"),
+    ("given", "has_context", "listed_by_tls", "plaintext"),
     [
         (None, False, False, True),
         (False, False, False, True),
         (True, False, True, False),
         (None, True, True, False),
-        # Found by SRV: nothing was given.
+        # Found by SRV, so no endpoint was given.
         (..., False, True, False),
         (..., True, True, False),
         (..., False, False, True),
-        # One of two that were given, the other is plaintext.
+        # One of two given endpoints; the other is plaintext.
         (True, False, False, False),
     ],
 )
 def test_no_plaintext_joins_where_there_is_tls(
     given: bool | EllipsisType | None,
     has_context: bool,
-    told_by_tls: bool,
+    listed_by_tls: bool,
     plaintext: bool,
 ) -> None:
     endpoints = [] if given is ... else [Endpoint("m0", 1, "", given)]
@@ -297,13 +297,13 @@ def test_no_plaintext_joins_where_there_is_tls(
     following = Following(joined, endpoints, secure=secure, timeout=1.0)
     answer = pb.MemberListResponse.FromString(members_at("http://m1:1", "https://m2:1"))
     following._take(
-        answer, cast("Connection", None), Endpoint("m0", 1, "", told_by_tls)
+        answer, cast("Connection", None), Endpoint("m0", 1, "", listed_by_tls)
     )
     assert joined.members == (["m1:1", "m2:1"] if plaintext else ["m2:1"])
 
 
 async def test_who_answers_is_who_was_meant() -> None:
-    """What a list may name depends on where it is from; and nobody is dialled."""
+    """What a list may name depends on where it comes from. No member is dialled."""
     async with cluster(Member(), Member()) as made:
         meant = await made.connect()
         made.connector.leave(meant)
@@ -324,7 +324,7 @@ async def test_a_try_is_noted_for_the_next_rounds() -> None:
         await made.connect()
         assert rotation._worked == {given: True}
     async with trio.open_nursery() as nursery:
-        # Nobody listens there.
+        # No server listens there.
         connector = Connector(Channel("127.0.0.1:1"), nursery)
         with pytest.raises(StreamLost):
             await connector.connect()

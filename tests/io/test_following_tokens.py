@@ -1,4 +1,4 @@
-"""Tokens for the list of members: whatever becomes of them, streams have theirs."""
+"""Tokens for the list of members, which do not affect the tokens of streams."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OLD_TOKEN = Status(StatusCode.UNAUTHENTICATED, "etcdserver: invalid auth token")
 
 @pytest.fixture
 def clock() -> MockClock:
-    """Real sockets are served while it stands still."""
+    """The clock is frozen, while real sockets are served."""
     return MockClock()
 
 
@@ -58,14 +58,14 @@ async def test_refused_lists_cost_the_streams_no_token(clock: MockClock) -> None
         connection, metadata = await made.connector.connect()
         for looks in (1, 2):
             await made.settle(4 * looks)
-            # The first, and three for each look.
+            # One at first, and three for each lookup.
             assert member.authentications == 1 + 3 * looks
             assert await made.connector.connect() == (connection, metadata)
-            # As far as streams are concerned it is no new one.
+            # For streams it is not a new token.
             assert made.connector.token_renewed(connection) == -math.inf
             clock.jump(INTERVAL)
         tokens = [token for _, token in member.lists]
-        # Each look begins with the streams' own.
+        # Each lookup begins with the token of the streams.
         assert tokens[0] == tokens[4] == dict(metadata)["token"]
         assert len(set(tokens)) == 7
 
@@ -80,7 +80,7 @@ async def test_a_token_for_the_list_is_kept_while_it_is_good(clock: MockClock) -
         assert member.authentications == 2
         tokens = [token for _, token in member.lists]
         assert tokens[0] != tokens[1] == tokens[2]
-        # At the next connection the streams may have a newer one.
+        # For the next connection the streams may have a newer one.
         (await made.connect()).close("the test wants another")
         await made.connect()
         await made.settle(4)
@@ -102,7 +102,7 @@ async def test_a_token_for_the_list_that_is_not_to_be_had_ends_no_stream(
         member.refuse(AUTHENTICATE, *[refusal] * 9)
         await member.wait_authentications(2)
         await made.settle(1)
-        # That member stays, and so does its token.
+        # The connection to that member stays, and so does its token.
         assert await made.connector.connect() == (connection, metadata)
         assert made.in_use() == made.endpoints
 
@@ -120,7 +120,7 @@ async def test_tokens_for_the_list_that_cannot_be_sent_are_not_counted() -> None
             await made.settle(count)
             assert dict(metadata)["token"] == "good"
             connection.close("the test wants another")
-        # Streams have all their tries.
+        # The streams still have all their attempts.
         made.connector.forget_token("good")
         for _ in range(MAX_REFUSED_TOKENS):
             with pytest.raises(StreamLost, match="the token has characters"):

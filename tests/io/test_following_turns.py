@@ -1,4 +1,4 @@
-"""Whose turn it is when a connection is lost, once members are known."""
+"""The order of endpoints after a lost connection, once members are known."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from trio_etcd_watch._grpc.status import Status, StreamLost
 from trio_etcd_watch._rotation import BRIEF
 
 UNREACHABLE = ["http://127.0.0.1:1", "http://127.0.0.1:2"]
-"""Nobody listens there."""
+"""No server listens there."""
 
 
 @pytest.fixture
 def clock() -> MockClock:
-    """Real sockets are served while it stands still."""
+    """The clock is frozen, while real sockets are served."""
     return MockClock()
 
 
 async def test_who_served_and_is_lost_is_tried_before_members_that_never_were(
     clock: MockClock,
 ) -> None:
-    """Members may announce addresses that are reached from inside alone."""
+    """Members may announce addresses that can be reached only from inside."""
     async with cluster(Member(urls=UNREACHABLE), keepalive_time=INTERVAL) as made:
         for count in (1, 2, 3):
-            connection, _ = await made.connector.connect()  # at the first try
+            connection, _ = await made.connector.connect()  # at the first attempt
             await made.settle(count)
             assert len(made.known("member")) == 2
             clock.jump(BRIEF + 0.1)
             connection.close("the test wants another")
             if count == 2:
-                # A read that it carried says so, too.
+                # A read on this connection reports the same.
                 made.connector.leave(connection)
         assert made.members[0].connections == 3
 
@@ -58,27 +58,27 @@ async def test_who_served_is_tried_once_before_the_others(clock: MockClock) -> N
 
 
 @pytest.mark.parametrize(
-    "why", ["it is left", "it does not last", "it is soon lost", "it told nothing"]
+    "why", ["it is abandoned", "it does not last", "it is soon lost", "it gave no list"]
 )
 async def test_who_did_not_serve_leads_to_the_next(why: str, clock: MockClock) -> None:
     async with cluster(Member(urls=UNREACHABLE), keepalive_time=INTERVAL) as made:
         [member] = made.members
         await made.connect()
         await made.settle(1)
-        if why == "it told nothing":
-            # Of this connection's life.
+        if why == "it gave no list":
+            # The next connection gets no list of members.
             member.refuse(MEMBER_LIST, Status(StatusCode.UNAVAILABLE, "no leader"))
             (await made.connect()).close("the test wants another")
             await made.connect()
             await made.settle(2)
-        if why in ("it is left", "it told nothing"):
+        if why in ("it is abandoned", "it gave no list"):
             clock.jump(BRIEF + 0.1)
         connection = await made.connect()
-        if why == "it is left":
+        if why == "it is abandoned":
             made.connector.leave(connection)
         connection.close("the test wants another")
         if why == "it is soon lost":
-            # That nobody wants another at once does not make it last.
+            # The time until another connection is wanted does not count for this one.
             await wait_all_tasks_blocked()
             clock.jump(BRIEF + 0.1)
         with pytest.raises(StreamLost, match=r"127\.0\.0\.1:[12]: "):

@@ -1,7 +1,7 @@
 """Whatever a server sends, the stream is resumed or ends with a clean error.
 
-A session of true frames is broken on purpose, or its bytes are junk from the start, and
-it is cut into reads anywhere.
+A valid session of frames is broken on purpose, or its bytes are random from the start.
+It is split into reads at random.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ MAX_MESSAGE_SIZE = 2000
 
 
 def session(streams: list[int], cut: int, pad: int | None) -> list[bytes]:
-    """The frames of a server that answers Watch on these streams, true to the RFC."""
+    """Return the valid frames of a server that answers Watch on these streams."""
     encoder = hpack.Encoder()
     messages = [
         watch_response(0, revision=4, created=True),
@@ -97,10 +97,10 @@ HEADERS = st.builds(
 
 @st.composite
 def broken(draw: st.DrawFn, streams: list[int]) -> bytes:
-    """The bytes of a session with some of its frames, or bits, not as they should be."""
+    """Draw the bytes of a session with wrong frames or wrong bits."""
     cut = draw(st.sampled_from([30, 200, MAX_FRAME_SIZE]))
     frames = session(streams, cut, draw(st.sampled_from([None, 0, 7])))
-    # Below that the connection does not come to life: a case of its own.
+    # Without it the connection does not become ready, which is a case of its own.
     keep = 0 if draw(st.integers(0, 9)) == 0 else 1
     places = st.integers(keep, len(frames) - 1)
     for _ in range(draw(st.integers(0, 5))):
@@ -123,7 +123,7 @@ def broken(draw: st.DrawFn, streams: list[int]) -> bytes:
             case "frame":
                 frames.insert(i, draw(FRAMES))
             case "headers":
-                # Before the true ones, while no response has begun.
+                # Before the valid ones, while no response has begun.
                 frames.insert(min(i, 1), draw(HEADERS))
         frames = frames or [b""]
     data = b"".join(frames)
@@ -133,7 +133,7 @@ def broken(draw: st.DrawFn, streams: list[int]) -> bytes:
 
 
 def junk() -> st.SearchStrategy[bytes]:
-    """Bytes that were never a session."""
+    """Draw random bytes."""
     anything = st.binary(max_size=300)
     frames = st.lists(FRAMES | HEADERS, max_size=20).map(b"".join)
     return anything | st.builds(lambda data: SETTINGS + data, anything | frames)
@@ -141,19 +141,19 @@ def junk() -> st.SearchStrategy[bytes]:
 
 @st.composite
 def reads(draw: st.DrawFn, streams: list[int]) -> list[bytes]:
-    """What to send, one piece after the other."""
+    """Draw the pieces to send, in order."""
     data = draw(broken(streams) | broken(streams) | junk())
-    # SETTINGS alone, so that the client has begun its calls before the rest comes.
+    # First only SETTINGS, so that the client begins its calls before the rest comes.
     places = draw(st.lists(st.integers(0, len(data)), max_size=8))
     edges = [0, *sorted({9, *places} - {0}), len(data)]
     return [data[a:b] for a, b in itertools.pairwise(edges) if a < b]
 
 
-# (a) One connection, in no time
+# (a) One connection, without time passing
 
 
 async def play(pieces: list[bytes], *, close: bool) -> None:
-    """Send this to a connection with two calls; all must have ended soon after."""
+    """Send this to a connection with two calls; all must have ended soon afterwards."""
     client, server = memory_stream_pair()
     connection = Connection(
         client,
@@ -180,7 +180,7 @@ async def play(pieces: list[bytes], *, close: bool) -> None:
     def check_bounds() -> None:
         http2 = connection._http2._h2
         unfinished = http2.incoming_buffer._headers_buffer
-        # h2 4 renamed it.
+        # h2 4 renamed this attribute.
         held = vars(http2.incoming_buffer).get("_data") or vars(
             http2.incoming_buffer
         ).get("data")
@@ -208,12 +208,12 @@ async def play(pieces: list[bytes], *, close: bool) -> None:
                 if close:
                     await server.send_stream.aclose()
                 elif not connection._frames.started:
-                    # Channel(connect_timeout=...) is the one to see this.
+                    # Channel(connect_timeout=...) is what detects this.
                     connection.close("not ready in time")
             nursery.cancel_scope.cancel(reason="all calls have ended")
     assert isinstance(connection.lost, StreamLost)
     assert not connection._calls
-    # Told by --hypothesis-show-statistics.
+    # Shown by --hypothesis-show-statistics.
     event(str(connection.lost).split("(")[0])
 
 
@@ -290,7 +290,7 @@ async def watch_through(pieces: list[bytes], *, close: bool) -> str:
                 await peer.accept()
             for piece in rest:
                 await stream.send_all(piece)
-                # Lets the client read it alone, mostly.
+                # Usually lets the client read this piece separately.
                 await trio.lowlevel.checkpoint()
             if close:
                 await stream.send_eof()
@@ -324,11 +324,11 @@ def test_watcher(pieces: list[bytes], close: bool) -> None:
     event(trio.run(lambda: watch_through(pieces, close=close)))
 
 
-# What a session can say in good form, and no etcd says
+# Sessions of valid messages that no etcd sends
 
 
 def said(*messages: bytes) -> list[bytes]:
-    """A session of these messages."""
+    """Return a session of these messages."""
     headers = header_frames(1, hpack.Encoder().encode(GRPC))
     data = [data_frame(1, grpc_message(message)) for message in messages]
     return [SETTINGS, b"".join([*headers, *data])]

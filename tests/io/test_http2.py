@@ -1,4 +1,4 @@
-"""What h2 keeps to itself."""
+"""What h2 must not log."""
 
 from __future__ import annotations
 

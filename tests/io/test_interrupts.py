@@ -1,8 +1,8 @@
 """Ctrl-C and cancellation at every point of the user's task inside the package.
 
-Each time the same program is interrupted one point later, until it ends by itself. The
+The same program is interrupted one point later each time, until it ends by itself. The
 signal is a real one, so Trio's own handler decides where KeyboardInterrupt is raised:
-there, or, where the code is protected from it, at the next checkpoint.
+at that point or, where the code is protected from it, at the next checkpoint.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ from trio_etcd_watch._pure import Events
 
 PURE_EVENTS = Events.__iter__.__code__
 PLACES = (str(Path(trio_etcd_watch.__file__).parent), contextlib.__file__)
-"""The package's code, and what would surround it if its managers were generators."""
+"""The package's code, and the module of context managers that are generators."""
 
 Change: TypeAlias = tuple[bytes, int]
-"""A key, and its revision."""
+"""A key and its revision."""
 Tracer: TypeAlias = "Callable[[FrameType, str, object], Tracer | None]"
 
 HISTORY: list[Change] = [(b"a", 2), (b"a", 3), (b"b", 3), (b"a", 4)]
 HISTORY += [(key, 5) for key in (b"a", b"b", b"c", b"d")]
 SENT_FIRST = 3
-"""Changes that come at once; for the rest the client asks by a progress request."""
+"""How many changes come at once; the rest follows a progress request of the client."""
 
 MIN_POINTS = 10
-"""Fewer would mean that the sweep looks at nothing."""
+"""With fewer points, the tests would not cover the package."""
 
 
 class Server:
-    """An etcd that has one history, and notes which watches live."""
+    """An etcd with one history, which records the live watches."""
 
     def __init__(self) -> None:
         self.live: set[tuple[int, int]] = set()
@@ -108,21 +108,21 @@ class Server:
         self._changed = trio.Event()
 
     async def until_alive(self, count: int) -> None:
-        """Wait until so many watches live."""
+        """Wait until this many watches are live."""
         while len(self.live) != count:
             await self._changed.wait()
 
 
 class Interruption(trio.abc.Instrument):
-    """Happens at the n-th point of one task inside the package.
+    """Interrupts one task at the n-th point inside the package.
 
-    Points are what Python calls lines, and entries of functions. Where it has no effect
-    before the next checkpoint, one point stands for all up to there.
+    Points are Python's line events, and entries of functions. Where an interrupt has no
+    effect before the next checkpoint, all points up to there count as one.
 
     Args:
-        point: which one.
-        interrupt: what happens.
-        waits: whether it never has an effect before the next checkpoint.
+        point: the number of the point.
+        interrupt: is called there.
+        waits: whether the interrupt never has an effect before the next checkpoint.
     """
 
     def __init__(
@@ -136,9 +136,9 @@ class Interruption(trio.abc.Instrument):
         self._waiting = False
 
     def run(self, main: Callable[[], Awaitable[None]]) -> None:
-        """Run main, of which a part is `exposed()`."""
+        """Run main, a part of which is `exposed()`."""
         previous = sys.gettrace()
-        # Not within the run: CPython 3.11 crashes if it begins inside a coroutine.
+        # Outside of the run: CPython 3.11 crashes if tracing begins inside a coroutine.
         sys.settrace(self._enter)
         try:
             trio.run(main, instruments=[self])
@@ -147,7 +147,7 @@ class Interruption(trio.abc.Instrument):
 
     @contextlib.contextmanager
     def exposed(self) -> Iterator[None]:
-        """In this block of the present task it may happen."""
+        """Let the present task be interrupted in this block."""
         self._task = trio.lowlevel.current_task()
         try:
             yield
@@ -162,7 +162,7 @@ class Interruption(trio.abc.Instrument):
             self._task is None
             or self.where is not None
             or not frame.f_code.co_filename.startswith(PLACES)
-            # A loop that is left closes it wherever Python likes, and Python itself
+            # A loop that ends early closes the generator at any time, and Python itself
             # drops an exception there. It makes values, and holds no state.
             or frame.f_code is PURE_EVENTS
             or not trio.lowlevel.in_trio_task()
@@ -183,19 +183,19 @@ class Interruption(trio.abc.Instrument):
         return self._step
 
 
-def changes(taken: Iterable[WatchResponse | Event]) -> list[Change]:
-    """What is in responses and events."""
+def changes(received: Iterable[WatchResponse | Event]) -> list[Change]:
+    """Return the changes in responses and events."""
     events: list[Event] = []
-    for each in taken:
+    for each in received:
         events += [each] if isinstance(each, Event) else each.events
     return [(event.kv.key, event.kv.mod_revision) for event in events]
 
 
 class Trial:
-    """The program, interrupted once; and what is wrong then.
+    """The program, interrupted once, and what was wrong then.
 
     Attributes:
-        whole, part: cancel all of it, or the use of one watch.
+        whole, part: scopes that cancel all of it, or the use of one watch.
     """
 
     def __init__(self) -> None:
@@ -205,10 +205,10 @@ class Trial:
         self.faults: list[str] = []
         self._server = Server()
         self._watch: Watch | None = None
-        self._taken: list[WatchResponse | Event] = []
+        self._received: list[WatchResponse | Event] = []
 
     async def main(self, interruption: Interruption) -> None:
-        """Run it beside its server, whose groups are not to hide what comes out."""
+        """Run it beside its server, whose groups must not hide its exceptions."""
         tasks = trio.lowlevel.current_statistics().tasks_living
         async with serve_tcp(self._server.serve) as endpoint:
             with trio.fail_after(LIMIT), contextlib.suppress(KeyboardInterrupt):
@@ -216,7 +216,7 @@ class Trial:
                     channel = Channel(endpoint)
                     with interruption.exposed():
                         await self._use(channel)
-                    # Here comes what came too late for the package.
+                    # An interrupt that came too late for the package is raised here.
                     await trio.lowlevel.checkpoint()
                 await self._server.until_alive(0)
         if trio.lowlevel.current_statistics().tasks_living != tasks:
@@ -243,24 +243,24 @@ class Trial:
     async def _use_watch(self, watcher: Watcher) -> None:
         async with watcher.watch("", prefix=True, start_revision=2) as watch:
             self._watch = watch
-            self._taken.append(await anext(watch))
+            self._received.append(await anext(watch))
             await watcher.request_progress()
             events = watch.events()
             for _ in range(2):
-                self._taken.append(await anext(events))
+                self._received.append(await anext(events))
                 watch.statistics()
             rest = await anext(watch)
-            self._taken.append(rest)
-            # What is interrupted while it is decoded is still whole.
+            self._received.append(rest)
+            # Responses that are interrupted while being decoded are still whole.
             assert rest.events[0].kv.key
 
     async def _look(self, watcher: Watcher) -> None:
-        """What is left of the watch; and whether another one continues it exactly."""
+        """Check what is left of the watch, and that another one continues it."""
         statistics = watcher.statistics()
         if (statistics.live, statistics.creating, statistics.streams) != (1, 0, 1):
             self.faults.append(f"a watch is left: {statistics}")
         bookmark = self._watch.next_revision if self._watch else 2
-        handed = changes(self._taken)
+        handed = changes(self._received)
         known = [change for change in handed if change[1] < bookmark]
         with trio.move_on_after(LIMIT / 10) as limit:
             await self._server.until_alive(1)
@@ -289,7 +289,7 @@ def test_interrupted_at_every_point(way: str) -> None:
         interruption = Interruption(point, interrupt, waits=way != "ctrl-c")
         try:
             interruption.run(functools.partial(trial.main, interruption))
-        except BaseException as exc:  # whatever it is, it is noted
+        except BaseException as exc:  # it is recorded, whatever it is
             trial.faults.append(f"it came out too late: {exc!r}")
         if interruption.where is None:
             break

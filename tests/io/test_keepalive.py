@@ -1,4 +1,4 @@
-"""A silent peer is pinged, and given up."""
+"""A silent peer gets a PING, and is given up without an answer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.peer import Peer, data_frame
 from trio_etcd_watch._grpc.messages import Oversized
 
 PING = b"\0\0\x08\x06\0\0\0\0\0"
-"""How the frame begins."""
+"""The first bytes of the frame."""
 SETTINGS = b"\0\0\0\x04\0\0\0\0\0"
 
 
@@ -32,7 +32,7 @@ async def test_silence_is_answered_by_a_ping(autojump_clock: MockClock) -> None:
         assert pings(ends.peer) == 1
         await trio.sleep(1000 - 15)
         assert not ends.connection.lost
-        # etcd counts more than one in 5 s.
+        # etcd does not allow more than one in 5 s.
         assert 90 <= pings(ends.peer) <= 100
 
 
@@ -64,7 +64,7 @@ async def test_an_answer_that_came_while_the_application_blocked(
             mock_clock.jump(10)
             await wait_all_tasks_blocked()
             assert PING in theirs.recv(10_000)
-            # All this while no task of ours has its turn.
+            # All this happens while no task of the client runs.
             theirs.sendall(SETTINGS)
             mock_clock.jump(10)
             for _ in range(5):
@@ -120,14 +120,14 @@ async def test_a_timeout_longer_than_the_time(autojump_clock: MockClock) -> None
     async with connected(keepalive_time=2.0, keepalive_timeout=20.0) as ends:
         call, stream_id = await ends.accepted()
         await trio.sleep(100)
-        # Each silence has its ping, whose answer ends the wait for it.
+        # Each silence has its PING, and the answer ends the wait for it.
         assert 48 <= pings(ends.peer) <= 50
         await ends.peer.messages(stream_id, b"a")
         await call.receive()
         ends.peer.mute = True
         began = trio.current_time()
         assert await lost(call.receive()) == "no answer to a ping within 20 s"
-        # Counted from when it was last heard, not from the ping before.
+        # The time counts from the last data, not from the PING before.
         assert trio.current_time() - began == pytest.approx(22)
 
 
@@ -135,7 +135,7 @@ async def test_each_ping_is_judged_by_its_own_answer(autojump_clock: MockClock) 
     async with connected(keepalive_time=1.0, keepalive_timeout=4.0) as ends:
         call, stream_id = await ends.accepted()
         ends.peer.mute = True
-        # Something comes 3 s after each ping: late, but in time.
+        # Some data comes 3 s after each PING, which is late but in time.
         for n in range(1, 20):
             await trio.sleep(4)
             await ends.peer.raw(data_frame(stream_id, b""))

@@ -1,4 +1,4 @@
-"""Hours of outage, of every shape: few lines, few tries, no growth; then it goes on."""
+"""Hours of each kind of outage: few log lines and attempts, no growth, and recovery."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def refused(stream: trio.abc.Stream) -> None:
 
 
 async def silent(stream: trio.abc.Stream) -> None:
-    """Accepts, and says nothing."""
+    """Accept a connection, and send nothing."""
 
 
 async def http1(stream: trio.abc.Stream) -> None:
@@ -67,7 +67,7 @@ def created_then_dropped(seconds: float) -> Callable[[Peer, int], Awaitable[None
 
 @dataclass(frozen=True)
 class Shape:
-    """How a server is out of order; each try takes so many seconds."""
+    """How a server fails; each attempt takes this many seconds."""
 
     connect: Callable[[trio.abc.Stream], Awaitable[None]] | None = None
     serve: Callable[[Peer, int], Awaitable[None]] = healthy
@@ -88,7 +88,7 @@ SHAPES = {
     "dropped after 60 ms": Shape(
         serve=created_then_dropped(0.06), seconds=0.06, works=True
     ),
-    # Just longer than the longest wait, so that each is the end of an outage.
+    # Just longer than the longest wait, so that each connection ends an outage.
     "dropped after 4 s": Shape(
         serve=created_then_dropped(4.0), seconds=4.0, works=True
     ),
@@ -119,14 +119,14 @@ async def test_an_hour_of(
         objects = count_objects()
         await trio.sleep(HOUR * 5 / 6)
 
-        # Each leaves dozens where one is kept.
+        # A leak would keep dozens of objects for each attempt.
         assert count_objects() - objects < 1000
         assert len(caplog.records) <= 100
         begin = caplog.records[0]
         assert begin.levelname == "WARNING"
         assert begin.getMessage().startswith("no watch stream: ")
         tries = max(cluster.connections, cluster.streams)
-        # What outlives the longest wait starts over with short ones.
+        # A connection that lasts longer than the longest wait resets the waits.
         mean_delay = MEAN_DELAY if shape.seconds < MAX_DELAY or not shape.works else 0.0
         assert HOUR / (shape.seconds + MAX_DELAY) < tries
         assert tries < HOUR / (shape.seconds + mean_delay) * 1.1 + 10
@@ -172,7 +172,7 @@ async def test_a_stream_whose_watches_are_all_parked_works(
             )
 
     async def quiet(peer: Peer, stream_id: int) -> None:
-        """As etcd, which sends no headers before its first message."""
+        """Like etcd, which sends no headers before its first message."""
 
     async with (
         cluster_in_memory(monkeypatch, flood) as cluster,
@@ -186,7 +186,7 @@ async def test_a_stream_whose_watches_are_all_parked_works(
             caplog.clear()
             await cluster.cut()
             await trio.sleep(HOUR)
-            # It is not left for its silence, and there is no outage.
+            # It is not closed because of its silence, and there is no outage.
             assert cluster.connections == cluster.streams == 1 + lost
             assert watcher.statistics().reconnects == lost
             begin, end = (record.getMessage() for record in caplog.records)

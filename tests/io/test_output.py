@@ -1,4 +1,4 @@
-"""The way to stdout: whole, and then noted; with an end, though nobody reads."""
+"""Output to stdout is whole, then noted in the bookmark, and ends without a reader."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from trio_etcd_watch._cli.output import (
 )
 
 MUCH = b"x" * 200_000
-"""More than a pipe holds."""
+"""More than the capacity of a pipe."""
 
 
 class Pipe:
@@ -38,7 +38,7 @@ class Pipe:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Close its end for reading behind the block: no writer waits any longer."""
+        """Close the reading end after the block, so that no writer waits any longer."""
         try:
             yield
         finally:
@@ -82,7 +82,7 @@ async def test_a_reader_in_time_gets_all_of_it(pipe: Pipe) -> None:
             nursery.start_soon(output.write, [MUCH], lambda: noted.append(1))
             await trio.testing.wait_all_tasks_blocked()
             scope.cancel()
-            # Shielded, as whoever reads must be here.
+            # Shielded, because this reader runs in the cancelled scope.
             with trio.CancelScope(shield=True), pipe.reading():
                 await trio.testing.wait_all_tasks_blocked()
                 assert nursery.child_tasks
@@ -91,12 +91,12 @@ async def test_a_reader_in_time_gets_all_of_it(pipe: Pipe) -> None:
     assert scope.cancelled_caught
 
 
-@pytest.mark.parametrize("told", ["while it is noted", "while it is written"])
+@pytest.mark.parametrize("cancelled", ["while it is noted", "while it is written"])
 @pytest.mark.parametrize("seconds", [DISK_LIMIT, DISK_LIMIT + 2 * GRACE])
 async def test_a_disk_that_is_slow_at_the_end(
-    pipe: Pipe, told: str, seconds: float, mock_clock: trio.testing.MockClock
+    pipe: Pipe, cancelled: str, seconds: float, mock_clock: trio.testing.MockClock
 ) -> None:
-    """What was printed is noted though it takes a while; no disk is waited for forever."""
+    """What was printed is noted even if that takes long, but not forever."""
     output = Output(pipe.write_end)
     may_write, is_written, may_note, noted = (threading.Event() for _ in range(4))
 
@@ -113,7 +113,7 @@ async def test_a_disk_that_is_slow_at_the_end(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(output.write, parts(), note)
             await trio.testing.wait_all_tasks_blocked()
-            if told == "while it is noted":
+            if cancelled == "while it is noted":
                 may_write.set()
                 await trio.to_thread.run_sync(is_written.wait, LIMIT)
             output.hurry()
@@ -130,7 +130,7 @@ async def test_a_disk_that_is_slow_at_the_end(
 
 
 def end_of_writer(output: Output, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """What is set when the thread that writes ends, left behind or not."""
+    """An event for each thread that writes, set when it ends, abandoned or not."""
     ended, write = threading.Event(), output._write
 
     def write_and_say_so(parts: Iterable[bytes]) -> None:
@@ -163,8 +163,8 @@ async def test_a_reader_that_stalls_is_left(
             scope.cancel()
     assert scope.cancelled_caught
     assert noted == []
-    # The writer ends with an error that nobody hears. Not later: what is opened next may
-    # have its descriptor.
+    # The writer ends with an error that is ignored. Not later, because the next file
+    # that is opened may get the same descriptor.
     pipe.close(pipe.read_end)
     assert ended.wait(LIMIT)
 
@@ -175,7 +175,7 @@ async def test_nobody_reads_any_more(pipe: Pipe) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(output.wait_closed)
             await trio.testing.wait_all_tasks_blocked()
-            # What is written and read wakes nobody.
+            # Writing and reading wake no other task.
             await output.write([b"a"])
             pipe.read(1)
             await trio.testing.wait_all_tasks_blocked()
@@ -205,14 +205,14 @@ async def test_a_bookmark_that_cannot_be_written(pipe: Pipe) -> None:
 async def test_a_file_has_it_before_it_is_noted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a loss of power would leave: a bookmark never ahead of the output."""
+    """After a loss of power, the bookmark must not be ahead of the output."""
     steps: list[str] = []
     monkeypatch.setattr(os, "fsync", lambda _: steps.append("fsync"))
     with (tmp_path / "output").open("wb") as file:
         output = Output(file.fileno())
         await output.write([b"a"], lambda: steps.append("noted"))
         assert steps == ["fsync", "noted"]
-        # Without a bookmark nobody counts on it.
+        # Without a bookmark the output need not be synced.
         await output.write([b"b"])
     assert steps == ["fsync", "noted"]
     assert (tmp_path / "output").read_bytes() == b"ab"

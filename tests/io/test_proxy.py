@@ -1,4 +1,4 @@
-"""The proxy that other tests trust."""
+"""The proxy that other tests rely on."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ async def test_blackhole_for_those_who_name_themselves() -> None:
             await ask(stream, name)
         proxy.blackhole(lambda head: b"first" in head)
         async with await connect(proxy) as third, await connect(proxy) as fourth:
-            # One names itself only later.
+            # One identifies itself only later.
             for name, stream in ((b"hello", third), (b"third", fourth)):
                 await ask(stream, name)
             for stream in (first, third):
@@ -184,7 +184,8 @@ async def test_refuse_while_a_client_dials() -> None:
         for _ in range(20):
             await wait_all_tasks_blocked()
             with socket.create_connection(split(proxy.endpoint)):
-                # Refused before or after its task has its turn: Trio throws dice.
+                # The connection is refused before or after its task runs; Trio's order
+                # is random.
                 await trio.lowlevel.checkpoint()
                 proxy.refuse()
                 await wait_all_tasks_blocked()

@@ -1,4 +1,4 @@
-"""How a server may answer a read, and what follows."""
+"""The possible answers to a read, and their effects."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ async def test_another_try_mends_it(
         with trio.fail_after(LIMIT):
             snapshot = await watcher.snapshot("a")
     assert (list(snapshot), snapshot.revision) == ([b"a"], 7)
-    # By another connection: in a cluster it would be another member.
+    # On another connection, which in a cluster would go to another member.
     assert member.connections == 2
 
 
@@ -193,7 +193,7 @@ async def test_an_outage_of_reads_is_told(caplog: pytest.LogCaptureFixture) -> N
 
 
 class Guarded:
-    """Refuses its first tokens, each once so many reads have come with it.
+    """Refuses its first tokens, each once this many reads came with it.
 
     Attributes:
         given: how many tokens there were.
@@ -238,7 +238,7 @@ class Guarded:
 
 
 async def read_together(member: Guarded, reads: int) -> list[object]:
-    """What so many reads of one user bring, or raise."""
+    """Return what this many reads of one user return or raise."""
     outcomes: list[object] = []
 
     async def read(reads: _reads.Reads) -> None:
@@ -266,7 +266,7 @@ async def test_reads_under_way_with_one_refused_token_count_as_one(
     reads = 2 * MAX_REFUSED_TOKENS
     member = Guarded(refused, reads)
     assert await read_together(member, reads) == [RESPONSE] * reads
-    # Nor does each of them fetch a new one.
+    # They share the new tokens.
     assert member.given == refused + 1
 
 

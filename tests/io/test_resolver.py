@@ -1,4 +1,4 @@
-"""Questions to a real name server, on loopback."""
+"""Queries to a real name server on loopback."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ async def test_an_answer_that_is_cut_is_asked_for_by_tcp(
         server.truncated = True
         assert len((await ask())[0]) == 300
         assert server.by_tcp == 1
-        # The question of an answer that is cut by TCP as well has no answer.
+        # An answer that is truncated over TCP as well cannot be used.
         server.truncated_too = True
         assert not isinstance(await failure(), NoRecords)
-        # Nor does one that denies the name, and is cut.
+        # The same holds for a truncated answer that denies the name.
         server.rcodes[TLS] = dns.rcode.NXDOMAIN
         assert not isinstance(await failure(), NoRecords)
 
@@ -83,9 +83,9 @@ async def test_names_without_records(
     [
         ((300, 40), False, 40.0),
         ((30, 40), False, 30.0),
-        # What follows from two answers holds no longer than either.
+        # A result of two answers holds no longer than either.
         ((300, 400), True, 77.0),
-        # RFC 2308 (5): an answer without SOA is not to be believed for any time.
+        # RFC 2308 (5): a denial without SOA must not be cached.
         (None, False, 0.0),
         (None, True, 0.0),
     ],
@@ -131,8 +131,8 @@ async def test_a_server_that_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     with trio.socket.socket() as bound:
         await bound.bind(("127.0.0.1", 0))
-        nobody = NameServer(bound.getsockname()[1])
-        monkeypatch.setattr(_resolver, "make_resolver", nobody.resolver)
+        silent = NameServer(bound.getsockname()[1])
+        monkeypatch.setattr(_resolver, "make_resolver", silent.resolver)
         assert not isinstance(await failure(1.0), NoRecords)
 
 

@@ -1,4 +1,4 @@
-"""What a scripted etcd can be commanded, beyond what a real one can; no server here."""
+"""The commands of a scripted etcd that a real one cannot follow; without a server."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from trio_etcd_watch.testing import (
 )
 
 LIMIT = 20_000.0
-"""Virtual seconds after which a test is stuck."""
+"""Virtual seconds after which a test counts as stuck."""
 
 
 @asynccontextmanager
@@ -87,7 +87,7 @@ async def test_responses_of_the_tests_own_making(autojump_clock: MockClock) -> N
         ]
         assert response.header.revision == 9
         assert [e.kv.key for e in (await anext(other)).events] == [b"b"]
-        # It is history now.
+        # By now the put is part of the history.
         assert list(await watcher.snapshot("", prefix=True)) == [b"b"]
         assert await etcd.put("a", "2") == 10
         assert [e.kv.version for e in (await anext(watch)).events] == [1]
@@ -112,7 +112,7 @@ async def test_a_mirror_of_responses(autojump_clock: MockClock) -> None:
         )
         update = await anext(changes)
         assert (update.revision, update.resynced) == (3, False)
-        # One that does not continue the key: the mirror is read anew, and is right.
+        # An event that does not continue its key: the range is read again.
         etcd.respond(
             watch_response(
                 put_event("a", "9", mod_revision=9, create_revision=2, version=9)
@@ -132,7 +132,7 @@ async def test_watches_that_are_canceled(
     async with watcher_on(etcd) as watcher, watcher.watch("a") as watch:
         await etcd.put("a", "2")
         etcd.respond(watch_response(canceled=True, cancel_reason=reason))
-        # What came before it comes first.
+        # Earlier events come first.
         assert (await anext(watch)).events
         with pytest.raises(WatchCanceledError, match=f"^{reason}") as info:
             await anext(watch)
@@ -219,7 +219,7 @@ async def test_a_status_that_does_not(autojump_clock: MockClock) -> None:
             with pytest.raises(AuthenticationError):
                 await anext(watch)
         async with watcher.watch("a") as watch:
-            # Without a creation to refuse it is a loss like any other.
+            # Without a creation to refuse it is an ordinary loss.
             etcd.end_streams(StatusCode.INVALID_ARGUMENT, "no")
             await etcd.put("a", "1")
             assert (await anext(watch)).events

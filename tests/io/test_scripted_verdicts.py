@@ -1,6 +1,7 @@
-"""What each row of the table of verdicts makes of a watch, end to end.
+"""What each row of the table of verdicts does to a watch, end to end.
 
-Two members; the first says the words once, to one of the calls that the row is about.
+There are two members. The first one sends the status once, in answer to one of the
+calls that the row is about.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ from trio_etcd_watch._verdicts import (
 )
 
 End: TypeAlias = Callable[[Peer, int], Awaitable[None]]
-"""How a scripted stream goes."""
+"""Handles a scripted stream."""
 
 ROOT = Credentials("root", "secret")
 
@@ -87,7 +88,7 @@ WORDS = {
     ],
     "^etcdserver: mvcc: ": ["etcdserver: mvcc: required revision has been compacted"],
 }
-"""For the message of each row, what servers say that fits it."""
+"""By the message of each row, real messages of servers that it matches."""
 
 
 def decided_by(call: Call, status: Status) -> Row | None:
@@ -95,10 +96,10 @@ def decided_by(call: Call, status: Status) -> Row | None:
 
 
 def cases(call: Call) -> list[tuple[Status, Verdict]]:
-    """Statuses of such calls, one at least for each row that decides any."""
+    """Return statuses of these calls, at least one for each row that decides any."""
     found = [(Status(StatusCode.NOT_FOUND, NO_ROW), Verdict.ELSEWHERE)]
     for row in TABLE:
-        # Of what means the same under every code, under an unlikely one.
+        # A message that means the same with every code is sent with an unlikely one.
         code = StatusCode.ALREADY_EXISTS if row.code is None else row.code
         for message in WORDS.get(row.message, []):
             status = Status(code, message)
@@ -117,14 +118,14 @@ def test_each_row_has_a_case_for_each_of_its_calls(row: Row) -> None:
     assert last_of_creations is not None
     for call in row.calls:
         if call is Call.CREATION and TABLE.index(row) > TABLE.index(last_of_creations):
-            # Of creations an earlier row has decided all that is left.
+            # For creations an earlier row has decided everything.
             continue
         decided = [decided_by(call, status) for status, _ in CASES[call]]
         assert row in decided, f"no words for {row.message!r} in {call}"
 
 
 def each(call: Call, *verdicts: Verdict) -> pytest.MarkDecorator:
-    """A test for each case of such calls, or for those with one of these verdicts."""
+    """Parametrize a test with the cases of these calls, or of these verdicts."""
     chosen = [case for case in CASES[call] if not verdicts or case[1] in verdicts]
     ids = [f"{status.code.name}-{status.message[:40]}" for status, _ in chosen]
     return pytest.mark.parametrize(("status", "verdict"), chosen, ids=ids)
@@ -132,7 +133,7 @@ def each(call: Call, *verdicts: Verdict) -> pytest.MarkDecorator:
 
 @asynccontextmanager
 async def watcher_on(*members: Member) -> AsyncGenerator[Watcher]:
-    """A watcher that tries the members in this order."""
+    """Open a watcher that tries the members in this order."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(random, "sample", lambda endpoints, count: endpoints)
         async with (
@@ -150,7 +151,7 @@ async def expect_event(watch: Watch, revision: int = 5) -> None:
 
 
 def end_second(status: Status) -> End:
-    """A stream that confirms one watch, and ends over the next."""
+    """Confirm one watch, and end the stream when the next is created."""
 
     async def end(peer: Peer, stream_id: int) -> None:
         await create(peer, stream_id)
@@ -187,7 +188,7 @@ async def test_status_of_a_stream(status: Status, verdict: Verdict) -> None:
 
 
 def refuse_second(reason: str) -> End:
-    """A stream that confirms one watch, refuses the next, and goes on."""
+    """Confirm one watch, refuse the next, and serve the rest."""
 
     async def end(peer: Peer, stream_id: int) -> None:
         await create(peer, stream_id)
@@ -200,7 +201,7 @@ def refuse_second(reason: str) -> End:
 
 
 def go_error(status: Status) -> str:
-    """A status as Go prints it, and etcd puts it into cancel_reason."""
+    """Return a status as Go formats it, and etcd puts it into cancel_reason."""
     code = status.code.name.title().replace("_", "")
     return f"rpc error: code = {code} desc = {status.message}"
 
@@ -237,7 +238,7 @@ async def test_status_of_authenticate(status: Status, verdict: Verdict) -> None:
         else:
             async with watcher.watch("a") as watch:
                 await expect_event(watch)
-    # A token takes a quorum, which another member may have: retries go there, too.
+    # A token needs a quorum, which another member may have: retries also go there.
     stays = verdict in (Verdict.FINAL, Verdict.NO_AUTH)
     assert (first.connections, second.connections) == (1, int(not stays))
     assert first.tokens == ([None] if verdict is Verdict.NO_AUTH else [])
@@ -248,7 +249,7 @@ async def test_status_of_authenticate(status: Status, verdict: Verdict) -> None:
 async def test_status_of_a_read(status: Status, verdict: Verdict) -> None:
     """A watch asks a member that is behind it how far the cluster is.
 
-    Whatever the answer, what it wants to know is asked of the next member.
+    Whatever the answer, the same is then asked of the next member.
     """
 
     async def advance(peer: Peer, stream_id: int) -> None:
@@ -278,14 +279,14 @@ async def test_status_of_a_snapshot(status: Status, verdict: Verdict) -> None:
             assert compacted or status.message in str(caught.value)
         else:
             assert (await watcher.snapshot("a", revision=4)).revision == 4
-    # A read takes a quorum, which another member may have: retries go there, too.
+    # A read needs a quorum, which another member may have: retries also go there.
     stays = verdict in (Verdict.FINAL, Verdict.NEW_TOKEN, Verdict.TOO_LARGE)
     assert (first.connections, second.connections) == (1, int(not stays))
     assert first.authentications == 1 + (verdict is Verdict.NEW_TOKEN)
 
 
 def refused(reason: str) -> End:
-    """A stream that refuses one watch."""
+    """Refuse the watch of a stream."""
 
     async def end(peer: Peer, stream_id: int) -> None:
         await peer.headers(stream_id, GRPC)

@@ -1,4 +1,4 @@
-"""A member, or a proxy, that answers PING and nothing else: it is left for another."""
+"""A member or proxy that answers only PING is abandoned for another endpoint."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def short_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Stuck:
-    """Its HTTP/2 is well: SETTINGS and PING are answered. No call is, but by script.
+    """Answers SETTINGS and PING, but no call except for those that the script answers.
 
     Attributes:
-        connections: so far.
-        streams: so far.
+        connections: how many there were.
+        streams: how many there were.
     """
 
     def __init__(self, *scripts: Script, headers: bool = False) -> None:
@@ -113,7 +113,7 @@ async def test_all_who_wait_get_to_the_healthy_member(headers: bool) -> None:
 
 
 async def give_up(watcher: Watcher, stuck: Stuck, calls: int) -> None:
-    """Open a watch, and leave it long after its member has had so many calls."""
+    """Open a watch, and close it long after its member got this many calls."""
 
     async def enter() -> None:
         async with watcher.watch("k"):
@@ -124,7 +124,7 @@ async def give_up(watcher: Watcher, stuck: Stuck, calls: int) -> None:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(enter)
-        # To get there may take its time, and is none that the member was silent for.
+        # Connecting may take time, which does not count as silence of the member.
         await eventually(has_called)
         await trio.sleep(_connector.PATIENCE * 2)
         nursery.cancel_scope.cancel(reason="nobody answers")
@@ -143,7 +143,7 @@ async def test_who_gives_up_first_and_tries_again_takes_another_connection(
                 async with watcher.watch("k") as watch:
                     assert (await anext(watch)).events
         assert watcher.statistics().connections_made == 2
-    # Once may mean that they were in a hurry.
+    # One abandoned call may only mean that the user was in a hurry.
     assert (stuck.connections, stuck.streams) == (1, 2)
 
 
@@ -172,7 +172,7 @@ async def test_a_live_watch_that_lands_there_says_so_and_goes_on(
 ) -> None:
     caplog.set_level(logging.INFO, "trio_etcd_watch")
 
-    # The next stream on this very connection is one that nobody answers.
+    # The next stream on the same connection gets no answer.
     stuck = Stuck(lose_after_creation(4))
     async with serve_tcp(stuck.serve) as bad, serve_tcp(serve_well) as good:
         with trio.fail_after(LIMIT):
@@ -199,7 +199,7 @@ async def test_replies_that_stop_while_other_watches_flow(
         await peer.messages(stream_id, watch_response(revision=4, created=True))
         revision = 4
         while stream_id not in peer.resets():
-            # Never a reply to a creation, and never a pause.
+            # There is never a reply to a creation, and never a pause.
             revision += 1
             message = watch_response(revision=revision, events=[(b"a", revision)])
             await peer.messages(stream_id, message)
@@ -233,7 +233,7 @@ async def test_a_member_that_is_behind_and_cannot_tell_why() -> None:
         await peer.message(stream_id)
         await peer.messages(stream_id, watch_response(revision=3, created=True))
 
-    # Its answer to the read after that never comes.
+    # The answer to the read after that never comes.
     stuck = Stuck(lose_after_creation(4), lag)
     async with serve_tcp(stuck.serve) as bad, serve_tcp(serve_well) as good:
         with trio.fail_after(LIMIT):
@@ -267,7 +267,7 @@ async def test_a_slow_member_that_answers_in_time_is_kept(
         async with watcher.watch("k"):
             entered += 1
 
-    # Each reply in turn is in time, all six are not.
+    # Each reply is in time, but all six together are not.
     slow = Stuck(answer)
     async with serve_tcp(slow.serve) as endpoint, open_watcher(endpoint) as watcher:
         with trio.fail_after(LIMIT):
@@ -279,7 +279,7 @@ async def test_a_slow_member_that_answers_in_time_is_kept(
 
 
 def large_response(step: int) -> Script:
-    """A response of 200 steps, so many bytes each, before the reply to a creation."""
+    """Send a response in 200 steps of this size, before the reply to a creation."""
 
     async def send(peer: Peer, stream_id: int) -> None:
         await peer.headers(stream_id, GRPC)

@@ -1,4 +1,4 @@
-"""TLS that leaves the user's context as it was, and says the right name."""
+"""TLS leaves the user's context as it was, and sends the right server name."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LIMIT = 10.0
 
 
 class Server:
-    """Answers TLS as a host of its certificate; notes the names that it is called."""
+    """A TLS server of a host with a certificate; records the received server names."""
 
     def __init__(self, *hosts: str, protocols: tuple[str, ...] = ("h2",)) -> None:
         self.ca = trustme.CA()
@@ -40,14 +40,14 @@ class Server:
         self.names.append(name)
 
     def client(self) -> ssl.SSLContext:
-        """The context of a client that trusts it."""
+        """Return the context of a client that trusts it."""
         context = ssl.create_default_context()
         self.ca.configure_trust(context)
         return context
 
     async def serve(self, tcp: trio.SocketStream) -> None:
         tls = trio.SSLStream(tcp, self.context, server_side=True, https_compatible=True)
-        # A client that does not trust us.
+        # The client does not trust this server.
         with contextlib.suppress(trio.BrokenResourceError):
             await tls.do_handshake()
             self.chosen.append(tls.selected_alpn_protocol())
@@ -55,7 +55,7 @@ class Server:
 
 
 def chosen_by(context: ssl.SSLContext, *offered: str) -> str | None:
-    """The protocol that a server chooses for a client with this context."""
+    """Return the protocol that a server chooses for a client with this context."""
     there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
     server = Server("localhost", protocols=offered)
     server.ca.configure_trust(context)
@@ -107,10 +107,10 @@ async def test_the_context_stays_as_it_was(before: list[str], trusted: bool) -> 
             await connect(channel)
         else:
             assert "certificate verify failed" in await reason(channel)
-    # To etcd, h2 it was all the same.
+    # The connection used h2 in any case.
     assert server.chosen == (["h2"] if trusted else [])
     assert _protocols_of(context) == before
-    # And by a judge that does not read ClientHellos.
+    # The same with a server that does not parse ClientHellos.
     for protocol in ("h2", "http/1.1", "dot"):
         expected = protocol if protocol in before else None
         assert chosen_by(context, protocol) == expected
@@ -201,7 +201,7 @@ async def test_a_server_without_alpn() -> None:
 async def test_a_server_that_chooses_another_protocol(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # OpenSSL's server cannot be brought to it.
+    # OpenSSL's server cannot be made to do this.
     monkeypatch.setattr(
         trio.SSLStream, "selected_alpn_protocol", lambda tls: "dot", raising=False
     )
@@ -220,7 +220,7 @@ async def test_a_server_that_closes_after_the_handshake() -> None:
 
     async with serve_tcp(serve) as endpoint:
         text = await reason(Channel(endpoint, ssl_context=server.client()))
-    # No word of plaintext.
+    # The hint about plaintext is missing.
     assert text == f"{endpoint}: the server closed the connection"
 
 

@@ -60,7 +60,7 @@ closed_when_left: who asked is forgotten
 +                pass
 
 closed_when_left: who asks is told that it was left
--        raise trio.ClosedResourceError(_LEFT)
+-        raise trio.ClosedResourceError(_CLOSED)
 +        return await question()
 
 closed_when_left: outside its block it raises
@@ -76,15 +76,15 @@ closed_when_left: leaving wakes who waits
 +        pass
 
 one_task_at_a_time: one task at a time takes changes
--        if self._taking:
+-        if self._iterating:
 +        if False:
 
 one_task_at_a_time: one task at a time takes changes
--        self._taking = True
+-        self._iterating = True
 +        pass
 
 one_task_at_a_time: who is cancelled is in nobody's way
--            self._taking = False
+-            self._iterating = False
 +            pass
 
 always_a_checkpoint: taking changes is a checkpoint

@@ -1,9 +1,10 @@
-"""Becomes the program, for which names are looked up elsewhere than the system says.
+"""Runs the command-line program with name lookups redirected to a local name server.
 
     python -m tests.support.asks_here PORT HOST,... ARGUMENT ...
 
-It is a program of its own, as the name server of a system is a file of the system's. DNS
-is asked at this port of loopback, and these hosts are on loopback.
+DNS queries go to this port of loopback, and the given hosts resolve to loopback. This
+is a program of its own because the name server of a system is configured in a system
+file.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from trio_etcd_watch import _resolver
 
 
 def main(port: int, hosts: list[str], arguments: list[str]) -> None:
-    """Run it with these arguments."""
+    """Run the program with these arguments."""
     look_up = socket.getaddrinfo
 
     def getaddrinfo(host: Any, *rest: Any, **named: Any) -> Any:  # noqa: ANN401  # as the socket module has it

@@ -1,4 +1,4 @@
-"""An etcd with auth on: users, what they may read, tokens that any member can check."""
+"""An etcd with auth enabled, and tokens that any member can check."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ READER = Credentials("reader", "reader's password")
 
 
 class Guarded:
-    """An etcd with auth on, and a writer who is root."""
+    """An etcd with auth enabled, and requests as root."""
 
     def __init__(self, etcd: Etcd) -> None:
         self.etcd = etcd
 
     async def request(self, path: str, body: Mapping[str, object]) -> dict[str, object]:
-        """A request of root's, with a new token.
+        """Make a request as root, with a new token.
 
-        And with another if that has expired by the time that etcd looks at it again: for
-        a password it computes for long in between, and tokens of tests live for seconds.
+        The request is repeated with another token if that one expires before etcd
+        checks it again: etcd computes for long when it checks a password, and the
+        tokens of tests live for seconds.
         """
         with trio.fail_after(LIMIT):
             while True:
@@ -42,7 +43,7 @@ class Guarded:
                         raise
 
     async def token(self, user: Credentials) -> str:
-        """A new token for a user."""
+        """Return a new token for a user."""
         answer = await self.etcd.request(
             "/v3/auth/authenticate", {"name": user.user, "password": user.password}
         )
@@ -52,7 +53,7 @@ class Guarded:
         await self.request("/v3/kv/put", {"key": b64(key), "value": b64(value)})
 
     async def set_up(self) -> None:
-        """root may do all; reader may read keys that begin with `r`."""
+        """Give root all permissions; let reader read the keys that begin with `r`."""
         add = self.etcd.request
         await add("/v3/auth/role/add", {"name": "root"})
         await add("/v3/auth/role/add", {"name": "r"})
@@ -71,7 +72,7 @@ def b64(text: str) -> str:
 
 
 def jwt(folder: Path) -> str:
-    """The argument for tokens that any member can check, signed by a key in folder."""
+    """Return the flag for tokens that any member can check, with a key in folder."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     private = key.private_bytes(
         serialization.Encoding.PEM,
@@ -95,6 +96,6 @@ async def open_guarded(binary: str, *args: str) -> AsyncGenerator[Guarded]:
         yield guarded
 
 
-def tells_tokens_apart(etcd: Etcd) -> bool:
-    """Whether a token that it refuses is called that, and not "permission denied"."""
+def distinguishes_tokens(etcd: Etcd) -> bool:
+    """Whether a refused token has an error text other than "permission denied"."""
     return not (etcd.version < (3, 4, 22) or (3, 5) <= etcd.version < (3, 5, 6))

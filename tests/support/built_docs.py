@@ -1,9 +1,10 @@
-"""Looks at the documentation that was built: a program, which `make docs` runs.
+"""Checks the documentation that was built: a program, which `make docs` runs.
 
     python -m tests.support.built_docs build/docs
 
-Each public name must be in the reference, and be found by a search; each link to a page, or
-to a place on one, must lead there. It needs the standard library and this package alone.
+Each public name must be in the reference and be found by a search; the target of each
+link to a page, or to an anchor on a page, must exist. This program needs only the
+standard library and this package.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from tests.support.public import public_names
 
 
 class _Page(HTMLParser):
-    """The links of a page, and the places that it has."""
+    """The links of a page, and its anchors."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -37,7 +38,7 @@ class _Page(HTMLParser):
 
 
 def dead_links(folder: Path) -> list[str]:
-    """Links within the site that lead nowhere."""
+    """Return the links within the site whose target does not exist."""
     pages = {path: _Page(path.read_text()) for path in folder.rglob("*.html")}
     dead = []
     for path, page in pages.items():
@@ -55,16 +56,16 @@ def dead_links(folder: Path) -> list[str]:
 
 
 def names_in_inventory(folder: Path) -> set[str]:
-    """The names of Python that objects.inv has."""
+    """Return the Python names in objects.inv."""
     data = (folder / "objects.inv").read_bytes()
-    # Four lines of text come first.
+    # The file begins with four lines of text.
     rest = data.split(b"\n", 4)[4]
     lines = zlib.decompress(rest).decode().splitlines()
     return {line.split()[0] for line in lines if line.split()[1].startswith("py:")}
 
 
 def names_in_search(folder: Path) -> set[str]:
-    """The names that a search finds as objects."""
+    """Return the names that a search finds as objects."""
     text = (folder / "searchindex.js").read_text()
     index = json.loads(text.removeprefix("Search.setIndex(").removesuffix(")"))
     return {
@@ -75,7 +76,7 @@ def names_in_search(folder: Path) -> set[str]:
 
 
 def main(folder: Path) -> None:
-    """Say what is wrong, and fail if anything is."""
+    """Print what is wrong, and fail if anything is."""
     names = public_names()
     missing = names - names_in_inventory(folder)
     unfound = names - names_in_search(folder)

@@ -1,4 +1,4 @@
-"""The program on the command line: run to its end, or as long as a test needs it."""
+"""Runs the command-line program, to its end or for the length of a block."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROGRAM = [sys.executable, "-m", "trio_etcd_watch"]
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The environment without what etcdctl's variables say there."""
+    """Return the environment without etcdctl's variables."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("ETCDCTL_")}
     return kept | {"PYTHONPATH": str(ROOT)} | more
 
@@ -29,7 +29,7 @@ def environment(**more: str) -> dict[str, str]:
 async def run_cli(
     *arguments: str | bytes, **env: str
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run it to its end."""
+    """Run the program to its end."""
     with trio.fail_after(LIMIT):
         return await trio.run_process(
             [*PROGRAM, *arguments],
@@ -41,20 +41,20 @@ async def run_cli(
 
 
 def objects(output: bytes) -> list[Any]:
-    """Lines of JSON."""
+    """Parse lines of JSON."""
     return [json.loads(line) for line in output.splitlines()]
 
 
 class Cli:
-    """The program, while it runs. Made by `open_cli()`."""
+    """The running program. Made by `open_cli()`."""
 
     def __init__(self, process: trio.Process) -> None:
         self.process = process
         self.output = b""
-        """All that has been read of it."""
+        """All output that has been read so far."""
 
     async def lines(self, count: int) -> list[bytes]:
-        """All whole lines so far, which are so many at least."""
+        """Return all whole lines of output so far, once there are at least `count`."""
         assert self.process.stdout is not None
         with trio.fail_after(LIMIT):
             while self.output.count(b"\n") < count:
@@ -64,11 +64,11 @@ class Cli:
         return self.output.split(b"\n")[:-1]
 
     async def objects(self, count: int) -> list[Any]:
-        """The same, of JSON."""
+        """Return the same lines, parsed as JSON."""
         return [json.loads(line) for line in await self.lines(count)]
 
     async def until_error(self, text: bytes) -> None:
-        """Wait until it has said this on stderr."""
+        """Wait until the program has printed this on stderr."""
         assert self.process.stderr is not None
         said = b""
         with trio.fail_after(LIMIT):
@@ -78,12 +78,12 @@ class Cli:
                 said += some
 
     async def end(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Send it a signal, and return how it ended; what it still said is read."""
+        """Send a signal, read the remaining output, and return the exit status."""
         self.process.send_signal(number)
         return await self.wait()
 
     async def wait(self) -> int:
-        """Return how it ended; what it still said is read."""
+        """Read the remaining output, and return the exit status."""
         assert self.process.stdout is not None
         with trio.fail_after(LIMIT):
             while some := await self.process.stdout.receive_some():
@@ -91,7 +91,7 @@ class Cli:
             return await self.process.wait()
 
     async def errors(self) -> bytes:
-        """What it said on stderr; wait for its end first."""
+        """Return what is left to read of stderr; call `wait()` first."""
         assert self.process.stderr is not None
         return b"".join([part async for part in self.process.stderr])
 
@@ -103,7 +103,7 @@ async def open_command(
     cwd: Path | None = None,
     stdin: int | None = None,
 ) -> AsyncGenerator[Cli]:
-    """Run any program while the block lasts."""
+    """Run any program for the length of the block."""
     process = await trio.lowlevel.open_process(
         command,
         cwd=cwd,
@@ -125,6 +125,6 @@ async def open_command(
 
 @asynccontextmanager
 async def open_cli(*arguments: str | bytes, **env: str) -> AsyncGenerator[Cli]:
-    """Run it while the block lasts."""
+    """Run the command-line program for the length of the block."""
     async with open_command([*PROGRAM, *arguments], env) as cli:
         yield cli

@@ -1,6 +1,7 @@
-"""Both ends of one HTTP/2 connection, for the tests of what happens on it.
+"""Both ends of one HTTP/2 connection.
 
-Time is `MockClock`'s: whatever would hang jumps to the end of `LIMIT` and fails.
+The clock is a `MockClock`: a test that would hang jumps to the end of `LIMIT` and
+fails.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from trio_etcd_watch._grpc.status import Status, StreamLost
 
 LIMIT = 1000.0
 H2_4 = not h2.__version__.startswith("3.")
-"""Whether this is h2 4 or newer, where it differs from 3.2."""
+"""Whether this is h2 4 or newer, which differs from 3.2."""
 PATH = "/etcdserverpb.Watch/Watch"
 INITIAL_WINDOW_SIZE, MAX_CONCURRENT_STREAMS = 4, 3
 
@@ -46,7 +47,7 @@ def connection_on(
 
 
 class Caller:
-    """A call, and what it has been given."""
+    """A call, and what it has received."""
 
     def __init__(self, connection: Connection, metadata: Metadata = ()) -> None:
         self.call = connection.open_call(PATH, metadata, self._deliver)
@@ -62,11 +63,11 @@ class Caller:
 
     @property
     def status(self) -> Status | None:
-        """How the server has ended it."""
+        """The status with which the server has ended the call."""
         return self.call._end if isinstance(self.call._end, Status) else None
 
     async def receive(self) -> list[bytes | Oversized]:
-        """What came since the last time, or comes next; nothing once it has ended."""
+        """Return what has come since the last time, or the next; empty at the end."""
         if not self._received:
             async with trio.open_nursery() as nursery:
 
@@ -98,7 +99,7 @@ class Ends:
         return Caller(self.connection)
 
     async def accepted(self) -> tuple[Caller, int]:
-        """A call whose response has begun."""
+        """Return a call whose response has begun."""
         call = self.call()
         return call, await self.peer.accept_call()
 
@@ -106,7 +107,7 @@ class Ends:
 @asynccontextmanager
 async def connected(
     settings: dict[int, int] | None = None,
-    **options: Any,  # noqa: ANN401  # of `connection_on()`
+    **options: Any,  # noqa: ANN401  # arguments of `connection_on()`
 ) -> AsyncGenerator[Ends]:
     client, server = memory_stream_pair()
     ends = Ends(
@@ -127,7 +128,7 @@ async def connected(
 
 
 async def lost(awaitable: Awaitable[object]) -> str:
-    """The reason of the StreamLost that this must raise."""
+    """Return the reason of the StreamLost that this must raise."""
     with pytest.raises(StreamLost) as info:
         await awaitable
     return str(info.value)
@@ -138,7 +139,7 @@ async def waits_for(call: Caller, reason: str) -> None:
 
 
 async def drain(call: Caller) -> list[bytes | Oversized]:
-    """All messages up to the end of a call."""
+    """Return all messages up to the end of a call."""
     messages: list[bytes | Oversized] = []
     while batch := await call.receive():
         messages += batch

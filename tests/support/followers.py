@@ -1,4 +1,4 @@
-"""What the followers of mirrors warn of, also where their log's budget leaves it out."""
+"""Records why followers read a range again, whatever the budget of their log."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from unittest.mock import patch
 
 from trio_etcd_watch._follower import Follower
 
-READ_ANEW = "a mirror is read anew: "
+RESYNC = "a mirror is read anew: "
 
 
 @contextmanager
 def resyncs_noted(note: Callable[[Follower, str], None]) -> Iterator[None]:
-    """Call `note` with the reason whenever a range is to be read anew."""
+    """Call `note` with the reason each time a range is to be read again."""
     warn = Follower._warn
 
     def noting(follower: Follower, line: str, *values: object) -> None:
         text = line % values
-        if text.startswith(READ_ANEW):
-            note(follower, text.removeprefix(READ_ANEW))
+        if text.startswith(RESYNC):
+            note(follower, text.removeprefix(RESYNC))
         warn(follower, line, *values)
 
     with patch.object(Follower, "_warn", noting):

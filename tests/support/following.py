@@ -31,16 +31,16 @@ class Cluster:
         self.connector = connector
 
     async def connect(self) -> Connection:
-        """Connect as streams do: to the next, until one is there."""
+        """Connect as streams do: try the next endpoint until one accepts."""
         while True:
             with contextlib.suppress(StreamLost):
                 return (await self.connector.connect())[0]
 
     async def settle(self, lists: int, member: int = 0) -> None:
-        """Wait until a member was asked so often, and what it said is dealt with."""
+        """Wait until a member was asked this often and its answers are processed."""
         await self.members[member].wait_lists(lists)
         connection = await self.connect()
-        # Answers come in turn, and are handed on in turn.
+        # Answers arrive and are processed in order.
         await connection.unary(RANGE, b"", ())
         await trio.testing.wait_all_tasks_blocked()
 
@@ -57,7 +57,7 @@ class Cluster:
 
 @asynccontextmanager
 async def cluster(*members: Member, **arguments: Any) -> AsyncGenerator[Cluster]:  # noqa: ANN401  # a channel's
-    """Given is the first member alone; hosts that members name are not there."""
+    """Configure only the first member; host names of members do not resolve."""
     Hosts().use()
     async with limit_in_real_time(), AsyncExitStack() as stack:
         endpoints = [

@@ -1,4 +1,4 @@
-"""What several test files need: waiting for events, and the truth to compare with."""
+"""Helpers of several test files: waiting for events, and comparing them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import trio
 from trio_etcd_watch import Event, Watch
 
 LIMIT = 30.0
-"""Seconds after which a test is stuck; nothing measures time with it."""
+"""Seconds after which a test counts as stuck; nothing measures time with it."""
 
 
 async def take(watch: Watch, count: int) -> list[Event]:
-    """The next so many events; fails rather than waiting for ever."""
+    """Return this many of the next events; fail rather than wait forever."""
     events: list[Event] = []
     with trio.fail_after(LIMIT):
         async for event in watch.events():
@@ -26,12 +26,12 @@ async def take(watch: Watch, count: int) -> list[Event]:
 
 
 def brief(events: list[Event]) -> list[tuple[str, bytes, bytes, int]]:
-    """Events as plain tuples."""
+    """Return events as plain tuples."""
     return [(e.type.name, e.kv.key, e.kv.value, e.kv.mod_revision) for e in events]
 
 
 async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Wait for what no event tells, such as a server's own counters."""
+    """Wait for a state that no event reports, such as a server's counters."""
     with trio.fail_after(LIMIT):
         while not await condition():  # noqa: ASYNC110  # a server has no event for us
             await trio.sleep(0.02)
@@ -39,7 +39,7 @@ async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
 
 @asynccontextmanager
 async def limit_in_real_time() -> AsyncGenerator[None]:
-    """Fail after LIMIT, for tests whose clock stands still."""
+    """Fail after LIMIT, for tests whose clock is frozen."""
     over = threading.Event()
 
     async def wait() -> None:
@@ -56,6 +56,6 @@ async def limit_in_real_time() -> AsyncGenerator[None]:
 
 
 def split(endpoint: str) -> tuple[str, int]:
-    """Host and port of an endpoint."""
+    """Return host and port of an endpoint."""
     host, port = endpoint.split(":")
     return host, int(port)

@@ -1,4 +1,4 @@
-"""What several tests of the how-to pages need."""
+"""Helpers for the tests of the how-to pages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.programs import blocks
 
 
 def cli_command(page: str) -> list[str]:
-    """The call of trio-etcd-watch that a page shows, without what its output goes to."""
+    """Return the call of trio-etcd-watch on a page, without its redirections."""
     lines = "".join(blocks(page, "console")).splitlines()
     (call,) = (line for line in lines if line.startswith("$ trio-etcd-watch "))
     _, _, *arguments = shlex.split(re.split(r"[|>]", call)[0])
@@ -27,24 +27,24 @@ def cli_command(page: str) -> list[str]:
 
 
 async def output_of(line: str) -> str:
-    """What one line prints that a page has for a shell."""
+    """Return what a shell command of a page prints."""
     with trio.fail_after(LIMIT):
         done = await trio.run_process(["bash", "-c", line], capture_stdout=True)
     return done.stdout.decode()
 
 
 class Shell:
-    """A shell with jobs, as on a terminal. Made by `open_shell()`.
+    """A shell with job control, as on a terminal. Made by `open_shell()`.
 
     Attributes:
-        cli: what it and its jobs print.
+        cli: the output of the shell and its jobs.
     """
 
     def __init__(self, cli: Cli) -> None:
         self.cli = cli
 
     async def type(self, line: str) -> None:
-        """Type a line; what it does is not waited for."""
+        """Type a line, without waiting for the command."""
         stdin = self.cli.process.stdin
         assert stdin is not None
         await stdin.send_all(line.encode() + b"\n")
@@ -52,11 +52,11 @@ class Shell:
 
 @asynccontextmanager
 async def open_shell(folder: Path, *programs: str, **env: str) -> AsyncGenerator[Shell]:
-    """Have a shell while the block lasts; its jobs are interrupted at the end.
+    """Run a shell for the length of the block; its jobs are interrupted at the end.
 
     Args:
-        folder: where it is.
-        programs: paths of what is found first, beside the Python of this run.
+        folder: the working directory.
+        programs: programs whose folders come first on PATH, after that of this Python.
         env: further variables.
     """
     found = [str(Path(program).parent) for program in (sys.executable, *programs)]
@@ -66,7 +66,7 @@ async def open_shell(folder: Path, *programs: str, **env: str) -> AsyncGenerator
     }
     async with open_command(["bash", "-s"], env, folder, stdin=subprocess.PIPE) as cli:
         shell = Shell(cli)
-        # As on a terminal: otherwise its jobs ignore what `kill -INT` sends.
+        # Job control, as on a terminal: without it jobs ignore what `kill -INT` sends.
         await shell.type("set -m")
         try:
             yield shell

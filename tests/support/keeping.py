@@ -1,10 +1,11 @@
-"""What 200 responses of 1 MB leave behind: a program, which prints it as JSON.
+"""Measures the memory that is still held after 200 responses of 1 MB: a program.
 
-    python -m tests.support.keeping values|watches
+    python -m tests.support.keeping values
+watches
 
-Of each response one value of 1 kB is kept, or the watch that has handed it all over. In
-a process of its own, for its resident memory: protobuf's is not Python's, and is not
-traced.
+For each response it keeps one value of 1 kB, or the watch that delivered it all, and
+prints the growth as JSON. It is a process of its own so that its resident memory can be
+measured: protobuf allocates outside of Python's allocator, where nothing is traced.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ EVENTS = 11
 
 
 def message() -> bytes:
-    """A response with an event of 1 kB, and ten of 100 kB."""
+    """Return a response with an event of 1 kB and ten events of 100 kB."""
     response = pb.WatchResponse(header=pb.ResponseHeader(revision=EVENTS))
     for revision in range(1, EVENTS + 1):
         kv = response.events.add().kv
@@ -81,17 +82,17 @@ async def keep_watch(data: bytes, number: int) -> Watch:
 
 
 def resident() -> int:
-    """Bytes of memory that this process has."""
+    """Return the resident memory of this process, in bytes."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize()
 
 
 async def main() -> None:
-    """Measure, first what Python knows of, then what the process holds."""
+    """Measure first the memory that Python traces, then that of the process."""
     keep = {"values": keep_value, "watches": keep_watch}[sys.argv[1]]
     data = message()
     assert len(data) > 1e6
-    # What the first of everything costs is not what is asked.
+    # One-time costs of the first calls are not to be measured.
     warm = [await keep(data, number) for number in range(3)]
 
     async def grown(measure: Callable[[], int]) -> int:

@@ -1,4 +1,4 @@
-"""Scripted etcds: each call is served, or ends as the test says."""
+"""Scripted etcds, whose calls are served or end as the test says."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ RANGE = "/etcdserverpb.KV/Range"
 MEMBER_LIST = "/etcdserverpb.Cluster/MemberList"
 
 NOTHING = pb.RangeResponse(header=pb.ResponseHeader(cluster_id=CLUSTER_ID, revision=4))
-"""What is in each range."""
+"""The answer to every read of a range: no keys."""
 
 
 class Member:
-    """An etcd that treats its first streams as the test says, and serves the rest.
+    """An etcd that treats its first streams as the test says, and serves later ones.
 
     Args:
-        ends: of its first Watch streams.
-        refusals: by path, the statuses of the first unary calls; later ones go well.
-        urls: for clients, of the one member that it lists.
+        ends: how the first Watch streams are served, one after the other.
+        refusals: by path, the statuses of the first unary calls; later calls succeed.
+        urls: the client URLs of the one member in its list of members.
 
     Attributes:
-        connections: how many were opened.
-        authentications: how many tokens were asked for.
-        tokens: what each Watch stream brought as its token.
-        lists: the requests for a list of members, each with its token.
-        list_reply: the bytes of that list, instead.
-        token_reply: the answers to Authenticate, instead.
-        lists_wait: whether such requests get no answer.
-        tokens_wait: what Authenticate waits for, after the first.
-        refuses_connections: whether those to come are closed at once.
+        connections: how many connections were opened.
+        authentications: how many tokens were requested.
+        tokens: the token of each Watch stream.
+        lists: the requests for the list of members, each with its token.
+        list_reply: if set, the bytes to answer these requests with.
+        token_reply: if set, the bytes to answer Authenticate with.
+        lists_wait: whether requests for the list of members get no answer.
+        tokens_wait: what calls of Authenticate after the first wait for.
+        refuses_connections: whether new connections are closed at once.
     """
 
     def __init__(
@@ -72,16 +72,16 @@ class Member:
             nursery.cancel_scope.cancel()
 
     def refuse(self, path: str, *statuses: Status) -> None:
-        """Answer the next unary calls of this path with these."""
+        """Answer the next unary calls of this path with these statuses."""
         self._refusals.setdefault(path, []).extend(statuses)
 
     async def wait_lists(self, count: int) -> None:
-        """Wait until it was asked so often for a list."""
+        """Wait until the list of members was requested this many times."""
         while len(self.lists) < count:
             await self._asked.wait()
 
     async def wait_authentications(self, count: int) -> None:
-        """Wait until so many tokens were asked for."""
+        """Wait until this many tokens were requested."""
         while self.authentications < count:
             await self._asked.wait()
 
@@ -131,26 +131,26 @@ class Member:
 
 
 def members_at(*urls: str) -> bytes:
-    """A list of one member."""
+    """Return a list of one member, serialized."""
     listed = pb.Member(ID=1, name="m1", clientURLs=urls)
     return pb.MemberListResponse(members=[listed]).SerializeToString()
 
 
 async def create(peer: Peer, stream_id: int, *, revision: int = 4) -> None:
-    """Confirm one watch."""
+    """Confirm the watch of a stream."""
     await peer.headers(stream_id, GRPC)
     await peer.message(stream_id)
     await peer.messages(stream_id, watch_response(revision=revision, created=True))
 
 
 async def serve_one(peer: Peer, stream_id: int) -> None:
-    """Confirm one watch, and send it an event."""
+    """Confirm the watch of a stream, and send it an event."""
     await create(peer, stream_id)
     await peer.messages(stream_id, watch_response(revision=5, events=[(b"k", 5)]))
 
 
 async def serve_for_ever(peer: Peer, stream_id: int, *, revision: int = 4) -> None:
-    """Confirm every watch, and send each the event that follows the revision."""
+    """Confirm every watch, and send each the event at the next revision."""
     await peer.headers(stream_id, GRPC)
     watch_id = 0
     while True:
@@ -168,7 +168,7 @@ async def serve_for_ever(peer: Peer, stream_id: int, *, revision: int = 4) -> No
 def ended(
     code: int, message: str = "", *, created: bool
 ) -> Callable[[Peer, int], Awaitable[None]]:
-    """A stream that ends with a status, after one watch was created or at once."""
+    """Return a handler that ends a stream with a status, perhaps after a creation."""
 
     async def end(peer: Peer, stream_id: int) -> None:
         if created:
@@ -181,7 +181,7 @@ def ended(
 
 
 async def watch_one(channel: Channel | str) -> int:
-    """Watch until the one event of the servers here; return the reconnects."""
+    """Watch until the one event that these servers send; return the reconnects."""
     with trio.fail_after(LIMIT):
         async with open_watcher(channel) as watcher:
             async with watcher.watch("k") as watch:

@@ -1,4 +1,4 @@
-"""A cluster in memory, so that an hour of it passes in seconds of `MockClock`."""
+"""A cluster in memory, so that hours of it take seconds with `MockClock`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tests.support.peer import GRPC, Peer, watch_response
 from trio_etcd_watch import _dialer
 
 ENDPOINT = "127.0.0.1:2379"
-"""A number, which is looked up without a thread."""
+"""A numeric address, which is resolved without a thread."""
 
 LIMIT = 20_000.0
-"""Virtual seconds after which a test is stuck."""
+"""Virtual seconds after which a test counts as stuck."""
 
 Serve: TypeAlias = Callable[[Peer, int], Awaitable[None]]
 """Serves one stream."""
@@ -28,10 +28,11 @@ class Cluster:
     """One endpoint, whose connections and streams are served as the test says.
 
     Attributes:
-        serve: for the streams to come.
-        connect: for the connections to come, instead of HTTP/2; may raise OSError.
-        settings: of HTTP/2.
-        gives_window: whether what was received is acknowledged.
+        serve: handles each new stream.
+        connect: if set, handles each new connection instead of HTTP/2; may raise
+            OSError.
+        settings: the HTTP/2 settings to send.
+        gives_window: whether received data is acknowledged.
         connections, streams: how many there were.
     """
 
@@ -73,7 +74,7 @@ class Cluster:
             trio.ClosedResourceError,
             h2.exceptions.ProtocolError,
         ):
-            # The client is gone, or the link was cut.
+            # The client closed, or the link was cut.
             pass
         finally:
             self._links.discard(link)
@@ -82,7 +83,7 @@ class Cluster:
         while True:
             stream_id = await peer.accept()
             self.streams += 1
-            # Of the streams before this one.
+            # Events and data of earlier streams are no longer needed.
             peer.events.clear()
             peer.received = {stream_id: peer.received[stream_id]}
             nursery.start_soon(self.serve, peer, stream_id)
@@ -92,7 +93,7 @@ class Cluster:
 async def cluster_in_memory(
     monkeypatch: pytest.MonkeyPatch, serve: Serve
 ) -> AsyncGenerator[Cluster]:
-    """Serve whoever dials; ends with the block."""
+    """Serve every connection that is opened; ends with the block."""
     with trio.fail_after(LIMIT):
         async with trio.open_nursery() as nursery:
             cluster = Cluster(nursery, serve)

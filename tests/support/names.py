@@ -1,4 +1,4 @@
-"""Names that no DNS knows, for one run of Trio."""
+"""Hostname resolvers for names that are not in any DNS, for one run of Trio."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import trio
 
 
 class Resolver(trio.abc.HostnameResolver):
-    """Knows one name alone; what is numeric does not come here.
+    """Resolves a single name; Trio does not ask it for numeric addresses.
 
     Attributes:
-        addresses: what the name stands for.
+        addresses: the addresses of the name.
     """
 
     def __init__(self, *addresses: str, name: str = "etcd") -> None:
@@ -20,7 +20,7 @@ class Resolver(trio.abc.HostnameResolver):
         self._name = name
 
     def use(self) -> None:
-        """Look up names here from now on."""
+        """Resolve names with this resolver from now on."""
         trio.socket.set_custom_hostname_resolver(self)
 
     async def getaddrinfo(self, host: Any, port: Any, *rest: Any) -> Any:  # noqa: ANN401  # as the socket module has it
@@ -36,17 +36,17 @@ class Resolver(trio.abc.HostnameResolver):
 
 
 class Hosts(trio.abc.HostnameResolver):
-    """Knows these names alone, and their addresses of either family.
+    """Resolves only the given names, to addresses of either family.
 
     Attributes:
-        addresses: by name.
+        addresses: the addresses by name.
     """
 
     def __init__(self, **addresses: str) -> None:
         self.addresses = {name: [address] for name, address in addresses.items()}
 
     def use(self) -> None:
-        """Look up names here from now on."""
+        """Resolve names with this resolver from now on."""
         trio.socket.set_custom_hostname_resolver(self)
 
     async def getaddrinfo(self, host: Any, port: Any, *rest: Any) -> Any:  # noqa: ANN401  # as the socket module has it

@@ -1,4 +1,4 @@
-"""A real name server on loopback: UDP and TCP on a port that the system hands out."""
+"""A real name server on loopback: UDP and TCP on a port chosen by the system."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ PLAIN = "_etcd-client._tcp.example.com."
 
 @dataclass
 class NameServer:
-    """Answers as its attributes say at the time. Made by `open_nameserver()`."""
+    """Answers according to its current attributes. Made by `open_nameserver()`."""
 
     port: int = 0
     records: dict[str, list[str]] = field(default_factory=dict)
-    """By name, SRV records as text: priority, weight, port, target. Of no other name is
-    there anything (NXDOMAIN)."""
+    """By name, SRV records as text: priority, weight, port, target. Other names do not
+    exist (NXDOMAIN)."""
     ttl: int = 60
     soa: tuple[int, int] | None = None
-    """TTL and MINIMUM of the SOA record that comes where there is nothing."""
+    """TTL and MINIMUM of the SOA record in answers without records."""
     rcodes: dict[str, dns.rcode.Rcode] = field(default_factory=dict)
-    """By name: what to answer instead."""
+    """By name, the response code to answer with instead."""
     cnames: dict[str, str] = field(default_factory=dict)
     truncated: bool = False
-    """Whether what goes by UDP is cut."""
+    """Whether answers by UDP are truncated."""
     truncated_too: bool = False
-    """Whether what goes by TCP is."""
+    """Whether answers by TCP are truncated too."""
     silent: bool = False
     asked: list[str] = field(default_factory=list)
-    """Names, in the order of the questions."""
+    """The names that were asked for, in order."""
     by_tcp: int = 0
 
     @property
@@ -50,7 +50,7 @@ class NameServer:
         return Counter(self.asked)
 
     def resolver(self) -> dns.asyncresolver.Resolver:
-        """One that asks here, and nowhere else."""
+        """Return a resolver that asks only this server."""
         resolver = dns.asyncresolver.Resolver(configure=False)
         resolver.nameservers = [dns.nameserver.Do53Nameserver("127.0.0.1", self.port)]
         return resolver
@@ -112,7 +112,7 @@ async def _bind() -> tuple[trio.socket.SocketType, trio.SocketListener]:
         try:
             port = udp.getsockname()[1]
             [tcp] = await trio.open_tcp_listeners(port, host="127.0.0.1")
-        except OSError:  # another program has this port of TCP
+        except OSError:  # another program uses this TCP port
             udp.close()
         else:
             return udp, tcp
@@ -122,7 +122,7 @@ async def _bind() -> tuple[trio.socket.SocketType, trio.SocketListener]:
 async def open_nameserver(
     monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncGenerator[NameServer]:
-    """Serve, and have everybody's resolver ask here."""
+    """Run a name server, and make every resolver of the package ask it."""
     udp, tcp = await _bind()
     server = NameServer(udp.getsockname()[1])
     monkeypatch.setattr(_resolver, "make_resolver", server.resolver)

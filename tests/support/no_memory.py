@@ -1,8 +1,9 @@
-"""Lets each allocation of the speedups fail in turn: a program.
+"""Makes each allocation of the speedups fail in turn: a program.
 
     python -m tests.support.no_memory
 
-It prints how often each function failed until it did not; a crash ends it.
+For each function it prints after how many allocations a failure no longer matters. A
+crash ends the program.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from trio_etcd_watch._grpc.messages import _take
 
 
 def failures(work: Callable[[], object], most: int = 200) -> int:
-    """How many first allocations have to be there for it to succeed."""
+    """Return how many allocations must succeed for `work` to succeed."""
     for count in range(most):
         failed = False
         set_nomemory(count, 0)

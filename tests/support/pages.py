@@ -1,10 +1,10 @@
 """Follows a page of the documentation as its reader does, in several terminals.
 
-The steps are the page's blocks. A program that is included is saved under its name. In a
-block of `console` each line with `$` is typed, `^C` is pressed, and all else is what comes
-out; a block of `text` is what comes out of a program that runs on. Which terminal a block
-belongs to is said by a comment before it, `% terminal: NAME`. Without one it is the first,
-where a command is waited for; in the others it runs on.
+The steps are the page's blocks. An included program is saved under its name. In a
+`console` block each line with `$` is typed, `^C` is pressed, and the rest is the
+expected output; a `text` block is output of a program that is still running. A comment
+before a block, `% terminal: NAME`, names its terminal. The default is the first
+terminal, where each command is run to its end; in the others commands keep running.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from typing import NamedTuple
 from tests.support.programs import DOCS
 
 LIMIT = 60.0
-"""Seconds after which a step is stuck."""
+"""Seconds after which a step counts as stuck."""
 
 INSTALLS = "pip install "
-"""How commands begin that `make docs-follow` runs, in empty environments."""
+"""The beginning of commands that `make docs-follow` runs, in empty environments."""
 
 LONG = {
     "performance.md": ("make bench", ".venv/bin/python -m benchmarks.present"),
 }
-"""Commands of minutes, by page: only `make docs-follow ARGS=PAGE` runs them."""
+"""By page, commands that take minutes; only `make docs-follow ARGS=PAGE` runs them."""
 
 BLOCK = re.compile(
     r"(?:^% terminal: (?P<terminal>\S+)\n)?"
@@ -39,17 +39,17 @@ BLOCK = re.compile(
 
 
 class Step(NamedTuple):
-    """One thing that the reader does or sees."""
+    """One action of the reader, or one output that the reader sees."""
 
     terminal: str
-    """Empty for the first."""
+    """The name of the terminal; empty for the first."""
     kind: str
-    """`save`, `type`, `press` or `see`."""
+    """One of `save`, `type`, `press` and `see`."""
     text: str
 
 
 def steps_of(page: str) -> list[Step]:
-    """The steps of a page, such as tutorial.md."""
+    """Return the steps of a page, such as tutorial.md."""
     return [
         step
         for block in BLOCK.finditer((DOCS / page).read_text())
@@ -73,12 +73,12 @@ def _steps(terminal: str, kind: str, body: str) -> list[Step]:
 
 
 def typed(page: str) -> list[str]:
-    """The commands of a page, in their order."""
+    """Return the commands of a page, in order."""
     return [step.text for step in steps_of(page) if step.kind == "type"]
 
 
 class Terminal:
-    """A terminal in which one program runs on."""
+    """A terminal in which one program keeps running."""
 
     def __init__(self, command: str, folder: Path, env: Mapping[str, str]) -> None:
         self._process = subprocess.Popen(
@@ -91,7 +91,7 @@ class Terminal:
         )
 
     def see(self, text: str) -> None:
-        """Read as much as the page shows, and compare."""
+        """Read as much output as the page shows, and compare it."""
         stream = self._process.stdout
         assert stream is not None
         timer = threading.Timer(LIMIT, self._process.kill)
@@ -101,12 +101,12 @@ class Terminal:
         assert seen == text, f"the page has {text!r}, and the program said {seen!r}"
 
     def press(self) -> None:
-        """Press Ctrl-C, and wait for the end."""
+        """Press Ctrl-C, and wait for the program to end."""
         self._process.send_signal(signal.SIGINT)
         self._process.wait(LIMIT)
 
     def close(self) -> None:
-        """End it in any case."""
+        """End the program in any case."""
         self._process.kill()
         self._process.wait()
         assert self._process.stdout is not None
@@ -120,14 +120,14 @@ def follow(
     change: Callable[[str], str] = lambda text: text,
     skip: str = "(?!)",
 ) -> None:
-    """Do what the page says, step by step.
+    """Follow a page step by step.
 
     Args:
-        page: such as tutorial.md.
-        folder: where the reader is.
+        page: the name of the page, such as tutorial.md.
+        folder: the working directory of the reader.
         env: the environment of each command.
-        change: what is typed, and saved, instead.
-        skip: a pattern of commands that are left out.
+        change: replacements in what is typed and saved.
+        skip: a pattern of commands to leave out.
     """
     with ExitStack() as open_terminals:
         terminals: dict[str, Terminal] = {}
@@ -152,7 +152,7 @@ def follow(
 
 
 def run(command: str, folder: Path, env: Mapping[str, str]) -> str:
-    """Type a command, and wait for its end; return what it says."""
+    """Run a command to its end; return its output."""
     done = subprocess.run(
         ["bash", "-c", command],
         cwd=folder,

@@ -1,9 +1,9 @@
-"""A cluster whose members can be cut off from each other, and who writes to it.
+"""A cluster whose members can be cut off from each other, and a writer for it.
 
-The peers' traffic runs through one proxy before each member. A connection there is one
-member's to another, and etcd names the sender in each request (`X-Server-From`, in its
-package rafthttp): so a cut takes just the links of one member, in both directions.
-Neither root nor network namespaces are needed.
+The traffic between members runs through one proxy in front of each member. Each of its
+connections comes from one other member, and etcd names the sender in each request
+(`X-Server-From`, in its package rafthttp). So a cut can affect the links of one member
+only, in both directions. It needs neither root nor network namespaces.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from trio_etcd_watch.testing import Etcd, open_cluster
 from trio_etcd_watch.testing._servers import reserve_port
 
 ELECTION_TIMEOUT = 0.5
-"""Seconds, of the members here. One without a leader ends its streams after three."""
+"""Election timeout of the members, in s; a stream without a leader ends after 3 s."""
 
 _ARGS = ("--heartbeat-interval=50", f"--election-timeout={ELECTION_TIMEOUT * 1000:.0f}")
 
 
 class Partitions:
-    """Made by `open_partitions()`.
+    """Three members behind proxies. Made by `open_partitions()`.
 
     Attributes:
-        members: of the cluster.
+        members: the members of the cluster.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Partitions:
         self._ids = ids
 
     def cut_off(self, member: Etcd) -> None:
-        """Let this one, and no other, neither hear its peers nor be heard by them."""
+        """Cut the links between this member and the others, in both directions."""
         self.heal()
         lonely = self.members.index(member)
         sent_by_it = b"X-Server-From: %x\r\n" % self._ids[lonely]
@@ -50,11 +50,11 @@ class Partitions:
                 proxy.blackhole(lambda head: sent_by_it in head)
 
     def delay(self, member: Etcd, seconds: float) -> None:
-        """Let what its peers send to this one arrive so much later, and the answers."""
+        """Delay what this member gets from the others, including their answers."""
         self._proxies[self.members.index(member)].delay(seconds)
 
     def heal(self) -> None:
-        """Let all hear each other again, over new connections."""
+        """Connect all members again, over new connections."""
         for proxy in self._proxies:
             proxy.heal()
             proxy.reset_stalled()
@@ -64,17 +64,17 @@ class Writer:
     """Puts through one member after the other, so that each revision is an event.
 
     Attributes:
-        revisions: of the puts that were confirmed.
+        revisions: the revisions of the confirmed puts.
     """
 
     def __init__(self) -> None:
         self.revisions: list[int] = []
 
     async def put(self, members: list[Etcd]) -> int:
-        """Return a confirmed put's revision; others may have been applied before it.
+        """Put, and return the confirmed revision; other puts may come before it.
 
-        All members are asked at once, and the first answer counts: one that was cut off
-        answers late or never, and on a busy machine so may one that was not.
+        All members are asked at once, and the first answer counts: a member that is cut
+        off answers late or never, and on a busy machine another one may, too.
         """
         confirmed: list[int] = []
         with trio.fail_after(LIMIT):
@@ -106,7 +106,7 @@ class Writer:
 async def open_partitions(
     binary: str | None, *, args: Sequence[str] = ()
 ) -> AsyncGenerator[Partitions]:
-    """Run three members of one cluster; see `Partitions`."""
+    """Run a cluster of three members; see `Partitions`."""
     async with AsyncExitStack() as stack:
         ports = stack.enter_context(ExitStack())
         cluster = await stack.enter_async_context(
@@ -114,8 +114,8 @@ async def open_partitions(
         )
         proxies: list[Proxy] = []
         for member in cluster.members:
-            # It has its URL in its data by now. Only where it listens moves, and the
-            # proxy takes the place.
+            # Its URL is stored in its data by now. Only its listener moves, and the
+            # proxy listens at the old place.
             await member.kill()
             url = argument(member, "--initial-advertise-peer-urls")
             own = reserve_port(ports)
@@ -134,7 +134,7 @@ async def open_partitions(
 
 
 def argument(member: Etcd, flag: str) -> str:
-    """What a member's command line says last for a flag."""
+    """Return the last value of a flag in a member's command line."""
     values = [each for each in member._command if each.startswith(f"{flag}=")]
     return values[-1].partition("=")[2]
 

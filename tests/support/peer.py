@@ -1,8 +1,8 @@
 """A scripted HTTP/2 server: h2's server side, and frames that h2 would refuse to send.
 
-`Peer` notes what the client does and answers only what HTTP/2 itself has answered
-(SETTINGS, PING, windows); all else is the test's to say. `serve_watches()` speaks as
-much of etcd's Watch as an end-to-end test needs.
+`Peer` records what the client does and sends only the answers that HTTP/2 requires
+(SETTINGS, PING, windows); the test sends everything else. `serve_watches()` implements
+as much of etcd's Watch as an end-to-end test needs.
 """
 
 from __future__ import annotations
@@ -27,34 +27,34 @@ from trio_etcd_watch._pb import watch_pb2 as pb
 Headers: TypeAlias = Iterable[tuple[str | bytes, str | bytes]]
 
 GRPC: Headers = ((":status", "200"), ("content-type", "application/grpc"))
-"""How a gRPC response begins."""
+"""The headers of a gRPC response."""
 OK: Headers = (("grpc-status", "0"),)
-"""How one ends well."""
+"""The trailers of a successful gRPC response."""
 SETTINGS = wire.SettingsFrame(0).serialize()
-"""How a server begins."""
+"""The first frame of a server."""
 
 MAX_FRAME_SIZE = 16_384
 
 
 def grpc_message(payload: bytes, *, compressed: int = 0) -> bytes:
-    """A message as it stands in DATA."""
+    """Return a message with its gRPC prefix, as in DATA."""
     return struct.pack(">BL", compressed, len(payload)) + payload
 
 
 def pieces(data: bytes, size: int) -> list[bytes]:
-    """Data cut after every so many bytes."""
+    """Split data after every `size` bytes."""
     return [data[i : i + size] for i in range(0, len(data), size)]
 
 
 def raw_frame(kind: int, flags: int, stream_id: int, payload: bytes = b"") -> bytes:
-    """A frame of any type, true or not."""
+    """Return a frame of any type, whether it is valid or not."""
     return struct.pack(">LBL", len(payload) << 8 | kind, flags, stream_id) + payload
 
 
 def data_frame(
     stream_id: int, payload: bytes, *, pad: int | None = None, end: bool = False
 ) -> bytes:
-    """A DATA frame; pad is the length of the padding behind payload."""
+    """Return a DATA frame; pad is the length of the padding after payload."""
     frame = wire.DataFrame(stream_id, payload)
     if pad is not None:
         frame.flags.add("PADDED")
@@ -67,7 +67,7 @@ def data_frame(
 def header_frames(
     stream_id: int, block: bytes, *, end: bool = False, size: int = MAX_FRAME_SIZE
 ) -> list[bytes]:
-    """HEADERS, and CONTINUATION for what of the block is over size."""
+    """Return HEADERS, and CONTINUATION for what exceeds size."""
     first, *rest = pieces(block, size) or [b""]
     frames: list[Any] = [wire.HeadersFrame(stream_id, first)]
     frames += [wire.ContinuationFrame(stream_id, piece) for piece in rest]
@@ -78,23 +78,23 @@ def header_frames(
 
 
 def encoded(headers: Headers) -> bytes:
-    """A header block that neither reads nor changes the state of the compression."""
+    """Return a header block that does not depend on the state of the compression."""
     encoder = hpack.Encoder()
-    # "Never indexed" entries leave the table alone.
+    # "Never indexed" entries do not change the table.
     return bytes(
         encoder.encode([hpack.NeverIndexedHeaderTuple(n, v) for n, v in headers])
     )
 
 
 class Peer:
-    """One connection of a client, seen from the server.
+    """The server side of one connection of a client.
 
     Attributes:
-        http2: h2's connection, to send what it can.
-        events: of h2, those that no `next()` has taken.
-        received: gRPC bytes of each stream's request.
-        gives_window: whether the client's windows are opened again.
-        mute: whether it listens, and says nothing of its own accord.
+        http2: h2's connection, for what h2 can send.
+        events: the h2 events that `next()` has not returned yet.
+        received: by stream, the gRPC bytes of the request.
+        gives_window: whether received data is acknowledged, which opens the windows.
+        mute: whether it receives, but sends nothing on its own.
     """
 
     def __init__(
@@ -124,13 +124,13 @@ class Peer:
         self._sending = trio.Lock()
 
     async def run(self) -> None:
-        """Begin to speak HTTP/2, and listen until the client closes."""
+        """Start HTTP/2, and receive until the client closes."""
         self.http2.initiate_connection()
         await self.flush()
         await self.listen()
 
     async def listen(self) -> None:
-        """Note what the client does until it closes."""
+        """Record what the client does until it closes."""
         try:
             while data := await self.stream.receive_some():
                 for event in self.http2.receive_data(bytes(data)):
@@ -155,13 +155,13 @@ class Peer:
                     )
 
     async def flush(self) -> None:
-        """Send what h2 has to say."""
+        """Send the pending output of h2."""
         async with self._sending:
             if data := self.http2.data_to_send():
                 await self.stream.send_all(data)
 
     async def raw(self, *frames: bytes) -> None:
-        """Send any bytes, behind h2's back."""
+        """Send any bytes, bypassing h2."""
         await self.flush()
         async with self._sending:
             await self.stream.send_all(b"".join(frames))
@@ -171,7 +171,7 @@ class Peer:
     async def next(  # h2 has no types
         self, kind: type[Any], stream_id: int | None = None
     ) -> Any:  # noqa: ANN401
-        """Take the next event of this kind, and of this stream if one is given."""
+        """Return and remove the next event of this kind, on this stream if given."""
         while True:
             for event in self.events:
                 if isinstance(event, kind) and (
@@ -182,18 +182,18 @@ class Peer:
             await self._arrived.wait()
 
     async def accept(self) -> int:
-        """The stream of the next request, before its response."""
+        """Return the stream of the next request, before its response."""
         request = await self.next(h2.events.RequestReceived)
         return int(request.stream_id)
 
     async def accept_call(self) -> int:
-        """The stream of the next request, its response begun."""
+        """Return the stream of the next request, with its response begun."""
         stream_id = await self.accept()
         await self.headers(stream_id, GRPC)
         return stream_id
 
     async def message(self, stream_id: int) -> bytes:
-        """The next message of a request."""
+        """Return the next message of a request."""
         received = self.received[stream_id]
         while len(received) < 5 or len(received) < 5 + int.from_bytes(received[1:5]):
             await self._arrived.wait()
@@ -207,15 +207,15 @@ class Peer:
         await self.next(h2.events.StreamReset, stream_id)
 
     def resets(self) -> list[int]:
-        """The streams that the client has reset so far."""
+        """Return the streams that the client has reset so far."""
         return [e.stream_id for e in self.events if type(e) is h2.events.StreamReset]
 
-    # What the server says
+    # What the server sends
 
     async def headers(
         self, stream_id: int, headers: Headers, *, end: bool = False
     ) -> None:
-        """Send a header list; with end the last frame of the stream."""
+        """Send headers; `end` makes them the last of the stream."""
         self.http2.send_headers(stream_id, list(headers), end_stream=end)
         await self.flush()
 
@@ -229,14 +229,14 @@ class Peer:
     async def messages(
         self, stream_id: int, *payloads: bytes, size: int = MAX_FRAME_SIZE
     ) -> None:
-        """Send gRPC messages in DATA frames of this size, as windows allow."""
+        """Send gRPC messages in DATA frames of this size, as the windows allow."""
         for piece in pieces(b"".join(map(grpc_message, payloads)), size):
             while self.http2.local_flow_control_window(stream_id) < len(piece):
                 await self._arrived.wait()
             await self.data(stream_id, piece)
 
     async def status(self, stream_id: int, code: int = 0, message: str = "") -> None:
-        """End a response."""
+        """End a response with this status."""
         trailers = [("grpc-status", str(code))]
         if message:
             trailers.append(("grpc-message", message))
@@ -248,7 +248,7 @@ class Peer:
         await self.flush()
 
     async def goaway(self, last_stream_id: int, code: int = 0, text: str = "") -> None:
-        """Send GOAWAY; by default the graceful one."""
+        """Send GOAWAY; by default a graceful one."""
         frame = wire.GoAwayFrame(0, last_stream_id, code, text.encode())
         await self.raw(frame.serialize())
 
@@ -258,7 +258,7 @@ Handler: TypeAlias = Callable[[trio.SocketStream], Awaitable[object]]
 
 @asynccontextmanager
 async def serve_tcp(handler: Handler) -> AsyncGenerator[str]:
-    """Serve loopback connections; give the endpoint. Handlers end with the block."""
+    """Serve loopback connections and yield the endpoint, until the block ends."""
     [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with serve_listeners([(handler, listener)]):
         yield f"127.0.0.1:{listener.socket.getsockname()[1]}"
@@ -268,14 +268,14 @@ async def serve_tcp(handler: Handler) -> AsyncGenerator[str]:
 async def serve_listeners(
     pairs: Iterable[tuple[Handler, trio.SocketListener]],
 ) -> AsyncGenerator[None]:
-    """Serve each listener by its handler. Handlers end with the block."""
+    """Serve each listener with its handler. Handlers end with the block."""
 
     async def serve(handler: Handler, stream: trio.SocketStream) -> None:
         async with stream:
             try:
                 await handler(stream)
             except* (trio.BrokenResourceError, h2.exceptions.ProtocolError):
-                # The client is gone, or cannot be understood by now.
+                # The client has closed, or the connection can no longer be parsed.
                 pass
 
     async with trio.open_nursery() as nursery:
@@ -295,9 +295,9 @@ def watch_response(
     revision: int = 1,
     events: Iterable[tuple[bytes, int]] = (),
     value: bytes = b"",
-    **fields: Any,  # noqa: ANN401  # as protobuf has it
+    **fields: Any,  # noqa: ANN401  # fields of protobuf
 ) -> bytes:
-    """A message of the Watch stream; events are keys with their mod_revisions."""
+    """Return a message of the Watch stream; events are pairs (key, mod_revision)."""
     response = pb.WatchResponse(watch_id=watch_id, **fields)
     response.header.cluster_id = CLUSTER_ID
     response.header.revision = revision
@@ -313,12 +313,12 @@ def watch_response(
 async def serve_watches(
     stream: trio.abc.Stream, *, revision: int = 1, value: bytes = b""
 ) -> None:
-    """Be an etcd: every watch is created, and gets one event where it starts.
+    """Serve every watch like an etcd, and send each one event at its start.
 
     Args:
         stream: the connection.
-        revision: of the store; a watch from now on begins behind it.
-        value: of the events.
+        revision: the revision of the store; a watch from now begins after it.
+        value: the value of the events.
     """
     peer = Peer(stream)
     async with trio.open_nursery() as nursery:

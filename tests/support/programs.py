@@ -1,10 +1,10 @@
-"""The programs of the documentation, run as its reader would; and what its pages show.
+"""Runs the programs of the documentation as readers do, and extracts pages' blocks.
 
     async with open_program("hot_reload.py", etcd.endpoint) as program:
         await program.lines(1)
 
-A program has 127.0.0.1:2379 for the endpoint, in place of which the test's own is put. It
-runs in a copy, in a folder of its own, which is the working directory too.
+The endpoint in a program, 127.0.0.1:2379, is replaced by that of the test. The program
+runs in a copy, with the folder of the copy as its working directory.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ENDPOINT = "127.0.0.1:2379"
 def write_program(
     folder: Path, name: str, endpoint: str | None, replaced: Mapping[str, str]
 ) -> Path:
-    """Copy it with this endpoint, and with what else is replaced, which must occur."""
+    """Copy a program with this endpoint and all other replacements made."""
     text = (PROGRAMS / name).read_text()
     replaced = replaced if endpoint is None else {ENDPOINT: endpoint, **replaced}
     for old, new in replaced.items():
@@ -48,15 +48,15 @@ async def open_program(
     folder: Path | None = None,
     **env: str,
 ) -> AsyncGenerator[Cli]:
-    """Run a program while the block lasts.
+    """Run a program for the length of the block.
 
     Args:
-        name: of the file in docs/programs.
-        endpoint: stands for 127.0.0.1:2379 in it; None if it has no endpoint.
-        arguments: what it is called with.
-        replaced: what else is replaced in its text, such as a port.
-        folder: where it runs; by default in one that is removed afterwards. Whatever it
-            reads (a certificate, a bookmark) is put there by the test.
+        name: the name of the file in docs/programs.
+        endpoint: replaces 127.0.0.1:2379 in it; None if it has no endpoint.
+        arguments: the arguments of the program.
+        replaced: further replacements in its text, such as a port.
+        folder: the working directory; by default one that is removed afterwards. The
+            test puts what the program reads (a certificate, a bookmark) there.
         env: further variables.
     """
     with tempfile.TemporaryDirectory() as default:
@@ -68,6 +68,6 @@ async def open_program(
 
 
 def blocks(page: str, language: str) -> list[str]:
-    """The blocks of one language (`text`, `console`, ...) of a page, such as howto/tls.md."""
+    """Return the blocks of a language (`text`, `console`, ...) of a page."""
     text = (DOCS / page).read_text()
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, suppress
 import trio
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
-"""SO_LINGER, on and for no time: close() then sends RST."""
+"""SO_LINGER, on and for zero seconds: close() then sends RST."""
 
 _SIOCOUTQNSD = 0x894B
 """From Linux's sockios.h: "output queue size (not sent only)"."""
@@ -20,23 +20,23 @@ _SIOCOUTQNSD = 0x894B
 _CHUNK_SIZE = 65536
 
 _HEAD = 4096
-"""Bytes: a few requests of HTTP/1, as a connection may begin with one without a name."""
+"""Bytes: a few HTTP/1 requests, since the first one may not name its sender."""
 
 _CHUNKS_ON_THE_WAY = 256
-"""Per direction. Few enough to bound memory, enough to keep a delayed one full."""
+"""In each direction: few enough to bound memory, enough for a delayed connection."""
 
 _FIN_LIMIT = 1.0
-"""Seconds that a peer has to answer our FIN by its own."""
+"""Seconds in which a peer has to answer our FIN with its own."""
 
 
 class _Connection:
-    """One client's connection, and ours to the server."""
+    """A client's connection, and the one to the server for it."""
 
     def __init__(self, proxy: Proxy, client: trio.SocketStream) -> None:
         self._proxy = proxy
         self._client = client
         self.head = b""
-        """What the client sent first, up to some `_HEAD` bytes, as it came."""
+        """The first bytes that the client sent, about `_HEAD` at most."""
         self._server: trio.SocketStream | None = None
         self._down_left, self._cut_by_fin = proxy.cut
         self._flow = trio.CancelScope()
@@ -139,14 +139,14 @@ class _Connection:
         if self._cut_by_fin:
             self.close()
         else:
-            # RST throws away what the kernel still has to send.
+            # RST discards what the kernel has not sent yet.
             while _unsent(self._client):  # noqa: ASYNC110  # the kernel sets no Event
                 await trio.sleep(0.001)
             self.reset()
         await trio.lowlevel.checkpoint()
 
     async def _finish(self) -> None:
-        # close() alone would send RST if it left bytes unread.
+        # With unread bytes, close() alone would send RST.
         for stream in self._streams():
             with suppress(OSError):
                 stream.socket.shutdown(socket.SHUT_WR)
@@ -157,14 +157,14 @@ class _Connection:
 
 
 class Proxy:
-    """Made by `open_proxy()`; its faults may be called at any moment.
+    """A proxy whose faults can be triggered at any moment. Made by `open_proxy()`.
 
     Attributes:
         endpoint: where it listens, as `host:port`.
-        accepted: connections so far.
-        bytes_down: bytes from the server that went on to a client, so far.
-        cut: what `cut_after()` has set: how many bytes, and whether FIN ends them.
-        latency: what `delay()` has set, in seconds.
+        accepted: how many connections it has accepted.
+        bytes_down: how many bytes from the server it has forwarded to clients.
+        cut: the setting of `cut_after()`: how many bytes, and whether FIN ends them.
+        latency: the setting of `delay()`, in seconds.
     """
 
     def __init__(
@@ -180,8 +180,9 @@ class Proxy:
         self._swallows: Callable[[bytes], bool] = _nothing
         self._was_accepted = trio.Event()
         self._listener: trio.SocketListener | None = None
-        # Keeps the port ours while we refuse. It must not take a client that dials us,
-        # either: a socket that happens to get our port for its own would reach itself.
+        # Reserves the port while it refuses connections. The socket must not accept
+        # clients, either: a client whose own port happens to be this one would connect
+        # to itself.
         self._reservation = _bind("127.0.0.1", own_port)
         self._address: tuple[str, int] = self._reservation.getsockname()
         self.endpoint = f"{self._address[0]}:{self._address[1]}"
@@ -189,54 +190,54 @@ class Proxy:
         self.accept()
 
     def close_all(self) -> None:
-        """Close the open connections in good order (FIN), on both sides."""
+        """Close the open connections with FIN, on both sides."""
         for connection in self._connections:
             connection.close()
 
     def reset_all(self) -> None:
-        """Reset the open connections (RST), on both sides."""
+        """Reset the open connections with RST, on both sides."""
         for connection in self._connections:
             connection.reset()
 
     def cut_after(self, count: int | None, *, fin: bool = False) -> None:
-        """Let new connections end after exactly so many bytes from the server.
+        """End new connections after exactly this many bytes from the server.
 
         Args:
-            count: how many; None for no more cuts.
-            fin: close in good order instead of resetting.
+            count: how many bytes; None for no more cuts.
+            fin: close with FIN instead of resetting.
         """
         self.cut = (sys.maxsize if count is None else count, fin)
 
     def blackhole(self, swallows: Callable[[bytes], bool] = lambda head: True) -> None:
         """Forward nothing any more, on open connections and on new ones.
 
-        They stay open, and new ones are accepted. What `delay()` holds is lost.
+        They stay open, and new ones are accepted. What `delay()` holds back is lost.
 
         Args:
-            swallows: which connections, by what the client sent first, which is
-                nothing to begin with; all, unless given.
+            swallows: decides by the first bytes of the client, of which there are none
+                at first, whether a connection is affected; by default all are.
         """
         self._swallows = swallows
         for connection in self._connections:
             self.stall_if_swallowed(connection)
 
     def stall_if_swallowed(self, connection: _Connection) -> None:
-        """Let a connection into the black hole, if that is for it."""
+        """Stop forwarding on a connection, if the black hole affects it."""
         if self._swallows(connection.head):
             connection.stall()
 
     def heal(self) -> None:
-        """Serve new connections again; those that were black-holed stay dead."""
+        """Forward on new connections again; those that were stalled stay so."""
         self._swallows = _nothing
 
     def reset_stalled(self) -> None:
-        """Reset the connections that were black-holed, so that they are made anew."""
+        """Reset the stalled connections, so that they are opened again."""
         for connection in self._connections:
             if connection.is_stalled:
                 connection.reset()
 
     def refuse(self) -> None:
-        """Refuse new connections, until `accept()`."""
+        """Refuse new connections until `accept()`."""
         if self._listener is not None:
             self._listener.socket.close()
             self._listener = None
@@ -250,11 +251,11 @@ class Proxy:
             self._nursery.start_soon(self._serve, self._listener)
 
     def delay(self, seconds: float) -> None:
-        """Let what is read from now on arrive so much later, in each direction."""
+        """From now on, deliver what is read this much later, in each direction."""
         self.latency = seconds
 
     async def wait_accepted(self, count: int) -> None:
-        """Return once so many connections have been accepted in all."""
+        """Return once this many connections have been accepted in all."""
         while self.accepted < count:
             await self._was_accepted.wait()
         await trio.lowlevel.checkpoint()
@@ -265,7 +266,7 @@ class Proxy:
         self._reservation.close()
 
     async def _serve(self, listener: trio.SocketListener) -> None:
-        # Closed by refuse().
+        # `refuse()` closes the listener.
         with suppress(trio.ClosedResourceError):
             while True:
                 client = await listener.accept()
@@ -288,16 +289,16 @@ class Proxy:
 async def open_proxy(
     target_host: str, target_port: int, *, own_port: int = 0
 ) -> AsyncGenerator[Proxy]:
-    """Proxy a port of the loopback interface, a free one unless given, to a server.
+    """Proxy a port of the loopback interface, a free one by default, to a server.
 
-    Leaving closes all sockets. An error of the body comes out as itself.
+    The end of the block closes all sockets. An error of the body is raised as itself.
     """
     error: Exception | None = None
     async with trio.open_nursery() as nursery:
         proxy = Proxy(target_host, target_port, nursery, own_port=own_port)
         try:
             yield proxy
-        except Exception as exc:  # kept out of the nursery's group
+        except Exception as exc:  # raised below, outside of the nursery's group
             error = exc
         finally:
             proxy.close()
@@ -318,7 +319,7 @@ def _bind(host: str, port: int) -> socket.socket:
 
 
 def _unsent(stream: trio.SocketStream) -> int:
-    """How many bytes the kernel still holds back, for want of a window."""
+    """Return how many bytes the kernel has not sent yet, because the window is full."""
     count = bytearray(4)
     fcntl.ioctl(stream.socket.fileno(), _SIOCOUTQNSD, count)
     return int.from_bytes(count, sys.byteorder)

@@ -1,4 +1,4 @@
-"""Which names are public, and what of each has to be in the reference."""
+"""The public names, and which of them need an entry in the reference."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import trio_etcd_watch
 from trio_etcd_watch import testing
 
 NO_ENTRY = {
-    # Methods of every mapping, which the page tells of once.
+    # Methods of every mapping, which the page describes once.
     "trio_etcd_watch.Mirror.get",
     "trio_etcd_watch.PrefixView.get",
     "trio_etcd_watch.Snapshot.get",
@@ -22,13 +22,13 @@ NO_ENTRY = {
     "trio_etcd_watch.WatchResponse.merged",
     *(f"trio_etcd_watch.testing.{name}.field" for name in ("Put", "Delete")),
     *(f"trio_etcd_watch.testing.{name}.to_json" for name in ("Put", "Delete")),
-    # They are its arguments, which its entry tells of.
+    # They are its arguments, which its entry describes.
     *(
         f"trio_etcd_watch.Channel.{name}"
         for name in inspect.signature(trio_etcd_watch.Channel).parameters
     ),
 }
-"""Names without an entry of their own."""
+"""Public names without an entry of their own."""
 
 
 def names_of_testing() -> set[str]:
@@ -37,7 +37,7 @@ def names_of_testing() -> set[str]:
 
 
 def public_names() -> set[str]:
-    """All of them, with the public attributes of each class."""
+    """Return all public names, with the public attributes of each class."""
     names = {f"trio_etcd_watch.{name}" for name in trio_etcd_watch.__all__}
     names |= {"trio_etcd_watch.__version__", "trio_etcd_watch.__speedups__"}
     names |= {f"trio_etcd_watch.testing.{name}" for name in names_of_testing()}
@@ -50,7 +50,7 @@ def public_names() -> set[str]:
 
 
 def attributes(cls: type) -> set[str]:
-    """The public attributes that the classes of this package give to a class."""
+    """Return the public attributes that classes of this package define for a class."""
     bases = [
         base for base in cls.__mro__ if base.__module__.startswith("trio_etcd_watch")
     ]

@@ -1,4 +1,4 @@
-"""Reads of a range on one real connection, without anything that tries again."""
+"""Reads ranges on one real connection, without retries."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from trio_etcd_watch._snapshot import (
 
 
 class Reader:
-    """Reads from one server; a loss is an error here."""
+    """Reads from one server; a lost connection is an error."""
 
     def __init__(self, connection: Connection, metadata: Metadata = ()) -> None:
         self._connection = connection
@@ -80,7 +80,7 @@ class Reader:
     async def rows(
         self, keys: Range, revision: int, since: int
     ) -> tuple[dict[bytes, tuple[int, int]], int]:
-        """What a proof compares: of keys put after `since`, and the count of all."""
+        """Return what a proof compares: keys put after `since`, and the total count."""
         read = await self.read(
             PagedRead(
                 keys,

@@ -1,4 +1,4 @@
-"""A cluster whose members are replaced by others, one after the other, under writes."""
+"""A cluster whose members are replaced one after the other, during writes."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from trio_etcd_watch.testing._servers import reserve_port
 _LIST = "/v3/cluster/member/list"
 
 _PATIENCE = 3.0
-"""Seconds for one answer."""
+"""Seconds to wait for one answer."""
 
 
 class Replacing:
-    """Made by `open_replacing()`.
+    """A cluster whose members can be replaced. Made by `open_replacing()`.
 
     Attributes:
-        members: that are there now.
+        members: the present members.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Replacing:
         self._cluster = argument(members[0], "--initial-cluster").split(",")
 
     async def request(self, path: str, body: dict[str, object]) -> dict[str, object]:
-        """A request that may have to wait for a leader, or for peers to connect."""
+        """Make a request, which may have to wait for a leader or for peers."""
         return await self._ask_until(path, body, lambda answer: True)
 
     async def _ask_until(
@@ -62,9 +62,10 @@ class Replacing:
         *,
         change: tuple[str, dict[str, object]] | None = None,
     ) -> dict[str, Any]:
-        """Ask whoever answers until the answer suits; before each time, have it changed.
+        """Ask the members in turn until an answer suits; try `change` before each time.
 
-        A change that is refused may have been made: by a try that nobody confirmed.
+        A change that is refused may have been made by an earlier attempt whose answer
+        was lost.
         """
         answer: dict[str, Any] | None = None
 
@@ -85,12 +86,12 @@ class Replacing:
     async def _try(
         self, member: Etcd, path: str, body: dict[str, object]
     ) -> dict[str, object] | None:
-        # A change that is lost with its leader is waited for without an end.
+        # A change that is lost with its leader is never answered.
         with trio.move_on_after(_PATIENCE), suppress(EtcdRequestError, OSError):
             if self._auth and member.token is None:
                 member.token = await Guarded(member).token(ROOT)
             return await member.request(path, body)
-        member.token = None  # it may be that
+        member.token = None  # the token may be the reason
         return None
 
     async def _lists(self, member: Etcd, peer_url: str) -> bool:
@@ -100,7 +101,7 @@ class Replacing:
         return any(peer_url in m["peerURLs"] and m.get("clientURLs") for m in every)
 
     async def add(self) -> Etcd:
-        """Have one more member."""
+        """Add a member."""
         name = next(self._names)
         ports = self._stack.enter_context(ExitStack())
         client, peer = reserve_port(ports), reserve_port(ports)
@@ -125,7 +126,7 @@ class Replacing:
             "initial-cluster": ",".join(self._cluster),
             "initial-cluster-state": "existing",
         }
-        # The last word on a flag wins.
+        # The last value of a flag counts.
         own = [f"--{flag}={value}" for flag, value in flags.items()]
         member = construct(
             Etcd,
@@ -146,7 +147,7 @@ class Replacing:
         return member
 
     async def remove(self, member: Etcd) -> None:
-        """Have one less, which is gone for good."""
+        """Remove a member for good."""
         self.members.remove(member)
         peer_url = argument(member, "--listen-peer-urls")
         listed = await self.request(_LIST, {})
@@ -175,12 +176,12 @@ async def open_replacing(
 
     Args:
         binary: the program.
-        folder: for the data of those that are added.
-        args: further arguments of each.
-        context: with which they are reached, if they have TLS.
-        auth: whether auth is on.
+        folder: for the data of members that are added.
+        args: further arguments of each member.
+        context: the TLS context of clients, if the members use TLS.
+        auth: whether to enable auth.
     """
-    # Members may be added before those that came last have been there for a while.
+    # Without this check, members may be added soon after one another.
     args = [*args, "--strict-reconfig-check=false", "--bcrypt-cost=4"]
     async with (
         open_cluster(3, binary=binary, args=args, ssl_context=context) as cluster,
@@ -192,7 +193,7 @@ async def open_replacing(
 
 
 async def write_until(cluster: Replacing, stop: trio.Event) -> None:
-    """Put under `w/`, over and over, until told to stop; then put `w/end`."""
+    """Put under `w/` repeatedly until `stop` is set, then put `w/end`."""
     while not stop.is_set():
         await cluster.request("/v3/kv/put", {"key": b64("w/a"), "value": b64("1")})
         await trio.sleep(0.01)

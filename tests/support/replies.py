@@ -1,4 +1,4 @@
-"""What a server says to a session, and what the session makes of it, in short."""
+"""Short forms of a server's messages to a session, and of what the session returns."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def live(
     max_buffered_events: int = 10_000,
     max_buffered_bytes: int = 2**20,
 ) -> Subscription:
-    """A watch that the server has confirmed, at revision 10."""
+    """Return a watch that the server has confirmed at revision 10."""
     spec = watch_spec(
         key,
         prev_kv=prev_kv,
@@ -124,7 +124,7 @@ def response_of(raw: RawResponse) -> WatchResponse:
 
 
 def sent(session: Session) -> list[tuple[str, bytes | int, int]]:
-    """What is asked for: ("create", key, start), ("cancel", id, 0), ("progress", …)."""
+    """Return the sent ("create", key, start), ("cancel", id, 0), ("progress", …)."""
     asked: list[tuple[str, bytes | int, int]] = []
     for request in map(pb.WatchRequest.FromString, session.requests()):
         create = request.create_request
@@ -157,7 +157,7 @@ def receive_oversized(
 
 
 def changes(watch_id: int, *revisions: int, prev_kv: bool) -> RawResponse:
-    """Puts of keys that existed."""
+    """Return puts of existing keys."""
     response = events(watch_id, *revisions)
     for event in response.events:
         event.kv.create_revision = 1

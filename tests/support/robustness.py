@@ -1,14 +1,14 @@
-"""The nine checks of a watch that etcd's own robustness suite makes, on plain data.
+"""The nine checks of a watch from etcd's own robustness suite, on plain data.
 
-Nothing here knows the client under test, or any I/O. A `Record` is what one user got
-of one watch, opened again and again where the last session stopped. A `History` is
-what really happened. Each check yields what is wrong with a record, as text.
+Nothing here depends on the client under test, or does I/O. A `Record` is what one user
+got from one watch, which was opened again each time where the last session stopped. A
+`History` is what really happened. Each check yields violations in a record, as text.
 
 The guarantees are those of https://etcd.io/docs/v3.6/learning/api_guarantees/, and
-the names those of etcd's `tests/robustness/validate`. Where etcd compares watches with
-each other, these compare with a history that no watch of ours took part in, so they
-are stricter: `resumable` also says that a bookmark passes over nothing, and `reliable`
-that nothing is missing up to it.
+the names those of etcd's `tests/robustness/validate`. etcd compares watches with each
+other; these checks compare with a history that was read without the client under test,
+so they are stricter: `resumable` also requires that a bookmark skips no event, and
+`reliable` that nothing is missing up to it.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ PUT = "PUT"
 DELETE = "DELETE"
 
 NO_END = b"\0"
-"""As a range_end: every key from the first on."""
+"""As a range_end: every key from `key` on."""
 
 SHOWN = 3
-"""How many violations of one check by one record are told; more say nothing new."""
+"""How many violations per check and record are reported; more add nothing."""
 
 
 class KeyValue(NamedTuple):
-    """A key with its value at one revision; of a DELETE key and mod_revision."""
+    """A key at one revision; for a DELETE only key and mod_revision are set."""
 
     key: bytes
     value: bytes
@@ -41,7 +41,7 @@ class KeyValue(NamedTuple):
     lease: int = 0
 
     def __repr__(self) -> str:
-        # A value may be of some kB, and its beginning names the write.
+        # A value may have some kB, and its beginning identifies the write.
         return (
             f"<{self.key!r} = {self.value[:8]!r} ({len(self.value)} bytes), version "
             f"{self.version}, revisions {self.create_revision}-{self.mod_revision}>"
@@ -49,7 +49,7 @@ class KeyValue(NamedTuple):
 
 
 class Event(NamedTuple):
-    """One change. In a `History` prev_kv and is_create are true, else as received."""
+    """One change; prev_kv and is_create are true in a `History`, or as received."""
 
     type: str
     kv: KeyValue
@@ -73,7 +73,7 @@ def in_range(key: bytes, start: bytes, end: bytes) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a watch asks for, as etcd understands it."""
+    """What a watch requests, in the terms of etcd."""
 
     key: bytes
     range_end: bytes = b""
@@ -89,38 +89,38 @@ class Request:
 
 
 class Kind(enum.Enum):
-    """What a user may be handed."""
+    """The kinds of what a user gets."""
 
     EVENTS = "events"
     ONE_EVENT = "one event"
-    """Of `Watch.events()`, which does not show where responses begin and end."""
+    """From `Watch.events()`, which does not show the limits of responses."""
     PROGRESS = "progress"
     REQUESTED = "requested progress"
-    """The reply to `request_progress()`: etcd before 3.4.25 and 3.5.8 sends it before
-    events that it covers, and so it promises nothing."""
+    """The answer to `request_progress()`: etcd before 3.4.25 and 3.5.8 sends it before
+    events that it covers, so it guarantees nothing."""
     CREATED = "created"
 
 
 class Response(NamedTuple):
-    """What was handed over at once."""
+    """What the user got at once."""
 
     kind: Kind
     events: tuple[Event, ...]
     header_revision: int
     bookmark: int
-    """`Watch.next_revision` right after."""
+    """`Watch.next_revision` right afterwards."""
     compacted: int = 0
     """The highest revision that a compaction had been requested for by then."""
 
 
 @dataclass(slots=True)
 class Session:
-    """One watch, from its creation until the user left it or it failed.
+    """One watch, from its creation until the user closed it or it failed.
 
     Attributes:
         start: the first revision that it covers.
-        bookmark: its `next_revision` at the end: where to continue.
-        compacted: if it failed with `CompactedError`, the revision of that.
+        bookmark: its `next_revision` at the end, which is where to continue.
+        compacted: the revision of its `CompactedError`, if it failed with one.
     """
 
     start: int
@@ -138,7 +138,7 @@ class Session:
 
 @dataclass(slots=True)
 class Record:
-    """What one user got, over all sessions, each opened where the last one ended."""
+    """What one user got, in sessions that each begin where the last one ended."""
 
     name: str
     request: Request
@@ -150,10 +150,10 @@ class Record:
         )
 
     def processed(self) -> Iterator[Event]:
-        """The events that the user has dealt with.
+        """Return the events that the user has processed.
 
-        A user of `events()` who stops within a revision starts with that revision
-        again, and so must not have acted on the part of it.
+        A user of `events()` who stops within a revision gets that revision again, and
+        therefore must not have processed a part of it.
         """
         for session, following in pairwise([*self.sessions, None]):
             assert session is not None
@@ -166,7 +166,7 @@ class History:
     """What really happened, from the first revision on.
 
     Args:
-        changes: every change in order; prev_kv and is_create are found out here.
+        changes: all changes in order; prev_kv and is_create are computed here.
         compacted: the highest revision that a compaction was requested for.
     """
 
@@ -186,23 +186,23 @@ class History:
 
     @property
     def revision(self) -> int:
-        """The newest; that of an empty etcd is 1."""
+        """The newest revision; that of an empty etcd is 1."""
         return self.events[-1].revision if self.events else 1
 
     def matching(self, request: Request, start: int = 0) -> Sequence[Event]:
-        """The events that a watch from this revision is to get."""
+        """Return the events that a watch from this revision must get."""
         events, revisions = self._index(request)
         return events[bisect_left(revisions, start) :]
 
     def at(self, request: Request, revision: int) -> list[Event]:
-        """Those of one revision."""
+        """Return the matching events of one revision."""
         events, revisions = self._index(request)
         return events[
             bisect_left(revisions, revision) : bisect_left(revisions, revision + 1)
         ]
 
     def true(self, event: Event) -> Event | None:
-        """The change that this event tells of; None if there was none."""
+        """Return the change that this event reports; None if there was none."""
         return self._by_place.get((event.revision, event.kv.key))
 
     def _index(self, request: Request) -> tuple[list[Event], list[int]]:
@@ -213,7 +213,7 @@ class History:
 
 
 def _change(state: dict[bytes, KeyValue], type_: str, kv: KeyValue) -> Event:
-    """Apply a change, and return it as etcd should report it."""
+    """Apply a change, and return the event that etcd should send for it."""
     previous = state.get(kv.key)
     if type_ == DELETE:
         state.pop(kv.key, None)
@@ -229,13 +229,13 @@ def _change(state: dict[bytes, KeyValue], type_: str, kv: KeyValue) -> Event:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """One attempt of a writer, in one transaction.
+    """One attempt to write, in one transaction.
 
     Attributes:
-        puts: keys and values.
-        deletes: ranges of keys.
-        revision: as acknowledged; None if no acknowledgement came, so that it may
-            have been applied, or not; 0 if it was, and deleted nothing.
+        puts: the keys and values.
+        deletes: the ranges of keys.
+        revision: the acknowledged revision; None without an acknowledgement, when the
+            write may or may not have been applied; 0 if it was and deleted nothing.
     """
 
     puts: Mapping[bytes, bytes]
@@ -244,7 +244,7 @@ class Write:
 
 
 def check_history(history: History, writes: Iterable[Write]) -> Iterator[str]:
-    """Whether the history is the one that the writers made, and nothing else."""
+    """The history consists of exactly the changes that the writers made."""
     yield from islice(history.wrong, SHOWN)
     acknowledged: dict[int, Write] = {}
     unknown: list[Write] = []
@@ -292,7 +292,7 @@ def _made(
 
 
 def check_filter(record: Record, history: History) -> Iterator[str]:
-    """Only what was asked for comes."""
+    """A user gets only what was requested."""
     request = record.request
     for _, response in record.responses():
         for event in response.events:
@@ -315,7 +315,7 @@ def check_ordered(record: Record, history: History) -> Iterator[str]:
 
 
 def check_unique(record: Record, history: History) -> Iterator[str]:
-    """No event comes twice."""
+    """No event is delivered twice."""
     seen: set[tuple[int, bytes]] = set()
     for event in record.processed():
         place = event.revision, event.kv.key
@@ -325,7 +325,7 @@ def check_unique(record: Record, history: History) -> Iterator[str]:
 
 
 def check_atomic(record: Record, history: History) -> Iterator[str]:
-    """The events of one revision come in one response."""
+    """All events of one revision are in one response."""
     for session in record.sessions:
         last, begun_singly = 0, False
         for response in session.responses:
@@ -335,7 +335,8 @@ def check_atomic(record: Record, history: History) -> Iterator[str]:
             if response.kind is Kind.EVENTS:
                 if torn and not begun_singly:
                     yield f"revision {last} came in two responses"
-                # Where events() began a revision, its rest comes as a response.
+                # If events() delivered part of a revision, its rest comes as a
+                # response.
                 whole = (e for e in response.events if e.revision != last or not torn)
                 for revision, group in groupby(whole, lambda event: event.revision):
                     count = len(history.at(record.request, revision))
@@ -346,7 +347,7 @@ def check_atomic(record: Record, history: History) -> Iterator[str]:
 
 
 def check_bookmarkable(record: Record, history: History) -> Iterator[str]:
-    """Nothing comes from below a progress notification, or a bookmark."""
+    """No event below a progress notification or a bookmark follows it."""
     floor, why = 0, ""
     for session, response in record.responses():
         for event in response.events:
@@ -364,7 +365,7 @@ def check_bookmarkable(record: Record, history: History) -> Iterator[str]:
 
 
 def check_resumable(record: Record, history: History) -> Iterator[str]:
-    """A bookmark is where to continue: it passes over nothing, and repeats nothing."""
+    """A bookmark is where to continue: it skips nothing, and repeats nothing."""
     for before, session in pairwise(record.sessions):
         if session.start != before.next_start:
             yield f"continued at {session.start} instead of {before.next_start}"
@@ -395,13 +396,13 @@ def check_resumable(record: Record, history: History) -> Iterator[str]:
                 yield f"bookmark {bookmark}, though it starts at {session.start}"
             if awaited_revision is not None and awaited_revision < bookmark:
                 yield f"bookmark {bookmark} passes over {expected[position]}"
-            # Within a revision, events() has to repeat it.
+            # Within a revision, events() has to repeat that revision.
             if bookmark <= last and not bookmark == last == awaited_revision:
                 yield f"bookmark {bookmark} repeats revision {last}"
 
 
 def check_is_create(record: Record, history: History) -> Iterator[str]:
-    """is_create is true of the put that creates a key, and of nothing else."""
+    """is_create is true for the put that creates a key, and false otherwise."""
     for _, response in record.responses():
         for event in response.events:
             true = history.true(event)
@@ -427,14 +428,14 @@ def check_reliable(record: Record, history: History) -> Iterator[str]:
 
 
 def check_prev_kv(record: Record, history: History) -> Iterator[str]:
-    """prev_kv is what the key was before, if asked for."""
+    """prev_kv is the previous value of the key, if it was requested."""
     for _, response in record.responses():
         for event in response.events:
             true = history.true(event)
             if true is None:
                 continue
             right = [true.prev_kv if record.request.prev_kv else None]
-            # The server has forgotten it; when, nobody knows.
+            # The server no longer has it; it is not known since when.
             if event.revision <= history.compacted:
                 right.append(None)
             if event.prev_kv not in right:
@@ -455,10 +456,10 @@ CHECKS: Mapping[str, Callable[[Record, History], Iterator[str]]] = {
 
 
 def is_silently_compacted(record: Record, history: History) -> bool:
-    """Whether what is missing begins with compacted events, wherever any is missing.
+    """Whether each gap in the events begins with compacted events, if there is any gap.
 
-    Then a server may have left them out without a word, and events after them, too, as
-    etcd before 3.4.31 and 3.5.13 does: https://github.com/etcd-io/etcd/issues/17529
+    A server may then have skipped them silently, together with later events, as etcd
+    before 3.4.31 and 3.5.13 does: https://github.com/etcd-io/etcd/issues/17529
     """
     gaps = [gap for each in record.sessions for gap in _gaps(record, history, each)]
     return bool(gaps) and all(first.revision < by for first, by in gaps)
@@ -467,7 +468,7 @@ def is_silently_compacted(record: Record, history: History) -> bool:
 def _gaps(
     record: Record, history: History, session: Session
 ) -> Iterator[tuple[Event, int]]:
-    """Where events were passed over: the first, and the compaction known by then."""
+    """Yield for each gap its first event, and the compaction known by then."""
     handed = {(event.revision, event.kv.key) for event in session.events()}
     responses = iter(session.responses)
     response = next(responses, None)
@@ -484,7 +485,7 @@ def _gaps(
 
 
 def violations(record: Record, history: History) -> list[str]:
-    """What all the checks find, each with its name and that of the record."""
+    """Return what all checks find, each with the names of the check and the record."""
     return [
         f"{name}: {record.name}: {text}"
         for name, check in CHECKS.items()

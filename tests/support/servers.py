@@ -1,4 +1,4 @@
-"""The servers that tests run on, each etcd that is on this machine; and what they leave."""
+"""Finds the etcds of this machine, and checks what a closed one leaves behind."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ WANTED = {
     "3.4.23": "Debian's etcd-server; any other etcd on PATH serves, too",
     **dict.fromkeys(BUILT, "make servers"),
 }
-"""By version, how to get it."""
+"""By version, how to install it."""
 
 
 @functools.cache
 def servers() -> dict[str, str]:
-    """The programs by version; the wheel's comes first."""
+    """Return the programs by version; the wheel's comes first."""
     found: dict[str, str] = {}
     for candidate in _candidates():
         if path := shutil.which(candidate):
@@ -41,13 +41,13 @@ def _candidates() -> Iterator[str]:
     yield from in_wheel()
     if named := os.environ.get(VARIABLE):
         yield named
-    # In an active environment, the wheel's hides the system's.
+    # In an active environment, the wheel's etcd hides that of the system.
     yield from (os.path.join(folder, "etcd") for folder in os.get_exec_path())
     yield from (f"{ROOT}/.servers/etcd-{version}/etcd" for version in BUILT)
 
 
 def describe() -> list[str]:
-    """Lines that say which servers there are, and how to get the others."""
+    """Return lines that list the servers, and how to get the missing ones."""
     here = servers()
     lines = [f"etcd: {', '.join(here) or 'none'}"]
     missing = [
@@ -57,14 +57,14 @@ def describe() -> list[str]:
 
 
 async def keys_of(etcd: Etcd) -> list[bytes]:
-    """All keys that it holds."""
+    """Return all keys of an etcd."""
     every_key = {"key": "AA==", "range_end": "AA==", "keys_only": True}
     reply = await etcd.request("/v3/kv/range", every_key)
     return [base64.b64decode(kv["key"]) for kv in reply.get("kvs", [])]
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs; the zombie of another process's child does not."""
+    """Whether a process runs; a zombie whose parent is another process does not."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except FileNotFoundError:
@@ -73,7 +73,7 @@ def is_alive(pid: int) -> bool:
 
 
 def assert_nothing_left(etcd: Etcd) -> None:
-    """Neither process nor directory of an etcd that was closed."""
+    """Check that neither process nor directory of a closed etcd remains."""
     with pytest.raises(ProcessLookupError):
         os.kill(etcd.pid, 0)
     assert not etcd.data_dir.parent.exists()

@@ -1,8 +1,8 @@
-"""A program: one consumer stuck while 60 MB come for it, and a neighbour that is not.
+"""Measures a stuck consumer while 60 MB arrive for it, and its neighbour: a program.
 
-Run by test_slow_consumers.py, in a process of its own to have its memory to itself.
-Prints JSON: by how much the process grew, what the stuck one read in the end, and how
-long the neighbour's events took with and without the flood.
+test_slow_consumers.py runs it in a process of its own, for its memory. It prints JSON:
+by how much the process grew, what the stuck consumer read in the end, and how long the
+neighbour's events took with and without the flood.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SIZE = 100_000
 
 
 def resident() -> int:
-    """Bytes of memory that the process has."""
+    """Return the resident memory of the process, in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmRSS"):
             return int(line.split()[1]) * 1024

@@ -1,11 +1,11 @@
-"""Follows the tutorial to the letter, in an empty environment: a program.
+"""Follows the tutorial literally, in an empty environment: a program.
 
     python -m tests.support.tutorial [PAGE ...]
 
-What other pages say is to be installed is installed then, in an empty environment for each,
-and has to be what the programs of the page import. `pip install` finds the wheel of this
-tree; what that requires comes from the package index. Port 2379 has to be free. Benchmarks of
-minutes are run in this tree, and only if their page is named.
+Then it installs what each other page says, in an empty environment for each, and
+imports what the programs of the page import. `pip install` finds the wheel of this
+tree; what that requires comes from the package index. Port 2379 has to be free.
+Benchmarks that take minutes run in this tree, and only if their page is named.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from tests.support.wheels import build
 PAGE = "tutorial.md"
 NAME = "trio-etcd-watch"
 SRV = "import trio_etcd_watch; trio_etcd_watch.Channel('etcd+srv://example.com')"
-"""Raises if dnspython is not there."""
+"""Raises an exception if dnspython is missing."""
 
 
 def environment(desk: Path, programs: Path, wheel: Path) -> dict[str, str]:
-    """That of a reader whose virtual environment is .venv here."""
+    """Return the environment of a reader whose virtual environment is .venv there."""
     path = [desk / ".venv/bin", programs, "/usr/local/bin", "/usr/bin", "/bin"]
     return {k: v for k, v in os.environ.items() if k.startswith("PIP_")} | {
         "HOME": str(desk),
@@ -40,7 +40,7 @@ def environment(desk: Path, programs: Path, wheel: Path) -> dict[str, str]:
 
 
 def imported(page: str) -> set[str]:
-    """What the programs of a page import."""
+    """Return the modules that the programs of a page import."""
     names: set[str] = set()
     for kind, text in ((step.kind, step.text) for step in steps_of(page)):
         if kind == "save":
@@ -54,7 +54,7 @@ def imported(page: str) -> set[str]:
 
 
 def install(page: str, folder: Path, env: Mapping[str, str]) -> None:
-    """Install what the page says, and look whether that is what it needs."""
+    """Install what the page says, and check that its programs can be imported."""
     commands = [each for each in typed(page) if each.startswith(INSTALLS)]
     run("python3 -m venv .venv", folder, env)
     if not any(NAME in command for command in commands):
@@ -69,18 +69,18 @@ def install(page: str, folder: Path, env: Mapping[str, str]) -> None:
 
 
 def main(chosen: list[str]) -> None:
-    """Build the wheel, and do what these pages say, by default all."""
+    """Build the wheel, and follow these pages, by default all."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         wheel = build(folder / "build", os.environ.get("CC", "cc"))
         programs = folder / "bin"
         programs.mkdir()
-        # Nothing of the environment that runs this is on the path.
+        # Nothing else from the environment of this run is on the path.
         (programs / "python3").symlink_to(Path(sys.executable).resolve())
         pages = sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
         for number, page in enumerate(chosen or pages):
             for command in LONG.get(page, ()) if chosen else ():
-                # Not with the arguments of the make that runs this.
+                # The arguments of the make that runs this are not for it.
                 env = {**os.environ, "MAKEFLAGS": ""}
                 print(f"{page}: {command}", run(command, ROOT, env), sep="\n")
             desk = folder / f"desk-{number}"

@@ -1,7 +1,7 @@
-"""Programs of a user of the library, to be run on a real etcd and on a scripted one.
+"""Programs that use the library, to be run on a real etcd and on a scripted one.
 
-Each notes what it is told, in a form that is the same for both: revisions count from the
-one before it began.
+Each records what it gets in a form that is the same for both: revisions count from the
+one before the program began.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from trio_etcd_watch.testing import Delete, Etcd, Put, ScriptedEtcd
 
 @dataclass
 class Stage:
-    """Where a program runs, and what it has noted."""
+    """Where a program runs, and what it has recorded."""
 
     etcd: Etcd | ScriptedEtcd
     watcher: Watcher
@@ -40,7 +40,7 @@ class Stage:
         self.log.append(what)
 
     def ago(self, revision: int) -> int:
-        """A revision as it is noted; 0 is none."""
+        """Return a revision relative to the first one; 0 means none."""
         return revision and revision - self.base
 
     def key(self, kv: KeyValue | None) -> object:
@@ -54,7 +54,7 @@ class Stage:
         self.note(*kinds, self.key(event.kv), self.key(event.prev_kv))
 
     def update(self, update: MirrorUpdate) -> None:
-        # Not whether it was read anew: a server that is slow leads to that, too.
+        # The flag `resynced` is left out: a slow server also causes a resync.
         changes = [(c.key, self.key(c.old), self.key(c.new)) for c in update.changes]
         self.note("update", self.ago(update.revision), changes)
 
@@ -73,7 +73,7 @@ async def run(
     etcd: Etcd | ScriptedEtcd,
     opened: AbstractAsyncContextManager[Watcher],
 ) -> list[Any]:
-    """Run a program; return what it has noted."""
+    """Run a program; return what it has recorded."""
     base = await etcd.revision()
     with trio.fail_after(LIMIT):
         async with opened as watcher:
@@ -83,7 +83,7 @@ async def run(
 
 
 async def write(etcd: Etcd | ScriptedEtcd) -> None:
-    """Every kind of event."""
+    """Write so that there is every kind of event."""
     await etcd.put("k/a", "1")
     await etcd.txn(Put("k/a", "2"), Put("k/b", "1"), Put("l", "1"))
     await etcd.delete("k/a")
@@ -225,7 +225,7 @@ async def progress(stage: Stage) -> None:
         for event in await take(watch, 1):
             stage.event(event)
         await stage.etcd.put("elsewhere", "1")
-        # Some servers give no answer while a watch is behind.
+        # Some servers do not answer while a watch lags behind.
         response = None
         while response is None:
             await stage.watcher.request_progress()

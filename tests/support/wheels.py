@@ -1,13 +1,14 @@
-"""Builds both wheels, and installs them where nothing else is: a program.
+"""Builds both wheels, and installs them into empty environments: a program.
 
     python -m tests.support.wheels [PYTHON ...]
 
-With a compiler there must be one wheel for every CPython from 3.11 on (abi3), and
+With a compiler the result must be one wheel for every CPython from 3.11 on (abi3), and
 without one a wheel for any machine. Each is installed into an empty environment of each
-PYTHON, by default the one that runs this, and must be importable and know whether it has
-its speedups; the command line starts, and a test without a server runs. With the extra
-`testing` the first is tried on an etcd: the command line, the fixtures of pytest, and mypy
-on programs of the documentation. It needs the package index.
+PYTHON, by default the one that runs this. It must be importable there and report
+whether it has its speedups; the command line must start, and a test without a server
+must run. With the extra `testing` the first wheel is tested on an etcd: the command
+line, the pytest fixtures, and mypy on programs of the documentation. It needs the
+package index.
 """
 
 from __future__ import annotations
@@ -74,11 +75,11 @@ async def test_on_an_etcd(etcd) -> None:
         process.send_signal(signal.SIGTERM)
 """
 PROGRAMS = ["conftest.py", "follow.py", "live_config.py"]
-"""Of the documentation: what a user has."""
+"""Programs of the documentation, like those of a user."""
 
 
 def copy_sources(folder: Path) -> None:
-    """Copy what a wheel is made of: a build leaves its extension there."""
+    """Copy the sources of a wheel, because a build leaves its extension among them."""
     for name in SOURCES:
         shutil.copy(ROOT / name, folder)
     shutil.copytree(
@@ -101,14 +102,14 @@ def build(folder: Path, compiler: str) -> Path:
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
         text = archive.read(name).decode()
-    # Whoever reads README elsewhere has no files beside it.
+    # README is shown without the files beside it, so relative links would be dead.
     assert "## Install" in text
     assert re.findall(r"\]\((?![a-z]+:)[^)]*\)", text) == []
     return wheel
 
 
 def has_speedups(wheel: Path, python: str, folder: Path) -> bool:
-    """Install the wheel, and nothing but what it requires; say which decoder runs."""
+    """Install the wheel with only what it requires; return whether it has speedups."""
     subprocess.run([python, "-m", "venv", folder], check=True)
     inside = str(folder / "bin" / "python")
     subprocess.run([inside, *PIP, "install", wheel], check=True)
@@ -128,7 +129,7 @@ def has_speedups(wheel: Path, python: str, folder: Path) -> bool:
 
 
 def try_on_etcd(wheel: Path, python: str, folder: Path) -> None:
-    """Install it as a user does who writes tests; run one, and check types."""
+    """Install it as a user who writes tests does; run a test, and check types."""
     subprocess.run([python, "-m", "venv", folder], check=True)
     inside = str(folder / "bin" / "python")
     what = f"trio-etcd-watch[testing] @ {wheel.as_uri()}"
@@ -147,7 +148,7 @@ def try_on_etcd(wheel: Path, python: str, folder: Path) -> None:
 
 
 def main(pythons: list[str]) -> None:
-    """Try each wheel on each Python."""
+    """Test each wheel on each Python."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         compiled = build(folder / "compiled", os.environ.get("CC", "cc"))

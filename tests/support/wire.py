@@ -1,4 +1,4 @@
-"""Bytes that are nearly responses, and what protobuf's own parser says of them."""
+"""Random bytes that resemble responses, and how protobuf's own parser reads them."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._responses import decode
 
 Outcome: TypeAlias = tuple[object, ...] | None
-"""All that a message says; None if it is an error."""
+"""All fields of a message; None if it cannot be parsed."""
 
 SAME_PROTOBUF = int(protobuf.__version__.partition(".")[0]) >= 7
-"""Whether malformed messages are refused as the speedups refuse them. Protobuf 6.30
-takes lengths of up to ten bytes, and within groups it looks for the field 0."""
+"""Whether protobuf refuses the same malformed messages as the speedups. Protobuf 6.30
+accepts lengths of up to ten bytes, and also refuses the field 0 within groups."""
 
 VARINT, I64, LEN, SGROUP, EGROUP, I32 = range(6)
 NUMBERS = (0, 1, 2, 127, 128, 300, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63)
 PADDINGS = [0] * 30 + [1, 3, 4, 5]
-"""Of tags and lengths, in bytes."""
+"""How many superfluous bytes tags and lengths get."""
 INSIDE = {
     "watch": {1: "header", 11: "event"},
     "event": {2: "kv", 3: "kv"},
     "range": {1: "header", 2: "kv"},
 }
-"""Which fields are messages, and what of."""
+"""Which fields are messages, and their types."""
 
 
 def varint(number: int, padding: int = 0) -> bytes:
-    """So many bytes longer than it has to be."""
+    """Return a varint, with this many more bytes than necessary."""
     data = bytearray()
     while number > 127:
         data.append(number & 127 | 128)
@@ -49,7 +49,7 @@ def varint(number: int, padding: int = 0) -> bytes:
 
 def some_number(random: Random) -> bytes:
     if random.random() < 0.05:
-        # What the tenth byte has too much is lost.
+        # The excess bits of the tenth byte are dropped.
         return b"\xff" * random.randrange(8, 11) + bytes([random.randrange(128)])
     number = random.choice([*NUMBERS, random.getrandbits(64), 2**64 - 1])
     return varint(number, random.choice([0] * 20 + [1, 2, 5, 9]))
@@ -88,7 +88,7 @@ def some_fields(random: Random, place: str, depth: int) -> bytes:
 
 
 def some_message(random: Random, kind: str = "watch") -> bytes:
-    """A response, or nearly: fields of any kind, then a few bytes changed."""
+    """Return bytes that resemble a response: random fields, then a few changes."""
     if random.random() < 0.03:
         # Around the depth that is allowed.
         nested = random.randrange(96, 104)
@@ -112,7 +112,7 @@ def some_message(random: Random, kind: str = "watch") -> bytes:
 
 
 def expected(*messages: bytes) -> Outcome:
-    """What protobuf reads in messages, one merged into the other."""
+    """Return what protobuf reads in messages that are merged."""
     raw = pb.WatchResponse()
     try:
         for message in messages:
@@ -143,7 +143,7 @@ def expected(*messages: bytes) -> Outcome:
 
 
 def outcome(*messages: bytes) -> Outcome:
-    """What we read."""
+    """Return what our decoder reads in them."""
     try:
         raw = decode(*messages)
     except StreamLost:
@@ -173,7 +173,7 @@ def outcome(*messages: bytes) -> Outcome:
 
 
 def expected_range(message: bytes) -> Outcome:
-    """What protobuf reads in the reply to a read."""
+    """Return what protobuf reads in the reply to a read."""
     try:
         raw = pb.RangeResponse.FromString(message)
     except DecodeError:
@@ -181,7 +181,8 @@ def expected_range(message: bytes) -> Outcome:
     header = raw.header
     return (
         (header.cluster_id, header.member_id, header.revision, header.raft_term),
-        # Of a key that comes twice, the place of the first and the rest of the last.
+        # For a key that comes twice, the place of the first and the fields of the last
+        # count.
         list({kv.key: _fields(kv) for kv in raw.kvs}.items()),
         raw.more,
         raw.count,
@@ -191,7 +192,7 @@ def expected_range(message: bytes) -> Outcome:
 
 
 def outcome_range(message: bytes) -> Outcome:
-    """What we read."""
+    """Return what our decoder reads in it."""
     try:
         page = decode_range(message)
     except StreamLost:
@@ -208,7 +209,7 @@ def outcome_range(message: bytes) -> Outcome:
 
 
 def key_value_of(raw: pb.KeyValue) -> KeyValue:
-    """A key as users get it."""
+    """Return a key as users get it."""
     return KeyValue._make(*fields_of(raw))
 
 

@@ -1,4 +1,4 @@
-"""The command line and etcdctl's variables: what they mean, and that no password shows."""
+"""The command line's arguments and etcdctl's variables; passwords are not shown."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SECRET = "not to be seen"
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str, **environ: str) -> str:
-    """What argparse says."""
+    """Return the error of argparse."""
     with pytest.raises(SystemExit) as info:
         parse(arguments, environ)
     assert info.value.code == 2
@@ -146,7 +146,7 @@ def test_a_connection_by_variables() -> None:
         ([], {"USER": "u:"}, "u", ""),
         ([], {"USER": "u"}, "u", None),
         ([], {"USER": "u", "PASSWORD": SECRET}, "u", SECRET),
-        # As etcdctl reads it: the name may hold a colon then.
+        # As in etcdctl: with a password of its own, the name may contain a colon.
         ([], {"USER": "u:v", "PASSWORD": SECRET}, "u:v", SECRET),
         ([], {"PASSWORD": SECRET}, None, None),
         (["--user=u"], {"USER": f"v:{SECRET}"}, "u", None),
@@ -191,7 +191,7 @@ def test_a_password_is_no_argument(capsys: pytest.CaptureFixture[str]) -> None:
             {"ETCDCTL_INSECURE_SKIP_TLS_VERIFY": "yes"},
             "'yes' is neither true nor false",
         ),
-        # No flag by its beginning: a later version may have two of them.
+        # Flags cannot be abbreviated: a later version may have two with this prefix.
         (["--pre"], {}, "unrecognized arguments: --pre"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Retry delays: small first, never large, spread, and begun again after a success."""
+"""Retry delays are small at first, bounded, spread, and reset after a success."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from trio_etcd_watch._backoff import bound_of_delay, delays
 
 LARGEST = 1 - 2**-53
-"""The largest that `random.random()` gives."""
+"""The largest value of `random.random()`."""
 BOUNDS = [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.0, 3.0, 3.0]
 
 

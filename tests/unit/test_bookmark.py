@@ -1,4 +1,4 @@
-"""The bookmark of the command line: whole or not at all, and of one range."""
+"""The bookmark of the command line is stored whole or not at all, for one range."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_every_part_of_one_is_refused() -> None:
     for length in range(len(whole) - 1):
         with pytest.raises(BookmarkError, match="is empty" if not length else "torn"):
             parse(whole[:length], b"k\xff", b"\0")
-    # The last byte is a line end.
+    # The last byte is a line feed.
     assert parse(whole[:-1], b"k\xff", b"\0") == MARK
 
 
@@ -73,7 +73,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 def test_a_crash_leaves_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever step it comes at."""
+    """Whichever step fails."""
     path = tmp_path / "mark"
     store(path, MARK)
     newer = Bookmark(b"k\xff", b"\0", 1, 10)
@@ -87,7 +87,7 @@ def test_a_crash_leaves_the_old_one(
             with pytest.raises(KeyboardInterrupt):
                 store(path, newer)
         assert load(path, b"k\xff", b"\0") == MARK
-    # What it left behind is in nobody's way.
+    # A file that the crash left does not prevent the next one.
     store(path, newer)
     assert load(path, b"k\xff", b"\0") == newer
 

@@ -1,4 +1,4 @@
-"""What each event must find: the two functions by themselves."""
+"""The two functions that check whether an event continues its key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What consumers are told, and what is kept for them."""
+"""The updates of consumers, and what is kept for them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from trio_etcd_watch._replica import Replica
 from trio_etcd_watch._views import Consumer
 
 
-def told(consumer: Consumer) -> list[tuple[bytes, bytes | None, bytes | None]]:
-    """The changes of one update, as values; nothing if there is none."""
+def next_changes(consumer: Consumer) -> list[tuple[bytes, bytes | None, bytes | None]]:
+    """Return the changes of one update, as values; empty if there is none."""
     update = consumer.take()
     return [
         (change.key, change.old and change.old.value, change.new and change.new.value)
@@ -20,7 +20,7 @@ def told(consumer: Consumer) -> list[tuple[bytes, bytes | None, bytes | None]]:
 
 def test_the_first_update_is_everything_even_nothing() -> None:
     consumer = Consumer(Replica(store_of(b="1", a="1").snapshot()), initial=True)
-    assert told(consumer) == [(b"a", None, b"1"), (b"b", None, b"1")]
+    assert next_changes(consumer) == [(b"a", None, b"1"), (b"b", None, b"1")]
     assert consumer.take() is None
     empty = Consumer(Replica(Store(b"").snapshot()), initial=True).take()
     assert empty is not None
@@ -36,12 +36,12 @@ def test_a_slow_consumer_is_told_the_difference_alone() -> None:
         {b"a": b"3"},
         {b"b": None},
         {b"c": b"1"},
-        {b"c": None},  # it came and went
-        {b"d": b"1"},  # the same value, again
+        {b"c": None},  # created and deleted
+        {b"d": b"1"},  # the same value again
     ):
         store.commit(changes)
         follow(replica, store)
-    assert told(consumer) == [
+    assert next_changes(consumer) == [
         (b"a", b"1", b"3"),
         (b"b", b"1", None),
         (b"d", b"1", b"1"),
@@ -84,7 +84,7 @@ def test_sleeping_consumers_cost_one_state_and_dropped_ones_nothing() -> None:
     follow(replica, store)
     assert len(replica._positions) == 1
     assert max(len(position.unseen) for position in replica._positions) <= 10
-    assert all(told(consumer) for consumer in consumers)
+    assert all(next_changes(consumer) for consumer in consumers)
     del consumers
     gc.collect()
     store.commit({b"a": b"2"})

@@ -1,4 +1,4 @@
-"""How a cluster is described."""
+"""The description of a cluster by a Channel."""
 
 from __future__ import annotations
 
@@ -250,7 +250,7 @@ def test_without_dnspython_the_error_names_the_extra(
     for module in [name for name in sys.modules if name.split(".")[0] == "dns"]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.delitem(sys.modules, "trio_etcd_watch._resolver", raising=False)
-    # What the import system takes for a module that is not there.
+    # This makes the import system treat the module as missing.
     monkeypatch.setitem(sys.modules, "dns", None)
     with pytest.raises(ValueError, match=r"trio-etcd-watch\[srv\]") as info:
         Channel("etcd+srv://example.com")
@@ -277,7 +277,7 @@ def test_defaults() -> None:
     assert channel.credentials is None
     assert channel.metadata == ()
     assert channel.connect_timeout == 5.0
-    # etcd punishes more than one ping in 5 s.
+    # etcd does not allow more than one ping in 5 s.
     assert channel.keepalive_time == 10.0
     assert channel.keepalive_timeout == 5.0
     assert channel.follow_members is False
@@ -367,7 +367,7 @@ def test_no_secret_goes_in_plaintext_beside_tls(secret: dict[str, Any]) -> None:
         Channel("https://a:1", "http://b:1", **secret)
     assert SECRET not in str(info.value)
     Channel("https://a:1", "http://b:1")
-    # All alike; what never leaves the machine; and what a context makes TLS.
+    # All alike; only on this machine; and TLS because of the context.
     Channel("http://a:1", "b:1", **secret)
     Channel("https://a:1", "unix:///s", **secret)
     Channel("https://a:1", "b:1", ssl_context=ssl.create_default_context(), **secret)
@@ -481,9 +481,9 @@ def test_what_stands_for_a_channel() -> None:
 
 @pytest.mark.parametrize("value", [None, 5, b"a:1", object()])
 def test_what_stands_for_none(value: object) -> None:
-    # At the call, before anything is entered.
+    # The call itself raises, before anything is entered.
     with pytest.raises(TypeError, match="channel must be") as info:
-        open_watcher(value)  # type: ignore[arg-type]  # that is the point
+        open_watcher(value)  # type: ignore[arg-type]  # bad on purpose
     assert repr(value) in str(info.value)
 
 

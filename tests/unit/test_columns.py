@@ -1,4 +1,4 @@
-"""Events and keys as columns are what protobuf reads one by one, whatever the bytes."""
+"""Events and keys decoded as columns equal those that protobuf decodes one by one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MANY = FEW + 2
 
 
 def varint(number: int, length: int = 1) -> bytes:
-    """A varint of at least so many bytes."""
+    """Return a varint of at least `length` bytes."""
     digits = []
     while number > 0x7F or length > 1:
         digits.append(number & 0x7F | 0x80)
@@ -44,7 +44,7 @@ def message(field: int, *parts: bytes) -> bytes:
 
 
 def key_value(revision: int) -> list[bytes]:
-    """As etcd writes it."""
+    """Return the fields of a key as etcd writes them."""
     return [
         message(1, b"key%d" % revision),
         integer(2, revision - 1),
@@ -108,15 +108,15 @@ PREV = message(3, *key_value(5))
 )
 def test_what_etcd_sends(events: list[bytes]) -> None:
     check_events(response(*events))
-    # Several messages, one behind another.
+    # Several concatenated messages.
     check_events(b"".join(map(response, events)))
 
 
 PACKED = message(3, varint(77))
-"""mod_revision as a list, which it is not."""
+"""mod_revision as a list, although it is not repeated."""
 
 TWICE_AND_NEVER = [
-    # One has two keys, and the next has none.
+    # One event has two keys, and the next has none.
     put(60, message(2, message(1, b"other"))),
     message(2, *key_value(61)[1:]),
 ]
@@ -126,13 +126,13 @@ TWICE_AND_NEVER = [
     "events",
     [
         TWICE_AND_NEVER,
-        # What is lost, five bytes, comes back where a type is read as 32 bits.
+        # Five bytes are dropped, and come back where a type is read as 32 bits.
         [
             message(2, message(1, b"abc"), *key_value(60)),
             message(2, *key_value(61)[1:]),
             integer(1, 0xFFFFFFFF) + put(62),
         ],
-        # A list in place of a number in one, and no number in the next.
+        # A list in place of a number in one event, and no number in the next.
         [
             message(2, *key_value(60), PACKED),
             message(2, *[part for part in key_value(61) if part[0] != 0x18]),
@@ -217,7 +217,7 @@ def test_keys_that_etcd_does_not_send(keys: list[list[bytes]]) -> None:
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_both_implementations_of_protobuf(implementation: str) -> None:
-    """What they remember, and what they drop, they do each in its own way."""
+    """What the implementations cache and drop differs between them."""
     program = """
 import tests.unit.test_columns as tests
 for test in tests.test_what_etcd_does_not_send, tests.test_keys_that_etcd_does_not_send:
@@ -238,7 +238,7 @@ def test_large_values_are_not_copied_once_more(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_columns_are_read_where_they_can_be() -> None:
-    """Else all this could be right, and slow."""
+    """Columns are used, which no comparison of results would show."""
 
     class Never:
         def __getattr__(self, name: str) -> object:

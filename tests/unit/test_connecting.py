@@ -1,4 +1,4 @@
-"""From options to a channel: files, TLS, and where the password comes from."""
+"""From options to a channel: files, TLS, and the source of the password."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_passwords(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ).credentials
 
     assert credentials(password="p") == Credentials("u", "p")
-    # What an editor adds is no part of it; a space may be.
+    # A line end that an editor adds is not part of it; a space may be.
     for content in ("p ", "p \n", "p \r\n"):
         file.write_bytes(content.encode())
         assert credentials(password_file=str(file)) == Credentials("u", "p ")

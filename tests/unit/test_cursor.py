@@ -1,4 +1,4 @@
-"""The rules that move a watch's next revision, each by itself."""
+"""Each of the rules that move a watch's resume point."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Messages become values: for any bytes, what protobuf's own parser says of them.
+"""Messages are decoded as protobuf's own parser decodes them, for any bytes.
 
-These tests, and all that get events from bytes, are meant to run twice: as they are,
+These tests, and all others that get events from bytes, should run twice: as they are,
 and with TRIO_ETCD_WATCH_PURE=1 (`make test` does both).
 """
 
@@ -32,7 +32,7 @@ def groups(count: int) -> bytes:
 
 
 def check(*messages: bytes) -> None:
-    """Assert that they mean what protobuf says; which it refuses, depends on it."""
+    """Check that messages decode as in protobuf; which are malformed depends on it."""
     ours, theirs = outcome(*messages), expected(*messages)
     if SAME_PROTOBUF or not SPEEDUPS or None not in (ours, theirs):
         assert ours == theirs

@@ -1,4 +1,4 @@
-"""The documentation shows programs that are files, and that tests run."""
+"""The programs that the documentation shows are files, and tests run them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tests.unit.test_readme import functions, named_tests
 
 PAGES = {str(path.relative_to(DOCS)): path.read_text() for path in DOCS.rglob("*.md")}
 LANGUAGES = {"console", "ini", "nginx", "text", "toml", "yaml", "go"}
-"""Those of blocks whose text is on the page itself."""
+"""The languages of blocks whose text is on the page itself."""
 
 
 def included(text: str) -> set[str]:
-    """The files that a page includes."""
+    """Return the files that a page includes."""
     return set(re.findall(r"^```\{literalinclude\} (\S+)$", text, re.MULTILINE))
 
 
@@ -38,7 +38,7 @@ def test_each_program_is_run_by_a_test() -> None:
 
 
 def test_commands_are_run_by_a_test() -> None:
-    """But for those that `make docs-follow` runs."""
+    """Except for pages that `make docs-follow` runs."""
     tests = "".join(
         path.read_text() for path in (ROOT / "tests/etcd").glob("test_docs*.py")
     )
@@ -46,7 +46,7 @@ def test_commands_are_run_by_a_test() -> None:
         assert text.count("```console") == len(blocks(page, "console")), page
         commands = {each for each in typed(page) if not each.startswith(INSTALLS)}
         if commands:
-            # By its path, or by its name to a helper that knows the folder.
+            # By its path, or by its name for a helper that knows the folder.
             named = re.search(rf'"({page}|{Path(page).name})"', tests)
             assert named, page
 

@@ -1,4 +1,4 @@
-"""The pages that explain: each rule has a name, and each fault a test."""
+"""The explanation pages: each rule has a name, and each fault a test."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted([*DOCS.glob("explanation/*.md"), *DOCS.glob("*.md")])
 
 RULE = re.compile(r"^\| `([a-z_]+)` \| (.+) \| (.+) \|$", re.MULTILINE)
-"""A row of guarantees.md: the name of a rule, what it says, and what shows it."""
+"""A row of guarantees.md: the name of a rule, its text, and its tests."""
 
 
 def page(name: str) -> str:
-    """The text of a page of the explanation."""
+    """Return the text of an explanation page."""
     return (DOCS / "explanation" / name).read_text()
 
 
@@ -37,7 +37,7 @@ def test_each_rule_has_one_name_and_a_test() -> None:
 
 
 def test_a_rule_that_is_spoken_of_has_its_row() -> None:
-    """One that is explained, in bold, or cited, in brackets."""
+    """A rule that is explained, in bold, or cited, in brackets."""
     names = {name for name, _, _ in RULE.findall(page("guarantees.md"))}
     pages = {
         path.name: path.read_text()
@@ -55,14 +55,14 @@ def test_a_rule_that_is_spoken_of_has_its_row() -> None:
         ]
         if not name.startswith("test_")
     }
-    # What `Mirror.statistics()` has.
+    # Fields of `Mirror.statistics()`.
     fields = {("mirrors.md", "connected"), ("mirrors.md", "disconnected_since")}
     assert len(spoken_of) >= 25
     assert {name for _, name in spoken_of - fields} - names == set()
 
 
 def test_the_versions_are_those_of_the_readme() -> None:
-    """Which `test_matrix` compares with what is declared, pinned and tested."""
+    """Texts that `test_matrix` compares with what is declared, pinned and tested."""
     stability = (DOCS / "stability.md").read_text()
     rows = re.findall(
         r"^\| (?:[\w]+) \| (?:[\d.]+, )*[\d.]+.*\|$", stability, re.MULTILINE

@@ -15,7 +15,7 @@ COMMANDS = PAGES["command-line.md"]
 
 
 def entries() -> set[str]:
-    """What has an entry of its own, under its full name."""
+    """Return the full names of all entries."""
     found = set()
     for text in PAGES.values():
         module = ""
@@ -47,7 +47,7 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
 
 
 def rows() -> dict[str, str]:
-    """What the page says of each flag, by how it is written."""
+    """Return the text of the page for each flag, by its notation."""
     return dict(re.findall(r"^\| `(-.+?)` \| (.+) \|$", COMMANDS, re.MULTILINE))
 
 

@@ -1,4 +1,4 @@
-"""Troubleshooting has each line that the library may log, and each of its errors."""
+"""The page on troubleshooting has each log line, and each error of the library."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ PAGE = (ROOT / "docs/troubleshooting.md").read_text()
 MODULES = [
     module
     for module in sorted((ROOT / "trio_etcd_watch").rglob("*.py"))
-    # Generated, a user's server, and a program with output of its own.
+    # Generated code, a user's server, and a program with its own output.
     if not {"_pb", "testing", "_cli"} & set(module.parts)
 ]
 
 LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
 
 SPEAKERS = LEVELS | {"_tell", "_warn"}
-"""Methods that are given a line and its values; the latter hand it to `warning()`."""
+"""Methods that get a line and its values; the latter pass it to `warning()`."""
 
 OUTAGES = ("watch stream", "answer to a read")
-"""What `Outage` says is missing."""
+"""What is missing, according to the lines of `Outage`."""
 
 LEFT_OUT = {
     "a URL of member … is left out: …",
     "only the first … URLs of members are looked at",
 }
-"""Lines that other modules make up, for `_following` to log."""
+"""Lines that other modules return for `_following` to log."""
 
 
 def gaps(text: str) -> str:
-    """A line with "…" for what is filled in."""
+    """Return a line with "…" for each value in it."""
     return re.sub(r"%[.\d]*[sdgf]", "…", text)
 
 
 def joined(parts: Sequence[ast.expr]) -> str:
-    """An f-string with "…" for what is filled in."""
+    """Return an f-string with "…" for each value in it."""
     return "".join(
         str(part.value) if isinstance(part, ast.Constant) else "…" for part in parts
     )
 
 
 def texts(node: ast.expr) -> set[str]:
-    """What an expression may stand for as a line; none if it is no text of its own."""
+    """Return the lines that an expression may evaluate to; none without a text."""
     match node:
         case ast.Constant(str() as text):
             return {gaps(text)}
@@ -57,7 +57,7 @@ def texts(node: ast.expr) -> set[str]:
 
 
 def lines_of(module: Path) -> Iterator[str]:
-    """The lines that a module logs."""
+    """Yield the lines that a module logs."""
     tree = ast.parse(module.read_text())
     names = {
         target.id: texts(node.value)
@@ -77,12 +77,12 @@ def lines_of(module: Path) -> Iterator[str]:
                 if isinstance(given, ast.Name):
                     found = names.get(given.id, set())
                 yield from found
-                # What forwards the line of another is no line.
+                # A call that passes on another line has no line of its own.
                 assert found or ast.unparse(given) == "line", ast.unparse(node)
 
 
 def logged() -> set[str]:
-    """All lines that say something themselves."""
+    """Return all lines with words of their own."""
     lines = {line for module in MODULES for line in lines_of(module)}
     resumed = {f"{what} resumed after … tries in … s" for what in OUTAGES}
     bare = {"…: …", "…"}
@@ -96,7 +96,7 @@ def test_each_line_of_the_log_is_explained() -> None:
     lines = logged()
     assert len(lines) >= 15
     assert lines - headings == set()
-    # Those of `_srv`, which are reasons as well.
+    # Lines of `_srv`, which are also reasons.
     assert {line for line in headings - lines if not line.startswith("…")} == {
         "target … is outside …, and may be forged"
     }
@@ -106,7 +106,7 @@ def test_each_line_of_the_log_is_explained() -> None:
 
 
 def words() -> str:
-    """All texts in the sources, each with "…" for what is filled in."""
+    """Return all texts in the sources, each with "…" for the values in it."""
     found = []
     for module in MODULES:
         for node in ast.walk(ast.parse(module.read_text())):
@@ -119,7 +119,7 @@ def words() -> str:
 
 
 def test_reasons_are_the_librarys() -> None:
-    """In the first column; words of others are said to be such."""
+    """In the first column; texts of other programs are marked as such."""
     sources = words()
     reasons = [
         reason

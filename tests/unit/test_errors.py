@@ -1,4 +1,4 @@
-"""The public exceptions as values: they travel, and lose nothing on the way."""
+"""The public exceptions as values can be copied and pickled without loss."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ ERRORS = [
 
 
 def raised(error: Exception) -> Exception:
-    """Raised and caught; it comes with a traceback then."""
+    """Raise and catch an error, so that it has a traceback."""
     try:
         raise error
     except Exception as exc:
@@ -78,7 +78,7 @@ def test_the_list_is_whole() -> None:
 def test_copies(error: WatchError, copied: Callable[[Any], Any]) -> None:
     error.__dict__.pop("__notes__", None)
     raised(error).add_note("seen")
-    # A copy of a copy, raised in between.
+    # A copy of a copy, with a raise in between.
     twin = raised(copied(raised(copied(error))))
     assert type(twin) is type(error)
     assert (str(twin), repr(twin)) == (str(error), repr(error))

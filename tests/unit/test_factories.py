@@ -1,4 +1,4 @@
-"""Factories of values: what they fill in, and what they refuse."""
+"""Factories of values: their defaults, and what they refuse."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def test_a_put_on_another() -> None:
     assert event.prev_kv == before
     assert (event.kv.create_revision, event.kv.version) == (5, 2)
     assert put_event("a", mod_revision=7, prev_kv=event.kv).kv.version == 3
-    # A deletion of which nobody was told lies in between.
-    anew = put_event("a", mod_revision=9, create_revision=9, prev_kv=event.kv)
-    assert anew.kv.version == 1
+    # A deletion that this consumer did not get comes in between.
+    recreated = put_event("a", mod_revision=9, create_revision=9, prev_kv=event.kv)
+    assert recreated.kv.version == 1
     assert put_event("a", mod_revision=9, create_revision=2).kv.version == 2
 
 
@@ -80,7 +80,7 @@ def test_other_responses() -> None:
         watch_response(canceled=True, cancel_reason="because").raise_for_error()
     with pytest.raises(CompactedError) as info:
         watch_response(compact_revision=9).raise_for_error()
-    # As etcd says it.
+    # In etcd's words.
     assert info.value.response.canceled
     assert info.value.response.header.revision == 0
 
@@ -142,4 +142,4 @@ def test_what_no_server_sends(make: Callable[[], object], message: str) -> None:
 
 def test_keys_are_str_or_bytes() -> None:
     with pytest.raises(TypeError, match="key must be str or bytes"):
-        put_event(7, mod_revision=1)  # type: ignore[arg-type]  # told at run time
+        put_event(7, mod_revision=1)  # type: ignore[arg-type]  # checked at run time

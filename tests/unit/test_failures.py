@@ -1,4 +1,4 @@
-"""What each error of the library means to whoever runs the program."""
+"""What each error of the library means to the user of the command line."""
 
 from __future__ import annotations
 

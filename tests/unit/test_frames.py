@@ -1,4 +1,4 @@
-"""The DATA path against h2's own, and against what the RFC says."""
+"""The DATA path, compared with h2 and with the RFC."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Messages = dict[int, list[bytes | Oversized]]
 
 
 def client(streams: int) -> h2.connection.H2Connection:
-    """h2's client, with so many requests sent: streams 1, 3, 5, …"""
+    """Return h2's client with this many requests sent, on streams 1, 3, 5, …"""
     connection = h2.connection.H2Connection()
     connection.local_settings = h2.settings.Settings(
         client=True,
@@ -61,7 +61,7 @@ def client(streams: int) -> h2.connection.H2Connection:
 
 
 def plain(reads: list[bytes], streams: int) -> Messages:
-    """What h2 alone makes of the bytes, cut where gRPC says: the oracle."""
+    """Return the oracle: the messages that h2 alone gets from these bytes."""
     connection = client(streams)
     data: dict[int, bytes] = {1 + 2 * i: b"" for i in range(streams)}
     for read in reads:
@@ -79,7 +79,7 @@ def plain(reads: list[bytes], streams: int) -> Messages:
 
 
 def fast(reads: list[bytes], streams: int) -> tuple[Messages, list[bytes]]:
-    """What `FrameReader` makes of them, and the frames that it left to h2."""
+    """Return the messages of `FrameReader`, and the frames that it passes to h2."""
     connection = client(streams)
     frames = FrameReader()
     inbounds = {1 + 2 * i: Inbound(MAX_MESSAGE) for i in range(streams)}
@@ -96,7 +96,7 @@ def fast(reads: list[bytes], streams: int) -> tuple[Messages, list[bytes]]:
     return {id_: inbound.messages for id_, inbound in inbounds.items()}, for_h2
 
 
-# Sizes around what fits a frame, and around nothing.
+# Sizes near the size of a frame, and near zero.
 SIZES = st.one_of(
     st.integers(0, 40),
     st.integers(MAX_FRAME_SIZE - 12, MAX_FRAME_SIZE + 12),
@@ -115,7 +115,7 @@ BETWEEN = st.sampled_from(
 
 @st.composite
 def responses(draw: st.DrawFn) -> tuple[bytes, int]:
-    """The bytes of a server that answers some streams, and how many."""
+    """Draw the bytes of a server that answers some streams, and their number."""
     encoder = hpack.Encoder()
     waiting: dict[int, list[bytes | None]] = {}
     for i in range(draw(st.integers(1, 3))):
@@ -162,7 +162,7 @@ def responses(draw: st.DrawFn) -> tuple[bytes, int]:
 
 @st.composite
 def cuts(draw: st.DrawFn, data: bytes) -> list[bytes]:
-    """The data in pieces, cut anywhere."""
+    """Draw the data in pieces, split at random."""
     size = draw(st.sampled_from([0, 0, 1, 13, 4096, 65_536]))
     if size == 1:
         size = max(1, len(data) // 5000)
@@ -180,9 +180,9 @@ def test_same_messages_as_h2(source: st.DataObject) -> None:
     reads = source.draw(cuts(data))
     messages, for_h2 = fast(reads, streams)
     assert messages == plain(reads, streams)
-    # h2 gets of DATA only that it ended.
-    left = [frame for frame in for_h2 if frame[3] == 0]
-    assert all(frame[:5] == b"\0\0\0\0\1" for frame in left)
+    # Of DATA, h2 only gets the end of streams.
+    passed_on = [frame for frame in for_h2 if frame[3] == 0]
+    assert all(frame[:5] == b"\0\0\0\0\1" for frame in passed_on)
 
 
 @pytest.mark.parametrize("size", [1, 2, 9, 10, 13, 14, 15, 100])
@@ -200,7 +200,7 @@ def test_reads_of_one_size(size: int) -> None:
 
 
 def reader(limit: int = MAX_MESSAGE) -> tuple[FrameReader, Inbound]:
-    """One that has seen SETTINGS, and takes the DATA of stream 1."""
+    """Return a reader that has received SETTINGS, and the messages of stream 1."""
     frames, inbound = FrameReader(), Inbound(limit)
     assert list(frames.receive(SETTINGS)) == [SETTINGS]
     frames.open(1, inbound)
@@ -241,17 +241,17 @@ def test_stream_closed_between_two_frames_of_one_read() -> None:
     frames, inbound = reader()
     ping = wire.PingFrame(0, b"12345678").serialize()
     data = data_frame(1, grpc_message(b"a"))
-    left = []
+    passed_on = []
     for frame in frames.receive(data + ping + data):
-        left.append(frame)
+        passed_on.append(frame)
         frames.close(1)
-    assert left == [ping, data]
+    assert passed_on == [ping, data]
     assert inbound.messages == [b"a"]
 
 
 def test_a_frame_that_looks_like_one_message_and_begins_within_a_prefix() -> None:
-    # All but the first byte of a prefix, its message of eight bytes, and another: a
-    # whole message of 0x800 bytes, were they read on their own.
+    # All but the first byte of a prefix, its message of eight bytes, and another: read
+    # on their own, they would be a whole message of 0x800 bytes.
     one, two = bytes(8), bytes(0x805 - 12 - 5)
     rest = (grpc_message(one) + grpc_message(two))[1:]
     assert int.from_bytes(rest[1:5]) == len(rest) - 5
@@ -271,7 +271,7 @@ def test_end_stream_on_data() -> None:
 @pytest.mark.parametrize("end", [True, False])
 def test_padding_is_no_part_of_a_message(pad: int, end: bool) -> None:
     frames, inbound = reader()
-    # The prefix is split too, and looks like padding.
+    # The prefix is split too, and resembles padding.
     parts = pieces(grpc_message(b"\0" * 40), 3)
     for part in parts[:-1]:
         assert list(frames.receive(data_frame(1, part, pad=pad))) == []
@@ -321,8 +321,8 @@ def test_data_within_a_header_block_is_left_to_h2(kind: str) -> None:
 
 
 def test_header_block_is_bounded() -> None:
-    # hpack's price of an endless integer is the square of its length: a minute for the
-    # 1 MiB that h2 would join.
+    # hpack's time for an endless integer grows with the square of its length: a minute
+    # for the 1 MiB that h2 would join.
     frames, _ = reader()
     first, *rest = header_frames(3, b"\x7f" + b"\xff" * 300_000)
     for frame in (first, *rest[:2]):
@@ -345,7 +345,7 @@ def test_reserved_bit_of_the_stream_id_is_ignored() -> None:
     assert inbound.messages == [b"a"]
 
 
-# The first bytes
+# The first bytes of a connection
 
 
 @pytest.mark.parametrize(
@@ -383,19 +383,21 @@ def test_first_frame_is_settings(cut: int) -> None:
     frames = FrameReader()
     first = wire.SettingsFrame(0, {3: 100, 5: 16_384}).serialize()
     assert not frames.started
-    left = [frame for piece in pieces(first, cut) for frame in frames.receive(piece)]
-    assert left == [first]
+    passed_on = [
+        frame for piece in pieces(first, cut) for frame in frames.receive(piece)
+    ]
+    assert passed_on == [first]
     assert frames.started
 
 
 # Flow control
 
-# Begins a message of 4 GiB, which is skipped: cheap to receive in any number.
+# Begins a message of 4 GiB, which is skipped, so it is cheap to receive many times.
 FULL = b"\0" + b"\xff" * (MAX_FRAME_SIZE - 1)
 
 
 def increments(frames: bytes) -> dict[int, int]:
-    """The windows that these frames open, by stream."""
+    """Return the increments of windows in these frames, by stream."""
     opened = {}
     while frames:
         assert frames[:5] == b"\0\0\4\x08\0"
@@ -415,7 +417,7 @@ def test_windows_get_back_what_was_consumed(source: st.DataObject) -> None:
     sent = {0: 0, 1: 0, 3: 0}
     given_back = {0: 0, 1: 0, 3: 0}
     steps: dict[int, list[int]] = {0: [], 1: [], 3: []}
-    # The sizes are drawn, but not so many: 20 MB in all.
+    # The sizes are drawn, but not their number: 20 MB in all.
     kinds = [
         (source.draw(st.sampled_from([1, 3])), size, pad)
         for size, pad in source.draw(
@@ -442,7 +444,7 @@ def test_windows_get_back_what_was_consumed(source: st.DataObject) -> None:
         for stream_id, step in increments(frames.window_updates()).items():
             given_back[stream_id] += step
             steps[stream_id].append(step)
-            # All of it, at once.
+            # Everything, in one update.
             assert given_back[stream_id] == sent[stream_id]
         first.messages.clear()
         second.messages.clear()
@@ -490,7 +492,7 @@ def test_more_data_than_the_connections_window() -> None:
         frames.window_updates()
 
 
-# What must not cost its square
+# What must not take quadratic time
 
 
 def test_data_of_a_stream_that_we_closed_is_dropped() -> None:
@@ -500,7 +502,7 @@ def test_data_of_a_stream_that_we_closed_is_dropped() -> None:
         frames.expect(stream_id)
     frames.open(1, inbound)
     frames.close(1)
-    # Closed before its response has begun.
+    # The stream is closed before its response has begun.
     frames.close(3)
     payload = grpc_message(bytes(10_000))
     late = [data_frame(1, payload), data_frame(3, payload, pad=7, end=True)]
@@ -509,7 +511,7 @@ def test_data_of_a_stream_that_we_closed_is_dropped() -> None:
         assert list(frames.receive(b"".join(late))) == []
         updates = frames.window_updates()
         if updates:
-            # Of the connection alone.
+            # Only the window of the connection is opened.
             assert updates[:9] == raw_frame(8, 0, 0, bytes(4))[:9]
             given_back += int.from_bytes(updates[9:])
     assert inbound.messages == []
@@ -525,7 +527,7 @@ def test_data_of_a_stream_that_is_not_closed_goes_to_h2(stream_id: int) -> None:
     for ours in (1, 3, 5):
         frames.expect(ours)
     frames.close(1)
-    # 5 waits for its response; the others were never ours.
+    # Stream 5 has no response yet; the other streams do not exist.
     frame = data_frame(stream_id or 1, b"a")
     if not stream_id:
         frame = raw_frame(0, 0, 0, b"a")

@@ -1,4 +1,4 @@
-"""What comes from outside stays one line of the log."""
+"""Text from outside stays on one line of the log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trio_etcd_watch._log import MAX_LENGTH, printable
         ("Grüße, 你好", "Grüße, 你好"),
         ("two\nlines\r\n", r"two\nlines\r\n"),
         ("\x1b[2J\0\x7f\x85", r"\x1b[2J\x00\x7f\x85"),
-        # A line end and an override of Unicode's, and half a surrogate pair.
+        # A line separator, an override of direction, and half a surrogate pair.
         ("\u2028\u202e\udc80", r"\u2028\u202e\udc80"),
         (StopIteration("of\ta type"), r"of\ta type"),
         ("x" * MAX_LENGTH, "x" * MAX_LENGTH),

@@ -1,4 +1,4 @@
-"""What README says that this runs on is what is declared, pinned and tested."""
+"""The table of versions in README equals what is declared, pinned and tested."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 DEBIANS = "3.4.23"
-"""The etcd of Debian's etcd-server, which .ci/run installs."""
+"""The etcd in Debian's etcd-server, which .ci/run installs."""
 
 
 MATRIX = section("What it runs on")
 
 
 def row(name: str) -> str:
-    """What the matrix says of one of its rows."""
+    """Return the text of a row of the table."""
     (versions,) = re.findall(rf"^\| {name} \| (.*) \|$", MATRIX, re.MULTILINE)
     return str(versions)
 
@@ -32,7 +32,7 @@ def numbers(text: str) -> list[str]:
 
 
 def requirement(name: str, requirements: list[str]) -> tuple[list[str], list[str]]:
-    """The lower, or exact, and the upper bounds of a requirement."""
+    """Return the lower, or exact, and the upper bounds of a requirement."""
     (bounds,) = [
         r.removeprefix(name) for r in requirements if re.match(rf"{name}\b", r)
     ]

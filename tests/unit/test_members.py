@@ -22,7 +22,7 @@ def usable(
     secure: bool = False,
     given: list[Endpoint] | None = None,
 ) -> tuple[list[str], list[str]]:
-    """The authorities that are used, and the lines about the others."""
+    """Return the authorities that are used, and the log lines about the others."""
     members = [pb.Member(ID=10, name="m", clientURLs=urls)]
     endpoints, left_out = usable_members(
         members, teller=teller, secure=secure, given=given or []

@@ -1,4 +1,4 @@
-"""Messages from the DATA of one stream, however it is cut."""
+"""Messages from the DATA of one stream, however it is split."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trio_etcd_watch._grpc.messages import MAX_FRAME_SIZE, Inbound, Oversized
 from trio_etcd_watch._grpc.status import StreamLost
 
 WHOSE = bytes([0, 0, 0, 0, 1])
-"""Of frames without flags, of stream 1."""
+"""The beginning of frames on stream 1 without flags."""
 
 
 def received(inbound: Inbound, data: bytes, size: int) -> list[bytes | Oversized]:
@@ -59,11 +59,11 @@ def test_compressed_message(flag: int, cut: int) -> None:
     assert inbound.messages == []
 
 
-# Frames that go on with a message
+# Frames that continue a message
 
 
 def begun(message: bytes, first: int) -> Inbound:
-    """One to which so many bytes of a message have come."""
+    """Return an Inbound that has received the first bytes of a message."""
     inbound = Inbound(2**20)
     inbound.receive(grpc_message(message)[: 5 + first])
     return inbound
@@ -87,7 +87,7 @@ def test_the_rest_of_a_message_in_frames(
         rest = buffer[end:]
         assert inbound.missing + inbound.consumed == len(message)
     assert inbound.messages == [message]
-    # Frames without DATA, after the last of it.
+    # Empty frames after the last data.
     assert rest.strip(b"\0\1") == b""
 
 

@@ -1,4 +1,4 @@
-"""What HTTP/2 cannot carry is refused."""
+"""Metadata that HTTP/2 cannot carry is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is told of failures: few lines, whatever the peer does."""
+"""The log lines about failures are few, whatever the peer does."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_begin_and_end_have_one_level(
         "watch stream resumed after 3 tries in 4.0 s",
     ]
     assert {record.levelname for record in caplog.records} == {"WARNING"}
-    # The next begins anew.
+    # The next outage is logged from its beginning.
     outage.failed(9.0, "refused", 0.1)
     assert len(lines()) == 4
 
@@ -67,7 +67,7 @@ def test_a_peer_that_lives_just_long_enough(lines: Callable[[], list[str]]) -> N
             outage.ended(now + 3)
         now += 4
     assert 60 <= len(lines()) <= 100
-    # Whatever is told to begin is told to end, and the other way round.
+    # Each outage that is logged as begun is logged as ended, and vice versa.
     began = [line for line in lines() if line.startswith("no watch stream: ")]
     assert len(lines()) == 2 * len(began)
 

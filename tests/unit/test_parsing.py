@@ -1,4 +1,4 @@
-"""What no parser takes is one error, whichever of protobuf's implementations is there."""
+"""Unparsable messages raise one error, with each implementation of protobuf."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[2]
 
 IMPLEMENTATIONS = ["upb", "python"]
 
-# Fields of text with a byte that is no UTF-8: a token, a reason, a name, a URL. The
-# others are cut, or end a group that has not begun.
+# Text fields with a byte that is not UTF-8: a token, a reason, a name, a URL. The
+# others are truncated, or end a group that has not begun.
 BROKEN = [
     ("AuthenticateResponse", b"\x12\x01\xff"),
     ("AuthenticateResponse", b"\x12\x7f"),
@@ -33,7 +33,7 @@ BROKEN = [
 
 
 def run(program: str, implementation: str) -> None:
-    """Run a program on one implementation, and on ours in Python."""
+    """Run a program on one implementation of protobuf, with our decoder in Python."""
     runtime = {
         "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": implementation,
         "TRIO_ETCD_WATCH_PURE": "1",
@@ -145,7 +145,7 @@ def test_what_is_parsed_is_returned() -> None:
 
 
 def test_a_range_has_no_text() -> None:
-    """Who parses one need not reckon with text that is no UTF-8 (`_stream`)."""
+    """Callers of the parser need not expect text that is not UTF-8 (`_stream`)."""
     file = FileDescriptorProto.FromString(pb.DESCRIPTOR.serialized_pb)
     fields = {message.name: message.field for message in file.message_type}
 

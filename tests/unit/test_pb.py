@@ -1,4 +1,4 @@
-"""The generated messages: up to date, etcd's on the wire, and nobody's rival."""
+"""The generated messages are up to date, compatible with etcd, and in no one's way."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def test_generated_code_is_current(tmp_path: Path) -> None:
 
 
 def wire_format(message: Descriptor) -> Iterator[tuple[str, tuple[object, ...]]]:
-    """All that decides a message's bytes: its fields, and its enums' values.
+    """Yield what determines a message's bytes: its fields, and its enums' values.
 
-    Names of types are given without their package, which is where we differ.
+    Names of types have no package, because ours differs from etcd's.
     """
     file = FileDescriptorProto.FromString(message.file.serialized_pb)
     proto = next(found for found in file.message_type if found.name == message.name)
@@ -66,7 +66,7 @@ def test_wire_format_is_etcds(name: str) -> None:
         assert (part, ours) == (part, theirs[part])
 
 
-# etcd3's generated code is of 2019, and loads in protobuf's Python runtime alone.
+# etcd3's generated code is from 2019, and works only with protobuf's Python runtime.
 @pytest.mark.parametrize(("other", "runtime"), [("aetcd", "upb"), ("etcd3", "python")])
 @pytest.mark.parametrize("first", ["ours", "theirs"])
 def test_imports_beside_other_clients(other: str, runtime: str, first: str) -> None:

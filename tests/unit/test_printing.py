@@ -1,4 +1,4 @@
-"""What the command line prints of values."""
+"""The output of the command line for values."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_colours() -> None:
 
 def test_a_terminal_is_given_no_commands() -> None:
     printed = Human(terminal=True).response(response(put(ODD, ODD)))
-    # Nor a character that turns the direction of writing.
+    # Neither is a character that changes the direction of writing printed.
     assert printed == b"PUT\n" + 2 * b"\\xff\\n\\x1b[2J\\u202e\n"
     assert escaped("käse 🧀".encode()) == "käse 🧀".encode()
 

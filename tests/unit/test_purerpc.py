@@ -1,4 +1,4 @@
-"""Channels of purerpc are known by what they are, without importing it."""
+"""Channels of purerpc are recognized by their attributes, without importing it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CONTEXT = ssl.create_default_context()
 
 
 class Channel:
-    """As purerpc 0.8 has it; the real one is tried in an environment of its own."""
+    """Like that of purerpc 0.8; the real one is tested in an environment of its own."""
 
     def __init__(self, **attributes: object) -> None:
         vars(self).update(attributes)

@@ -1,4 +1,4 @@
-"""README is short, and what it links to is there; and how texts name tests."""
+"""README is short, its links have targets, and texts name existing tests."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ README = (ROOT / "README.md").read_text()
 
 
 def section(title: str) -> str:
-    """The text of one section of README."""
+    """Return the text of one section of README."""
     _, _, rest = README.partition(f"\n## {title}\n")
     return rest.partition("\n## ")[0]
 
 
 def named_tests(text: str) -> list[str]:
-    """The tests that a text names."""
+    """Return the tests that a text names."""
     return re.findall(r"`(?:[\w/.]+::)?(test_\w+)`", text)
 
 
 def rows_of_tests(text: str) -> list[str]:
-    """The rows of a section's tables of three columns; the third names tests."""
+    """Return a section's table rows of three columns; the third one names tests."""
     lines = [line for line in text.splitlines() if line.count(" | ") == 2]
     assert lines[0].endswith("| tests |")
     return [line for line in lines if not line.endswith("| tests |")]
 
 
 def functions() -> set[str]:
-    """The names of all tests, methods included."""
+    """Return the names of all tests, including methods."""
     trees = [
         ast.parse(file.read_text()) for file in (ROOT / "tests").rglob("test_*.py")
     ]

@@ -1,4 +1,4 @@
-"""The checks of `robustness`: each catches what it is for, and passes what is right."""
+"""Each check of `robustness` finds its kind of violation, and passes what is right."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from tests.support.robustness import (
 
 
 def change(type_: str, key: bytes, revision: int, value: bytes = b"") -> Event:
-    """As `History` takes it: what etcd says of the key, without prev_kv."""
+    """Return a change for `History`: the event of etcd without prev_kv."""
     return Event(type_, KeyValue(key, value, 0, revision, 0), None, is_create=False)
 
 
 def history(*changes: Event, compacted: int = 0) -> History:
-    """The history of these changes, with the fields that etcd would fill in."""
+    """Return the history of these changes, with the fields that etcd computes."""
     filled = History(changes).events
     return History(
         (e._replace(prev_kv=None, is_create=False) for e in filled), compacted
@@ -76,7 +76,7 @@ def progress(revision: int) -> Response:
 
 
 def right() -> Record:
-    """Two sessions of all kinds of responses; nothing is wrong with them."""
+    """Return two sessions with all kinds of responses, and no violations."""
     a7, b7 = events(7)
     first = [response(2, 3), progress(3), response(4), progress(5)]
     second = [one(events(6)[0], 7), one(a7, 7), one(b7, 8), response(8)]
@@ -101,7 +101,7 @@ def test_nothing_is_wrong_with_a_watch_that_got_nothing() -> None:
     assert violations(Record("not even created", REQUEST), TRUTH) == []
 
 
-# Each makes one fault, and names the checks that are to see it, and no others.
+# Each makes one error, and names exactly the checks that must find it.
 
 Doctor = Callable[[Record], None]
 FAULTS: list[tuple[set[str], Doctor]] = []
@@ -124,13 +124,13 @@ def doctored(
 
 @caught_by("filter")
 def key_out_of_range(record: Record) -> None:
-    # The other checks judge by the request, too.
+    # The other checks also use the request.
     record.request = replace(REQUEST, key=b"b")
 
 
 @caught_by("filter", "reliable")
 def event_of_another_key(record: Record) -> None:
-    # In the place of a progress notification, so that nothing is missing.
+    # In place of a progress notification, so that nothing is missing.
     stray = TRUTH.matching(Request(b"c"))[0]
     stray = stray._replace(prev_kv=None)
     doctored(record, 3, lambda _: Response(Kind.EVENTS, (stray,), 5, 6))
@@ -256,7 +256,7 @@ def bookmark_before_the_start(record: Record) -> None:
 
 @caught_by("resumable", "reliable")
 def bookmark_too_far_after_leaving(record: Record) -> None:
-    # What events() had not handed over yet is lost.
+    # What events() had not delivered yet is lost.
     session = record.sessions[1]
     session.responses = session.responses[:2]
     session.bookmark = 9
@@ -350,7 +350,7 @@ def test_a_doctored_record_is_caught(checks: set[str], doctor: Doctor) -> None:
     doctor(record)
     found = names(record)
     if checks == {"filter"}:
-        # With another request, the others miss what that one asks for.
+        # With another request, other checks miss events that it asks for.
         assert "filter" in found
     else:
         assert found == checks
@@ -398,7 +398,7 @@ def test_compaction_leaves_a_gap_and_no_prev_kv() -> None:
         ],
     )
     assert violations(record, compacted) == []
-    # Only up to the compaction; and nobody who was further may fail.
+    # Only up to the compaction, and no watch that was past it may fail.
     assert "resumable" in names(record, TRUTH)
     record.sessions[0].bookmark = 6
     assert "resumable" in names(record, compacted)
@@ -421,7 +421,7 @@ def test_ranges(key: bytes, start: bytes, end: bytes, inside: bool) -> None:
 
 
 def with_gap(*left_out: int, compacted: int) -> Record:
-    """One session, and by every response history was compacted up to there."""
+    """Return one session; each response comes after a compaction at `compacted`."""
     responses = [
         response(revision)._replace(compacted=compacted)
         for revision in (2, 3, 4, 6, 7, 8)
@@ -435,13 +435,13 @@ def with_gap(*left_out: int, compacted: int) -> Record:
     [
         ([], 9, False),
         ([2, 3], 4, True),
-        # From the compacted ones on, etcd may leave out more.
+        # After compacted events, etcd may skip later ones, too.
         ([3, 4, 6], 4, True),
-        # The revision of the compaction is there.
+        # The event at the revision of the compaction was delivered.
         ([4, 6], 4, False),
         ([2, 7], 4, False),
         ([2, 7], 8, True),
-        # Nothing was handed over after it.
+        # Nothing was delivered after it.
         ([8], 9, False),
     ],
 )

@@ -1,4 +1,4 @@
-"""Whose turn it is."""
+"""The order in which endpoints are tried."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_with_members_those_that_failed_come_last() -> None:
 
 
 def test_who_worked_has_its_turn_before_members_that_were_never_tried() -> None:
-    """Members may announce addresses that are reached from inside alone."""
+    """Members may announce addresses that can be reached only from inside."""
     rotation = Rotation([A])
     for _ in range(3):
         assert rotation.take() == A
@@ -252,7 +252,7 @@ def test_a_target_that_is_a_member_too_has_its_turn_as_a_target() -> None:
     rotation.worked(C)
     rotation.join([C, D, F])
     rotation.lost(C, LASTING + 1)
-    # As one, and before F, that is nothing but a member; then it is none any more.
+    # It counts as a member, and before F, which is only that; then it is none any more.
     assert turns(rotation, 1) == [D]
     rotation.join([F])
     assert turns(rotation, 3) == [E, NAME, F]
@@ -319,7 +319,7 @@ def test_where_each_is_from() -> None:
 
 
 class RotationMachine(RuleBasedStateMachine):
-    """Whatever happens: each has its turn, and nothing that is gone is held."""
+    """Each endpoint has its turn, and removed ones are forgotten, whatever happens."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -365,7 +365,7 @@ class RotationMachine(RuleBasedStateMachine):
         assert len(self.rotation._waiting) <= 12
 
     def teardown(self) -> None:
-        # A round from now on has them all, and ends.
+        # A round that begins now tries each of them, and ends.
         seen: set[Endpoint | SrvName] = set()
         for _ in range(40):
             seen.add(self.rotation.take())

@@ -1,4 +1,4 @@
-"""Each rule has one name: the documentation lists it, the code, a model and a mutation cite it."""
+"""Each rule has one name, which the docs, the code, a model and a mutation cite."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MODELS = (
     "mirror_scenarios",
     "proof_scenarios",
 )
-"""What asserts the rules, and fails where one is broken."""
+"""The modules that assert the rules, and fail where one is broken."""
 MUTATIONS = (
     *mutations.MUTATIONS,
     *replica_mutations.MUTATIONS,
@@ -38,7 +38,7 @@ def names_in(table: str) -> list[str]:
 
 
 NAMES = names_in(PAGE)
-"""Of all guarantees and rules."""
+"""The names of all guarantees and rules."""
 RULES = [
     "exact_start",
     *names_in(section("How a watch resumes")),
@@ -46,7 +46,7 @@ RULES = [
     *names_in(section("What a mirror gives you")),
     *names_in(section("How a mirror is kept right")),
 ]
-"""Those that sans-IO code and the models carry."""
+"""The rules that sans-IO code and the models must cite."""
 
 
 def words(paths: Iterable[Path]) -> set[str]:

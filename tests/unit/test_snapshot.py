@@ -1,4 +1,4 @@
-"""The paged read by itself: what it asks for, and what it makes of the answers."""
+"""The requests of the paged read, and its results from the replies."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ FUTURE = Status(
 
 
 class Server:
-    """Answers Range as etcd does: from what is put here, one key a revision."""
+    """Answers Range as etcd does, with the keys put here, one at each revision."""
 
     def __init__(self, count: int, size: int = 1) -> None:
         self.keys: dict[bytes, pb.KeyValue] = {}
@@ -166,7 +166,7 @@ def test_a_revision_that_is_none(revision: int) -> None:
 
 
 def limited(server: Server, size: int) -> Callable[[bytes], Reply]:
-    """The server as seen by a client with such a max_message_size."""
+    """Return the server as seen by a client with this max_message_size."""
 
     def answer(request: bytes) -> Reply:
         reply = server(request)
@@ -362,5 +362,5 @@ async def test_each_page_is_asked_for_in_turn() -> None:
     await read_pages(ask, read)
     assert list(read.data) == sorted(server.keys)
     assert len(server.asked) == 2
-    # A page is put there while the next is made up, and the last one when it comes.
+    # Each page is put while the next one is prepared, and the last one when it comes.
     assert had == [0, 0, 0, 10]

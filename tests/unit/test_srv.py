@@ -46,7 +46,7 @@ def test_weights_over_many_draws() -> None:
     firsts = Counter(order[0] for order in orders)
     for target, weight in weights.items():
         assert_within_3_sigma(firsts[target], weight / 100)
-    # The second is drawn among those that are left, by their weights.
+    # The second is drawn among the remaining ones, by their weights.
     seconds = Counter(order[1] for order in orders if order[0] == "d")
     for target in "abce":
         assert_within_3_sigma(seconds[target], weights[target] / 40, firsts["d"])
@@ -131,7 +131,7 @@ def test_a_target_outside_the_domain(target: str, tls: bool) -> None:
     endpoints, left_out = usable_targets(NAME, [forged, good], tls=tls, trusts=False)
     assert [endpoint.host for endpoint in endpoints] == [good.target]
     assert len(left_out) == 1
-    # The user says whom to trust.
+    # The user says which name to trust.
     named = SrvName("example.com", server_name="etcd.example.org")
     assert len(usable(forged, name=named, tls=tls)) == 1
     assert len(usable(forged, trusts=True, tls=tls)) == 1
@@ -151,7 +151,7 @@ def test_a_target_without_a_port() -> None:
 def test_the_root_says_that_there_is_none() -> None:
     with pytest.raises(NoRecords, match="no such service"):
         usable(record(""))
-    # RFC 2782 has it alone; beside others it is no host.
+    # RFC 2782: it has a meaning only on its own; beside others it is not a host.
     assert len(usable(record(""), record())) == 1
 
 

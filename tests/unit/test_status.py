@@ -1,4 +1,4 @@
-"""gRPC's status codes, and how a status reads in a log."""
+"""gRPC's status codes, and the text of a status in a log."""
 
 from __future__ import annotations
 

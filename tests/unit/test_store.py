@@ -1,4 +1,4 @@
-"""What the keys of a scripted etcd tell; the rest is compared with real ones."""
+"""The keys of a scripted etcd; other tests compare it with real ones."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_pages_and_counts() -> None:
     assert not read(store, limit=2).more
     count = read(store, count_only=True)
     assert (list(count.kvs), count.count) == ([], 2)
-    # Counted also where they are left out.
+    # The count includes keys that are left out.
     newest = read(store, min_mod_revision=4)
     assert ([kv.key for kv in newest.kvs], newest.count) == ([b"c"], 2)
     (keys_only, _) = read(store, keys_only=True).kvs

@@ -1,4 +1,4 @@
-"""What a user gets: values, which own what they hold and nothing else."""
+"""The values that users get own what they hold, and nothing else."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ PUT = pb.Event(
 )
 DELETE = pb.Event(type=pb.Event.DELETE, kv=pb.KeyValue(key=b"k", mod_revision=9))
 UNKNOWN = pb.Event()
-UNKNOWN.type = -7  # type: ignore[assignment]  # of a server that is newer than us
+UNKNOWN.type = -7  # type: ignore[assignment]  # of a newer server
 
 
 def whole_response() -> WatchResponse:
-    """One with every field set."""
+    """Return a response with every field set."""
     return response_of(
         pb.WatchResponse(
             header=pb.ResponseHeader(
@@ -200,7 +200,7 @@ def test_keys_of_other_messages() -> None:
 
 @pytest.mark.parametrize("what", ["values", "watches"])
 def test_what_is_kept(what: str) -> None:
-    """Of 200 responses of 1 MB: a value of 1 kB each, or nothing in a drained watch."""
+    """After 200 responses of 1 MB, only a value of 1 kB of each is kept, or nothing."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.keeping", what],
         check=True,
@@ -211,5 +211,5 @@ def test_what_is_kept(what: str) -> None:
     kept = json.loads(done.stdout)
     limit = {"values": 1e6, "watches": 2e6}[what]
     assert kept["traced"] <= limit
-    # That of the allocator's pools, which are not given back, is not ours.
+    # The pools of the allocator are not returned, and do not count.
     assert kept["resident"] <= limit + 1e6

@@ -1,4 +1,4 @@
-"""What the server's words mean: the table, row by row."""
+"""The table of verdicts, row by row."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_every_row_says_where_it_is_from(row: object) -> None:
 @pytest.mark.parametrize("call", ALL)
 def test_what_passes_is_final_for_nobody(call: Call) -> None:
     if call is Call.CREATION:
-        # All that is not about a token is the server's refusal of this watch.
+        # Everything that is not about a token is the server's refusal of this watch.
         return
     for code in (
         StatusCode.UNAVAILABLE,
@@ -167,7 +167,7 @@ def test_what_passes_is_final_for_nobody(call: Call) -> None:
         StatusCode.INTERNAL,
     ):
         if (call, code) == (Call.MEMBERS, StatusCode.UNIMPLEMENTED):
-            # Who has no list of members need not be asked again at once.
+            # A server without a list of members need not be asked again at once.
             continue
         verdict = verdict_on(call, Status(code, "etcdserver: who knows"))
         assert verdict in (Verdict.RETRY, Verdict.ELSEWHERE)

@@ -1,4 +1,4 @@
-"""Look-ups of a name, at a real name server on loopback."""
+"""Lookups of a name at a real name server on loopback."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trio_etcd_watch._endpoints import Endpoint
 from trio_etcd_watch._grpc.status import StreamLost
 
 
-class Looks:
+class Lookups:
     """A discovery, and the name server that it asks."""
 
     def __init__(self, server: NameServer, channel: Channel) -> None:
@@ -38,11 +38,11 @@ class Looks:
 
 
 @asynccontextmanager
-async def looks(
+async def open_lookups(
     monkeypatch: pytest.MonkeyPatch,
     *endpoints: str,
     name: str = "etcd+srv://example.com",
-    **arguments: Any,  # noqa: ANN401  # a channel's
-) -> AsyncGenerator[Looks]:
+    **arguments: Any,  # noqa: ANN401  # the arguments of a Channel
+) -> AsyncGenerator[Lookups]:
     async with limit_in_real_time(), open_nameserver(monkeypatch) as server:
-        yield Looks(server, Channel(*endpoints, name, **arguments))
+        yield Lookups(server, Channel(*endpoints, name, **arguments))
