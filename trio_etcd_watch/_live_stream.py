@@ -8,7 +8,11 @@ delivers into the memory channels of the watches. It waits for nothing but its c
 so takes one read a turn of Trio's loop; as the reader brings one a turn, no more than two
 wait. What the watches hold is bounded by parking, in the session.
 
-@MEASURED@
+Measured beside a callback of the reader, in interleaved rounds on a busy machine, medians
+of ratios: the receive task costs 2 to 8 % of client CPU an event at 1, 10 and 500 events a
+response, which is within the noise of 5 %, and 4 to 9 % of the time from a put to its event
+(p50). A dispatcher of its own, one hop more, costs 5 to 12 % and 9 to 22 %: so what the
+session delivers is dispatched in the same step, which also leaves nothing in between.
 
 Beside them the send task sends what the session asks for, and others watch the time: that
 replies come, that the stream lasts. `_stream` says what follows its end.

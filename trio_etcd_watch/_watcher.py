@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, final
 
 import trio
@@ -30,11 +31,9 @@ from ._snapshot import PagedRead, Range, put_key_values, read_pages, snapshot_of
 from ._statistics import WatcherStatistics
 from ._stream import WatchStream
 from ._subscription import State, Subscription
-from ._watch import Watch
+from ._watch import Watch, WatchManager
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from ._grpc.metadata import Metadata
 
 _StreamKey: TypeAlias = "tuple[Metadata, bool]"
@@ -135,7 +134,7 @@ class Watcher:
             max_buffered_bytes=max_buffered_bytes,
         )
         stream_key = (metadata_pairs(metadata), bool(require_leader))
-        return _WatchManager(self, spec, stream_key)
+        return WatchManager(partial(self._open, spec, stream_key))
 
     async def snapshot(
         self,
@@ -242,7 +241,7 @@ class Watcher:
 
         def open_watch(start_revision: int) -> AbstractAsyncContextManager[Watch]:
             spec = mirror_spec(keys.key, keys.range_end, start_revision)
-            return _WatchManager(self, spec, (pairs, False))
+            return WatchManager(partial(self._open, spec, (pairs, False)))
 
         return open_mirror(Follower(keys, reads, open_watch, self._totals.lines))
 
@@ -352,44 +351,3 @@ class Watcher:
                 stream.close_watches()
         for scope in self._reading:
             scope.cancel(reason="the watcher is closed")
-
-
-# The managers are classes, as a generator would leave gaps around its own protection:
-# a KeyboardInterrupt between contextlib's code and ours would leak what was entered.
-# While protected code waits, Trio raises KeyboardInterrupt out of the wait.
-
-
-@final
-class _WatchManager(AbstractAsyncContextManager[Watch]):
-    """What `Watcher.watch()` returns."""
-
-    def __init__(self, watcher: Watcher, spec: WatchSpec, key: _StreamKey) -> None:
-        self._watcher = watcher
-        self._spec = spec
-        self._key = key
-        self._inbox: Inbox | None = None
-
-    @trio.lowlevel.enable_ki_protection
-    async def __aenter__(self) -> Watch:
-        await trio.lowlevel.checkpoint()
-        if self._inbox is not None:
-            raise RuntimeError("entered twice: call watch() once for each watch")
-        self._inbox = self._watcher._open(self._spec, self._key)
-        try:
-            await self._inbox.wait_created()
-        except BaseException:
-            self._inbox.leave()
-            raise
-        return Watch(self._inbox)
-
-    @trio.lowlevel.enable_ki_protection
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        body: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        assert self._inbox is not None
-        self._inbox.leave()
-        if body is None:
-            await trio.lowlevel.checkpoint()
