@@ -1,12 +1,18 @@
 """One gRPC stream of watches while it lives: a nursery, from its opening to its end.
 
-    the connection's reader -> receive task -> dispatcher -> the inbox of each watch
+    the connection's reader -> receive task, which dispatches -> the inbox of each watch
 
 The reader puts what one read has brought into a memory channel, in the same step, and
-goes on. The receive task runs the session on it, and the dispatcher hands out what the
-session delivers. Neither ever waits for a user, nor for anything but its channel, so each
-takes all that is there once a turn of Trio's loop: as the reader has one read a turn, no
-more than two wait. What the watches hold is bounded by parking, in the session.
+goes on. The receive task takes it, runs the session on it, and dispatches what that
+delivers into the memory channels of the watches. It waits for nothing but its channel, and
+so takes one read a turn of Trio's loop; as the reader brings one a turn, no more than two
+wait. What the watches hold is bounded by parking, in the session.
+
+Measured beside a callback of the reader, in interleaved rounds on a busy machine, medians
+of ratios: the receive task costs 2 to 8 % of client CPU an event at 1, 10 and 500 events a
+response, which is within the noise of 5 %, and 4 to 9 % of the time from a put to its event
+(p50). A dispatcher of its own, one hop more, costs 5 to 12 % and 9 to 22 %: so what the
+session delivers is dispatched in the same step, which also leaves nothing in between.
 
 Beside them the send task sends what the session asks for, and others watch the time: that
 replies come, that the stream lasts. `_stream` says what follows its end.
@@ -17,7 +23,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias, final
 
@@ -33,7 +39,7 @@ from ._grpc.status import CallEnd, Status, StreamLost
 from ._outage import LineBudget, Outage
 from ._pb import watch_pb2 as pb
 from ._session import Session
-from ._subscription import Delivery, Subscription
+from ._subscription import Subscription
 from ._verdicts import Call, Verdict, verdict_on
 
 logger = logging.getLogger("trio_etcd_watch")
@@ -132,9 +138,6 @@ class LiveStream:
         self._note_worked = worked
         self._expel = expel
         self._reads_in, self._reads = trio.open_memory_channel[_Messages](math.inf)
-        self._deliveries_in, self._deliveries = trio.open_memory_channel[Delivery](
-            math.inf
-        )
         self._fault: StreamLost | None = None
         # How many reads have brought whole messages.
         self._received = 0
@@ -158,18 +161,15 @@ class LiveStream:
                 self._note_working()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._send)
-                nursery.start_soon(self._receive)
-                nursery.start_soon(self._dispatch, nursery.cancel_scope)
+                nursery.start_soon(self._receive, nursery.cancel_scope)
                 nursery.start_soon(self._bound_replies)
                 nursery.start_soon(self._prove)
                 nursery.start_soon(self._outlive)
                 end = await self._call.wait_end()
-                # The receive task takes what is there, and ends the dispatcher.
+                # The receive task takes what is there, and ends the others.
                 self._reads_in.close()
             return self._fault or end
         finally:
-            # Cursors have moved past these, whoever cancels.
-            self._hand_out_waiting()
             self._call.reset()
 
     def wake(self) -> None:
@@ -198,53 +198,39 @@ class LiveStream:
             # Whoever waits for the end learns of it too, and says how.
             return
 
-    # What is received. No task holds in a variable what it has handed on: it would keep
-    # that alive until the next read.
+    # What is received
 
     @trio.lowlevel.enable_ki_protection
-    async def _receive(self) -> None:
-        """Run the session on what the connection has read."""
-        with self._deliveries_in, contextlib.suppress(trio.EndOfChannel):
+    async def _receive(self, stream: trio.CancelScope) -> None:
+        """Dispatch what the connection has read; end the stream after the last of it."""
+        with contextlib.suppress(trio.EndOfChannel):
             try:
                 while True:
-                    self._run_session(await self._reads.receive())
+                    # No variable holds it, which would last until the next read.
+                    self._dispatch(await self._reads.receive())
             except StreamLost as exc:
                 self._fault = exc
                 self._call.reset(str(exc))
+        stream.cancel(reason="the stream has ended")
 
-    def _run_session(self, messages: _Messages) -> None:
+    def _dispatch(self, messages: _Messages) -> None:
+        """Run the session on what one read has brought, and hand out its deliveries.
+
+        In one step, so that who cancels finds each cursor where its inbox is.
+        """
         self._received += 1
         self._note_working()
-        session, put = self._session, self._deliveries_in.send_nowait
+        session, totals = self._session, self._totals
         before = session.bytes_received
         try:
             for delivery in session.receive_messages(messages, trio.current_time()):
-                self._totals.events_received += delivery.events
-                put(delivery)
+                totals.events_received += delivery.events
+                delivery.subscription.receiver.deliver(delivery)
         finally:
-            self._totals.bytes_received += session.bytes_received - before
+            totals.bytes_received += session.bytes_received - before
             for subscription in session.expelled():
                 self._expel(subscription)
             self.wake()
-
-    @trio.lowlevel.enable_ki_protection
-    async def _dispatch(self, stream: trio.CancelScope) -> None:
-        """Hand out what the session delivers, and end the stream after the last."""
-        with contextlib.suppress(trio.EndOfChannel):
-            while True:
-                self.hand_out([await self._deliveries.receive()])
-                self._hand_out_waiting()
-        stream.cancel(reason="the stream has ended")
-
-    def _hand_out_waiting(self) -> None:
-        with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):
-            while True:
-                self.hand_out([self._deliveries.receive_nowait()])
-
-    def hand_out(self, deliveries: Iterable[Delivery]) -> None:
-        """Give each watch what is for it."""
-        for delivery in deliveries:
-            delivery.subscription.receiver.deliver(delivery)
 
     def _note_working(self) -> None:
         if not self._working.is_set():
@@ -302,9 +288,8 @@ class LiveStream:
                     f"this member is behind, and cannot tell why: {reason}"
                 )
                 return
-            # After what was delivered before.
-            self._hand_out_waiting()
-            self.hand_out(self._session.prove(revision, doubtful))
+            for delivery in self._session.prove(revision, doubtful):
+                delivery.subscription.receiver.deliver(delivery)
             self.wake()
 
     async def _read_revision(self, subscription: Subscription) -> int:

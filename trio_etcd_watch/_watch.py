@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from types import TracebackType
 from typing import final
 
 import trio
@@ -138,3 +141,42 @@ class Events(metaclass=NoPublicConstructor):
         if not position.left:
             inbox.position = None
         return event
+
+
+# The managers are classes, as a generator would leave gaps around its own protection:
+# a KeyboardInterrupt between contextlib's code and ours would leak what was entered.
+# While protected code waits, Trio raises KeyboardInterrupt out of the wait.
+
+
+@final
+class WatchManager(AbstractAsyncContextManager[Watch]):
+    """What `Watcher.watch()` returns."""
+
+    def __init__(self, open_watch: Callable[[], Inbox]) -> None:
+        self._open = open_watch
+        self._inbox: Inbox | None = None
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aenter__(self) -> Watch:
+        await trio.lowlevel.checkpoint()
+        if self._inbox is not None:
+            raise RuntimeError("entered twice: call watch() once for each watch")
+        self._inbox = self._open()
+        try:
+            await self._inbox.wait_created()
+        except BaseException:
+            self._inbox.leave()
+            raise
+        return construct(Watch, self._inbox)
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        body: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._inbox is not None
+        self._inbox.leave()
+        if body is None:
+            await trio.lowlevel.checkpoint()

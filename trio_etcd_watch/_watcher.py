@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, final
 
 import trio
@@ -23,11 +24,9 @@ from ._snapshot import PagedRead, Range, put_key_values, read_pages, snapshot_of
 from ._statistics import WatcherStatistics
 from ._stream import WatchStream
 from ._subscription import State, Subscription
-from ._watch import Watch
+from ._watch import Watch, WatchManager
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from ._grpc.metadata import Metadata
 
 _StreamKey: TypeAlias = "tuple[Metadata, bool]"
@@ -52,7 +51,7 @@ class Watcher(RangeCalls):
     def _open_watch(
         self, spec: WatchSpec, metadata: Metadata, require_leader: bool
     ) -> AbstractAsyncContextManager[Watch]:
-        return _WatchManager(self, spec, (metadata, require_leader))
+        return WatchManager(partial(self._open, spec, (metadata, require_leader)))
 
     async def _read(self, keys: Range, revision: int, metadata: Metadata) -> Snapshot:
         self._check_open()
@@ -207,44 +206,3 @@ def close_watcher(watcher: Watcher) -> None:
     """End every wait of its users, and cancel its tasks."""
     watcher._close()
     watcher._nursery.cancel_scope.cancel(reason="the watcher is closed")
-
-
-# The managers are classes, as a generator would leave gaps around its own protection:
-# a KeyboardInterrupt between contextlib's code and ours would leak what was entered.
-# While protected code waits, Trio raises KeyboardInterrupt out of the wait.
-
-
-@final
-class _WatchManager(AbstractAsyncContextManager[Watch]):
-    """What `Watcher.watch()` returns."""
-
-    def __init__(self, watcher: Watcher, spec: WatchSpec, key: _StreamKey) -> None:
-        self._watcher = watcher
-        self._spec = spec
-        self._key = key
-        self._inbox: Inbox | None = None
-
-    @trio.lowlevel.enable_ki_protection
-    async def __aenter__(self) -> Watch:
-        await trio.lowlevel.checkpoint()
-        if self._inbox is not None:
-            raise RuntimeError("entered twice: call watch() once for each watch")
-        self._inbox = self._watcher._open(self._spec, self._key)
-        try:
-            await self._inbox.wait_created()
-        except BaseException:
-            self._inbox.leave()
-            raise
-        return construct(Watch, self._inbox)
-
-    @trio.lowlevel.enable_ki_protection
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        body: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        assert self._inbox is not None
-        self._inbox.leave()
-        if body is None:
-            await trio.lowlevel.checkpoint()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import trio
 
@@ -16,7 +18,7 @@ from trio_etcd_watch import (
     open_watcher,
 )
 from trio_etcd_watch._requests import WatchSpec
-from trio_etcd_watch._watcher import _WatchManager
+from trio_etcd_watch._watch import WatchManager
 from trio_etcd_watch.testing import Delete, Etcd, Put, open_etcd
 
 
@@ -231,7 +233,7 @@ async def test_compacted(etcd_binary: str) -> None:
 
 async def open_raw(watcher: Watcher, spec: WatchSpec) -> Watch:
     """Open a watch that `Watcher.watch()` would refuse before the server can."""
-    async with _WatchManager(watcher, spec, ((), False)) as watch:
+    async with WatchManager(partial(watcher._open, spec, ((), False))) as watch:
         with trio.fail_after(LIMIT):
             await anext(watch)
     return watch

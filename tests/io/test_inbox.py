@@ -13,6 +13,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.support.replies import response_of
 from trio_etcd_watch import Event, HistoryLostError, Watch, WatchResponse
+from trio_etcd_watch._face import construct
 from trio_etcd_watch._inbox import Inbox
 from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._requests import watch_spec
@@ -27,7 +28,7 @@ class Server:
         self.subscription = Subscription(spec)
         self.subscription.server = self
         self.inbox = self.subscription.receiver = Inbox(self.subscription)
-        self.watch = Watch(self.inbox)
+        self.watch = construct(Watch, self.inbox)
         self.taken: list[tuple[int, int]] = []
         if created:
             self.create()

@@ -327,7 +327,6 @@ async def test_no_more_than_two_reads_wait() -> None:
         for revision in range(5, 500):
             call.deliver([put(0, revision)])
             waiting.append(stream._reads.statistics().current_buffer_used)
-            waiting.append(stream._deliveries.statistics().current_buffer_used)
             await trio.lowlevel.cancel_shielded_checkpoint()
         nursery.cancel_scope.cancel()
     assert max(waiting) <= 2
