@@ -1,6 +1,6 @@
 """Breaks the sans-IO modules in one place after the other, and sees the tests notice.
 
-    python -m tests.mutants [--module _backoff ...] [--jobs 2] [--list]
+    python -m tests.mutants [--module _backoff ...] [--only TEXT] [--jobs 2] [--list]
 
 `operators.py` says what is broken, and what is not and why; `project.py` by which tests
 it should be noticed. A mutant that none of them notices is a missing test, unless it
@@ -27,6 +27,9 @@ def main() -> None:
         metavar="NAME",
         help="of the package, as _grpc.status; again for more; all, if none is given",
     )
+    parser.add_argument(
+        "--only", default="", metavar="TEXT", help="mutants with this in their lines"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="how many at once")
     parser.add_argument(
         "--list", action="store_true", help="run nothing: what is there"
@@ -39,7 +42,11 @@ def main() -> None:
         return
     try:
         good = [
-            report(OURS, [module], verdicts(OURS, [module], arguments.jobs))
+            report(
+                OURS,
+                [module],
+                verdicts(OURS, [module], arguments.jobs, arguments.only),
+            )
             for module in modules
         ]
     except HarnessError as exc:

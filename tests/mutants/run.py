@@ -145,9 +145,12 @@ def workers(
 
 
 def verdicts(
-    project: Project, modules: Sequence[str], jobs: int = 1
+    project: Project, modules: Sequence[str], jobs: int = 1, only: str = ""
 ) -> Iterator[Verdict]:
     """Yield what comes of each mutant of the modules, in their order.
+
+    Args:
+        only: leaves out those in which it does not stand, as they are printed.
 
     Raises:
         HarnessError: the tests of a module fail as it is, or a mutant keeps them from
@@ -162,7 +165,12 @@ def verdicts(
             finally:
                 idle.put(worker)
 
-        mutants = [each for module in modules for each in project.mutants(module)]
+        mutants = [
+            mutant
+            for module in modules
+            for mutant in project.mutants(module)
+            if only in str(mutant)
+        ]
         with ThreadPoolExecutor(jobs) as pool:
             try:
                 yield from pool.map(judge, mutants)

@@ -13,13 +13,7 @@ from hypothesis import strategies as st
 
 from trio_etcd_watch._endpoints import Endpoint, SrvName
 from trio_etcd_watch._grpc.status import StreamLost
-from trio_etcd_watch._srv import (
-    MAX_TARGETS,
-    NoRecords,
-    Record,
-    in_order,
-    usable_targets,
-)
+from trio_etcd_watch._srv import NoRecords, Record, in_order, usable_targets
 
 DRAWS = 10_000
 NAME = SrvName("example.com")
@@ -155,12 +149,18 @@ def test_the_root_says_that_there_is_none() -> None:
     assert len(usable(record(""), record())) == 1
 
 
+def test_a_denial_says_for_how_long_it_holds() -> None:
+    denial = NoRecords("there are none", 7.5)
+    assert (str(denial), denial.ttl) == ("there are none", 7.5)
+    assert NoRecords("there are none").ttl == 0
+
+
 def test_targets_are_bounded_and_each_is_there_once() -> None:
     hosts = (f"m{i}.example.com" for i in itertools.count())
-    records = [record(next(hosts)) for _ in range(MAX_TARGETS + 5)]
+    records = [record(next(hosts)) for _ in range(105)]
     endpoints, left_out = usable_targets(NAME, records, tls=True, trusts=False)
-    assert len(endpoints) == MAX_TARGETS
-    assert left_out == [f"5 more than {MAX_TARGETS} records"]
+    assert len(endpoints) == 100
+    assert left_out == ["5 more than 100 records"]
     assert len(usable(record(weight=1), record(weight=2))) == 1
 
 
