@@ -1,6 +1,6 @@
 """Breaks the sans-IO modules in one place after the other, and sees the tests notice.
 
-    python -m tests.mutants [--module _backoff ...] [--only TEXT] [--jobs 2] [--list]
+    python -m tests.mutants [--module _backoff ...] [--only TEXT ...] [--jobs 2] [--list]
 
 `operators.py` says what is broken, and what is not and why; `project.py` by which tests
 it should be noticed. A mutant that none of them notices is a missing test, unless it
@@ -28,7 +28,10 @@ def main() -> None:
         help="of the package, as _grpc.status; again for more; all, if none is given",
     )
     parser.add_argument(
-        "--only", default="", metavar="TEXT", help="mutants with this in their lines"
+        "--only",
+        action="append",
+        metavar="TEXT",
+        help="mutants with this in their lines; again for more",
     )
     parser.add_argument("--jobs", type=int, default=1, help="how many at once")
     parser.add_argument(
@@ -45,7 +48,7 @@ def main() -> None:
             report(
                 OURS,
                 [module],
-                verdicts(OURS, [module], arguments.jobs, arguments.only),
+                verdicts(OURS, [module], arguments.jobs, arguments.only or [""]),
             )
             for module in modules
         ]

@@ -145,12 +145,12 @@ def workers(
 
 
 def verdicts(
-    project: Project, modules: Sequence[str], jobs: int = 1, only: str = ""
+    project: Project, modules: Sequence[str], jobs: int = 1, only: Sequence[str] = ("",)
 ) -> Iterator[Verdict]:
     """Yield what comes of each mutant of the modules, in their order.
 
     Args:
-        only: leaves out those in which it does not stand, as they are printed.
+        only: one of these stands in each, as it is printed.
 
     Raises:
         HarnessError: the tests of a module fail as it is, or a mutant keeps them from
@@ -169,7 +169,7 @@ def verdicts(
             mutant
             for module in modules
             for mutant in project.mutants(module)
-            if only in str(mutant)
+            if any(text in str(mutant) for text in only)
         ]
         with ThreadPoolExecutor(jobs) as pool:
             try:

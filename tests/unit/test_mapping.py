@@ -27,5 +27,5 @@ def test_a_copy_is_a_value() -> None:
 def test_a_key_that_is_no_unicode_is_named() -> None:
     copy = store_of(a="1").snapshot()
     for look_up in (copy.__getitem__, copy.__contains__, copy.get):
-        with pytest.raises(ValueError, match="^key cannot be encoded as UTF-8"):
+        with pytest.raises(ValueError, match=r"^key cannot be encoded as UTF-8"):
             look_up("\ud800")
