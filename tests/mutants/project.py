@@ -111,7 +111,7 @@ TESTS = {
     "_log": unit("log"),
     "_mapping": unit("mapping", "replica", "snapshot"),
     "_members": (*unit("members"), "tests/io/test_following.py"),
-    "_outage": (*unit("outage"), "tests/io/test_outages.py"),
+    "_outage": unit("outage"),
     "_parsing": unit("parsing"),
     "_pure": unit("decode", "values", "columns"),
     "_replica": REPLICA,
