@@ -23,6 +23,7 @@ What is not mutated, and why:
   read by nobody but people;
 - None and `...`: nothing of the same type stands for them;
 - the inside of an f-string: Python 3.11 does not tell where it is. The whole gains an X;
+- `return` or `return None` at the end of a function, which is what happens there anyway;
 - an assignment to a name that has no other binding in its function, and statements of
   a module or a class but for calls: without them, whatever uses the name fails.
 """
@@ -104,6 +105,7 @@ class _Mutator:
             self._starts.append(self._starts[-1] + len(line))
         self._scopes: list[str] = []
         self._bindings: list[Counter[str]] = []
+        self._ends: list[ast.stmt] = []
 
     def mutants(self, node: ast.AST) -> Iterator[Mutant]:
         """Yield the mutants of a node, and of all that is below it."""
@@ -141,6 +143,7 @@ class _Mutator:
         if others or hasattr(first, "body"):
             start = self._offset(first.lineno, first.col_offset)
             yield self._mutant("return", start, start, self._indented(first))
+        self._ends.append(node.body[-1])
         yield from self._below(node)
         self._bindings.pop()
         self._scopes.pop()
@@ -156,6 +159,8 @@ class _Mutator:
         match node:
             case ast.Expr():
                 return not isinstance(node.value, ast.Constant)
+            case ast.Return(value=None | ast.Constant(value=None)):
+                return node not in self._ends
             case ast.Return() | ast.Raise() | ast.Continue() | ast.Break():
                 return True
             case ast.Assign() | ast.AugAssign() | ast.AnnAssign() | ast.Delete():

@@ -126,6 +126,15 @@ def test_what_is_not_mutated(source: str) -> None:
     assert {each for each in changes(source) if each[0] != "drop"} == set()
 
 
+def test_a_return_of_nothing_at_the_end() -> None:
+    source = "def f(a):\n    while a:\n        break\n    {end}"
+    for end in ("return", "return None"):
+        dropped = {
+            each for each in changes(source.format(end=end)) if each[0] == "drop"
+        }
+        assert dropped == {("drop", "break", "pass")}
+
+
 def test_texts_for_readers() -> None:
     source = (
         "def f():\n    raise Error('text', 1)\n    log.info('text %s', 1)\n    g('t')"
