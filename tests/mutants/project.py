@@ -101,7 +101,7 @@ TESTS = {
     "_columns": unit("columns", "values", "decode"),
     "_creations": SESSION,
     "_cursor": (*unit("cursor"), *SESSION),
-    "_endpoints": unit("channel", "rotation"),
+    "_endpoints": unit("channel", "srv", "rotation"),
     "_errors": unit("errors", "values", "responses", "verdicts", "session"),
     "_fragments": (*unit("session_bounds"), *SESSION),
     "_grpc.frames": (*unit("messages", "frames"), "tests/io/test_connection.py"),

@@ -23,9 +23,7 @@ def test_begin_and_end_have_one_level(
 ) -> None:
     outage = Outage(LineBudget())
     outage.ended(0.0)
-    assert not outage.lasts
     outage.failed(1.0, "refused", 0.1)
-    assert outage.lasts
     outage.failed(2.0, "refused", 0.1)
     outage.failed(3.0, "reset", 0.1)
     outage.ended(5.0)
@@ -38,13 +36,22 @@ def test_begin_and_end_have_one_level(
         ("trio_etcd_watch", "WARNING")
     }
     # The next begins anew.
-    assert not outage.lasts
     outage.failed(9.0, "refused", 0.1)
     outage.ended(10.0)
     assert lines()[3:] == [
         "no watch stream: refused; next try in 0.10 s",
         "watch stream resumed after 1 tries in 1.0 s",
     ]
+
+
+def test_an_outage_lasts_until_a_stream_does() -> None:
+    outage = Outage(LineBudget())
+    seen = [outage.lasts]
+    outage.failed(1.0, "refused", 0.1)
+    seen.append(outage.lasts)
+    outage.ended(2.0)
+    seen.append(outage.lasts)
+    assert seen == [False, True, False]
 
 
 def test_lines_are_saved_up_to_a_bound() -> None:
