@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_etcd_watch._endpoints import Endpoint, SrvName
+from trio_etcd_watch._endpoints import Endpoint, SrvName, is_host_name
 from trio_etcd_watch._grpc.status import StreamLost
 from trio_etcd_watch._srv import NoRecords, Record, in_order, usable_targets
 
@@ -135,6 +135,11 @@ def test_a_target_outside_the_domain(target: str, tls: bool) -> None:
 def test_targets_that_are_no_hosts(target: str) -> None:
     with pytest.raises(StreamLost, match="is no host"):
         usable(record(target), trusts=True)
+
+
+def test_the_longest_name_of_a_host() -> None:
+    assert is_host_name("a." * 126 + "a")
+    assert not is_host_name("a." * 126 + "aa")
 
 
 def test_a_target_without_a_port() -> None:
