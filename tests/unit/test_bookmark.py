@@ -25,11 +25,20 @@ def test_round_trip(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["mark"]
 
 
+def test_a_file_of_today_can_be_read_by_later_versions() -> None:
+    assert MARK.dump() == (
+        b'{"format": "trio-etcd-watch bookmark 1", "cluster_id": 18446744073709551615, '
+        b'"key": "a/8=", "range_end": "AA==", "next_revision": 9}\n'
+    )
+
+
 def test_every_part_of_one_is_refused() -> None:
     whole = MARK.dump()
     for length in range(len(whole) - 1):
         with pytest.raises(BookmarkError, match="is empty" if not length else "torn"):
             parse(whole[:length], b"k\xff", b"\0")
+    unsaid = Bookmark(b"k", b"", 0, 0)
+    assert parse(unsaid.dump(), b"k", b"") == unsaid
     # The last byte is a line end.
     assert parse(whole[:-1], b"k\xff", b"\0") == MARK
 
@@ -43,6 +52,7 @@ def test_every_part_of_one_is_refused() -> None:
         {"next_revision": "9"},
         {"cluster_id": None},
         {"key": "no base64"},
+        {"range_end": "no base64"},
         {"key": 7},
     ],
 )
@@ -87,6 +97,7 @@ def test_a_crash_leaves_the_old_one(
             with pytest.raises(KeyboardInterrupt):
                 store(path, newer)
         assert load(path, b"k\xff", b"\0") == MARK
+        assert sorted(os.listdir(tmp_path)) == ["mark", "mark.new"]
     # What it left behind is in nobody's way.
     store(path, newer)
     assert load(path, b"k\xff", b"\0") == newer
@@ -95,9 +106,9 @@ def test_a_crash_leaves_the_old_one(
 def test_it_is_on_the_disk_before_it_takes_the_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps: list[str] = []
+    steps: list[str | int] = []
     replace = Path.replace
-    monkeypatch.setattr(os, "fsync", lambda _: steps.append("fsync"))
+    monkeypatch.setattr(os, "fsync", lambda file: steps.append(os.fstat(file).st_size))
 
     def noted(self: Path, target: Path) -> Path:
         steps.append("replace")
@@ -105,7 +116,7 @@ def test_it_is_on_the_disk_before_it_takes_the_place(
 
     monkeypatch.setattr(Path, "replace", noted)
     store(tmp_path / "mark", MARK)
-    assert steps == ["fsync", "replace"]
+    assert steps == [len(MARK.dump()), "replace"]
 
 
 def test_a_link_stays_one(tmp_path: Path) -> None:
