@@ -14,6 +14,9 @@
 #   make validate SECONDS=60 SEED=7
 #                          a cluster under faults, judged by etcd's own validator (Go)
 #   make fuzz SECONDS=600 SEED=7    the decoder in C against protobuf, under ASAN
+#   make mutants [ARGS=...]
+#                          break the sans-IO modules in each place, and see the tests
+#                          notice; an hour or more (ARGS="--module _cursor --jobs 2")
 #   make gcov              which lines of the decoder in C the tests miss; needs GCC
 #   make docs-follow       do what the tutorial says, and install what other pages say,
 #                          in empty environments
@@ -51,7 +54,7 @@ find_python = $(shell for python in $(1); do \
 PYTHON = $(call find_python,python3 \
 	$(foreach v,$(VERSIONS),python$(v) $(PYENV)/$(v).*/bin/python3))
 
-.PHONY: demo test lint docs docs-follow coverage gcov wheels package bench chaos validate judge fuzz protos servers clean distclean
+.PHONY: demo test lint docs docs-follow coverage gcov wheels package bench chaos validate judge fuzz mutants protos servers clean distclean
 .PHONY: test-all test-oldest $(VERSIONS:%=test-%)
 
 demo: $(VENV)/.demo
@@ -119,6 +122,10 @@ $(JUDGE): $(wildcard tests/chaos/judge/*)
 
 fuzz: $(VENV)/.test
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --seed $(SEED) $(ARGS)
+
+# In copies of the tree; what survives and may is listed in tests/mutants/survivors.txt.
+mutants: $(VENV)/.test
+	$(BIN)/python -m tests.mutants $(ARGS)
 
 # Built beside the tree, as a copy: the extension in the tree stays as it is. Without
 # optimization, so that each line counts for itself.

@@ -42,7 +42,6 @@ from trio_etcd_watch import (
 from trio_etcd_watch._grpc.status import Status
 from trio_etcd_watch._lifecycle import LARGE_REQUEST
 from trio_etcd_watch._verdicts import (
-    MAX_REFUSED_TOKENS,
     TABLE,
     Call,
     Row,
@@ -318,4 +317,4 @@ async def test_tokens_are_refused_again_and_again(end: End) -> None:
         with pytest.raises((AuthenticationError, PermissionDeniedError)):
             async with watcher.watch("a"):
                 pytest.fail("entered")
-    assert len(member.tokens) == 1 + MAX_REFUSED_TOKENS
+    assert len(member.tokens) == 4

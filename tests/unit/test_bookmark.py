@@ -25,6 +25,13 @@ def test_round_trip(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["mark"]
 
 
+def test_a_file_of_today_can_be_read_by_later_versions() -> None:
+    assert MARK.dump() == (
+        b'{"format": "trio-etcd-watch bookmark 1", "cluster_id": 18446744073709551615, '
+        b'"key": "a/8=", "range_end": "AA==", "next_revision": 9}\n'
+    )
+
+
 def test_every_part_of_one_is_refused() -> None:
     whole = MARK.dump()
     for length in range(len(whole) - 1):
@@ -43,6 +50,7 @@ def test_every_part_of_one_is_refused() -> None:
         {"next_revision": "9"},
         {"cluster_id": None},
         {"key": "no base64"},
+        {"range_end": "no base64"},
         {"key": 7},
     ],
 )
@@ -95,9 +103,9 @@ def test_a_crash_leaves_the_old_one(
 def test_it_is_on_the_disk_before_it_takes_the_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps: list[str] = []
+    steps: list[str | int] = []
     replace = Path.replace
-    monkeypatch.setattr(os, "fsync", lambda _: steps.append("fsync"))
+    monkeypatch.setattr(os, "fsync", lambda file: steps.append(os.fstat(file).st_size))
 
     def noted(self: Path, target: Path) -> Path:
         steps.append("replace")
@@ -105,7 +113,7 @@ def test_it_is_on_the_disk_before_it_takes_the_place(
 
     monkeypatch.setattr(Path, "replace", noted)
     store(tmp_path / "mark", MARK)
-    assert steps == ["fsync", "replace"]
+    assert steps == [len(MARK.dump()), "replace"]
 
 
 def test_a_link_stays_one(tmp_path: Path) -> None:

@@ -54,3 +54,5 @@ def test_what_begins_and_ends_a_key() -> None:
     assert not begins_or_ends(put_of(1, 5, 4), None)
     assert begins_or_ends(deletion(5), there)
     assert not begins_or_ends(deletion(5), None)
+    odd = Event._make(EventType.DELETE, kv_of(1, 5, 5), None)
+    assert not begins_or_ends(odd, None)

@@ -60,6 +60,30 @@ def test_what_comes_and_goes_in_one_response_is_nothing() -> None:
     assert consumer.take() is None
 
 
+def test_a_change_is_told_with_what_follows_it() -> None:
+    store = store_of(a="1")
+    replica = Replica(store.snapshot())
+    consumer = Consumer(replica, initial=False)
+    changes: tuple[dict[bytes, bytes | None], ...] = (
+        {b"a": b"2", b"b": b"1"},
+        {b"a": None, b"b": b"2"},
+    )
+    for each in changes:
+        store.commit(each)
+        follow(replica, store)
+    assert told(consumer) == [(b"a", b"1", None), (b"b", None, b"2")]
+
+
+def test_what_comes_and_goes_is_forgotten_with_how_it_came() -> None:
+    position = Position()
+    (kv,) = store_of(a="1").range(2).values()
+    position.note({b"a": None}, {b"a": kv}, resynced=True)
+    assert position.resynced
+    position.note({b"a": kv}, {}, resynced=False)
+    assert position.unseen == {}
+    assert not position.resynced
+
+
 def test_a_resync_is_told_with_what_is_conflated_with_it() -> None:
     store = store_of(a="1")
     replica = Replica(store.snapshot())

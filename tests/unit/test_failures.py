@@ -16,7 +16,7 @@ from trio_etcd_watch import (
     _errors,
 )
 from trio_etcd_watch._cli.arguments import EXIT_CODES
-from trio_etcd_watch._cli.failures import failure_of
+from trio_etcd_watch._cli.failures import TIMED_OUT, WRONG, failure_of
 
 CODES = {
     "WatchError": 1,
@@ -48,6 +48,12 @@ def test_each_kind_has_a_code(kind: type[WatchError]) -> None:
     assert f"\n  {failure.code}   " in EXIT_CODES
 
 
+def test_codes_of_what_is_no_error_of_the_library() -> None:
+    assert (WRONG, TIMED_OUT) == (2, 5)
+    for code in (WRONG, TIMED_OUT):
+        assert f"\n  {code}   " in EXIT_CODES
+
+
 def test_what_it_says() -> None:
     refused = RpcError(StatusCode.INTERNAL, "broken")
     assert str(failure_of(refused, "mark")) == "INTERNAL: broken"
@@ -55,6 +61,7 @@ def test_what_it_says() -> None:
     assert str(failure_of(wrong, "mark")) == "INVALID_ARGUMENT: no"
     for lost in (HistoryLostError(9, 5), ClusterChangedError(1, 2)):
         assert str(failure_of(lost)) == str(lost)
-        assert str(failure_of(lost, "mark")).startswith(
-            f"{lost}; what mark still needs is gone: remove it"
+        assert str(failure_of(lost, "mark")) == (
+            f"{lost}; what mark still needs is gone: remove it to begin anew, and see "
+            f"by a get what is there"
         )

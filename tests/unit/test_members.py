@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from trio_etcd_watch._endpoints import Endpoint
-from trio_etcd_watch._members import MAX_MEMBERS, MAX_URLS, is_local, usable_members
+from trio_etcd_watch._members import is_local, usable_members
 from trio_etcd_watch._pb import watch_pb2 as pb
 
 SECRET = "s3cret"
@@ -88,6 +88,7 @@ def test_learners_and_those_that_have_not_started() -> None:
         f"http://root:{SECRET}@m:2379",
         f"http://{SECRET}@m:2379",
         f"http://m:2379/{SECRET}",
+        "http://m:2379/X",
         f"http://m:2379/?token={SECRET}",
         f"http://m:2379/#{SECRET}",
         f"{SECRET}://m:2379",
@@ -112,6 +113,27 @@ def test_addresses_of_no_server(host: str, teller: Endpoint) -> None:
     used, [line] = usable(f"http://{host}:2379", teller=teller)
     assert used == []
     assert host in line
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("ftp://m:1", "it is neither http:// nor https://"),
+        ("http://a@m:1", "there is an '@' in it, and so perhaps a password"),
+        ("http://m", "it is not host:port"),
+        ("http://m:1/x", "there is more in it than host:port"),
+        ("http://0.0.0.0:1", "0.0.0.0:1 is no address of a server"),
+        (
+            "http://[fe80::1%eth0]:1",
+            "[fe80::1%eth0]:1 means something on that machine alone",
+        ),
+        ("http://localhost:1", "localhost:1 is that machine's own name for itself"),
+        ("http://m:1", "m:1 is plaintext, and this channel is not"),
+    ],
+)
+def test_why_it_is_left_out(url: str, why: str) -> None:
+    lines = [f"a URL of member a is left out: {why}"]
+    assert usable(url, secure=True) == ([], lines)
 
 
 LOCAL = [
@@ -159,6 +181,7 @@ def test_what_is_local() -> None:
         "2001:db8::1",
         "::10.0.0.1",
         "::2",
+        "::1:0:0",
         "localhosts.example.com",
         "my-ip6-localhost",
         "localhost5",
@@ -202,11 +225,11 @@ def test_each_joins_once() -> None:
 def test_a_long_list_is_cut() -> None:
     urls = [f"http://m{i}:1" for i in range(100_000)]
     used, left_out = usable(*urls)
-    assert used == [f"m{i}:1" for i in range(MAX_URLS)]
-    assert left_out == [f"only the first {MAX_URLS} URLs of members are looked at"]
+    assert used == [f"m{i}:1" for i in range(100)]
+    assert left_out == ["only the first 100 URLs of members are looked at"]
     used, left_out = usable(*(f"ftp://m{i}:1" for i in range(100_000)))
     assert used == []
-    assert len(left_out) == MAX_URLS + 1
+    assert len(left_out) == 101
 
 
 def test_many_members_are_not_looked_at() -> None:
@@ -219,4 +242,4 @@ def test_many_members_are_not_looked_at() -> None:
 
     endpoints, left_out = usable_members(each(), teller=REMOTE, secure=False, given=())
     assert (endpoints, left_out) == ([], [])
-    assert len(looked_at) == MAX_MEMBERS
+    assert len(looked_at) == 1000

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from trio_etcd_watch._outage import MAX_REASONS, REMINDER, LineBudget, Outage
+from trio_etcd_watch._outage import LineBudget, Outage
 
 HOUR = 3600.0
 
@@ -23,7 +23,6 @@ def test_begin_and_end_have_one_level(
 ) -> None:
     outage = Outage(LineBudget())
     outage.ended(0.0)
-    assert not outage.lasts
     outage.failed(1.0, "refused", 0.1)
     outage.failed(2.0, "refused", 0.1)
     outage.failed(3.0, "reset", 0.1)
@@ -36,14 +35,34 @@ def test_begin_and_end_have_one_level(
     assert {record.levelname for record in caplog.records} == {"WARNING"}
     # The next outage is logged from its beginning.
     outage.failed(9.0, "refused", 0.1)
-    assert len(lines()) == 4
+    outage.ended(10.0)
+    assert lines()[3:] == [
+        "no watch stream: refused; next try in 0.10 s",
+        "watch stream resumed after 1 tries in 1.0 s",
+    ]
+
+
+def test_an_outage_lasts_until_a_stream_does() -> None:
+    outage = Outage(LineBudget())
+    seen = [outage.lasts]
+    outage.failed(1.0, "refused", 0.1)
+    seen.append(outage.lasts)
+    outage.ended(2.0)
+    seen.append(outage.lasts)
+    assert seen == [False, True, False]
+
+
+def test_lines_are_saved_up_to_a_bound() -> None:
+    budget = LineBudget()
+    for now, lines in ((0.0, 30), (60.0, 1), (7200.0, 30)):
+        assert [budget.take(now) for _ in range(lines + 1)] == [True] * lines + [False]
 
 
 def test_an_outage_that_lasts_is_told_again_each_minute(
     lines: Callable[[], list[str]],
 ) -> None:
     outage = Outage(LineBudget())
-    for second in range(int(REMINDER) + 1):
+    for second in range(61):
         outage.failed(100.0 + second, "refused", 1.0)
     assert lines()[1:] == [
         "still no watch stream that lasts, after 61 tries in 60 s: refused"
@@ -54,7 +73,7 @@ def test_reasons_that_are_made_up_without_end(lines: Callable[[], list[str]]) ->
     outage = Outage(LineBudget())
     for i in range(1000):
         outage.failed(0.0, f"reason {i}", 0.1)
-    assert len(lines()) == MAX_REASONS
+    assert len(lines()) == 20
 
 
 def test_a_peer_that_lives_just_long_enough(lines: Callable[[], list[str]]) -> None:

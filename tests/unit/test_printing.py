@@ -107,6 +107,15 @@ def test_json() -> None:
     }
 
 
+def test_a_line_of_json() -> None:
+    assert Json().response(response(put(b"a", b"2", b"1"))) == (
+        b'{"type":"PUT","kv":{"key":"YQ==","key_utf8":"a","create_revision":0,'
+        b'"mod_revision":5,"version":1,"value":"Mg==","value_utf8":"2","lease":0},'
+        b'"prev_kv":{"key":"YQ==","key_utf8":"a","create_revision":0,'
+        b'"mod_revision":0,"version":0,"value":"MQ==","value_utf8":"1","lease":0}}\n'
+    )
+
+
 def test_a_creation_prints_nothing() -> None:
     raw = pb.WatchResponse(created=True)
     created = construct(WatchResponse, decode(raw.SerializeToString()))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from trio_etcd_watch._endpoints import Endpoint, SrvName
-from trio_etcd_watch._rotation import BRIEF, LASTING, MAX_RETURNS, Rotation
+from trio_etcd_watch._rotation import Rotation
 
 NAME = SrvName("example.com")
 
@@ -92,6 +92,53 @@ def test_with_members_those_that_failed_come_last() -> None:
     assert turns(rotation, 4) == [B, D, A, C]
 
 
+@pytest.mark.parametrize("given", [(A, NAME), (NAME, A)])
+def test_those_that_failed_keep_their_order(
+    given: tuple[Endpoint | SrvName, ...],
+) -> None:
+    rotation = Rotation(given)
+    for turn in turns(rotation, 2):
+        if turn == NAME:
+            rotation.expand(NAME, [C])
+            assert rotation.take() == C
+    rotation.join([D])
+    assert rotation.take() == D
+    rotation.failed(A)
+    rotation.failed(C)
+    assert turns(rotation, 3) == [D, *given]
+
+
+def test_a_member_that_was_given_has_one_turn() -> None:
+    rotation = Rotation([A])
+    assert rotation.take() == A
+    rotation.join([A, C])
+    assert turns(rotation, 3) == [C, A, C]
+
+
+def test_a_target_that_comes_again_is_not_in_doubt() -> None:
+    rotation = Rotation([NAME, A])
+    assert rotation.take() == NAME
+    rotation.expand(NAME, [C])
+    assert rotation.take() == C
+    rotation.failed(C)
+    rotation.expand(NAME, [D])
+    rotation.expand(NAME, [C])
+    rotation.join([E])
+    assert turns(rotation, 3) == [C, A, E]
+
+
+def test_a_target_that_fails_when_it_is_gone_is_not_in_doubt() -> None:
+    rotation = Rotation([NAME, A])
+    assert rotation.take() == NAME
+    rotation.expand(NAME, [C])
+    assert rotation.take() == C
+    rotation.forget(NAME)
+    rotation.failed(C)
+    rotation.expand(NAME, [C])
+    rotation.join([E])
+    assert turns(rotation, 3) == [C, A, E]
+
+
 def test_who_worked_has_its_turn_before_members_that_were_never_tried() -> None:
     """Members may announce addresses that can be reached only from inside."""
     rotation = Rotation([A])
@@ -99,7 +146,7 @@ def test_who_worked_has_its_turn_before_members_that_were_never_tried() -> None:
         assert rotation.take() == A
         rotation.worked(A)
         rotation.join([C, D])
-        rotation.lost(A, LASTING + 1)
+        rotation.lost(A, 61.0)
     assert turns(rotation, 3) == [A, C, D]
     assert turns(rotation, 3) == [A, C, D]
 
@@ -112,7 +159,7 @@ def test_who_is_lost_has_its_turn_behind_others_that_are_not_in_doubt() -> None:
     for failed in (C, D):
         rotation.failed(failed)
     rotation.worked(D)
-    rotation.lost(A, LASTING + 1)
+    rotation.lost(A, 61.0)
     # B was given, and D has worked; E was never tried, and C has failed.
     assert turns(rotation, 5) == [B, D, A, E, C]
 
@@ -122,7 +169,7 @@ def test_who_is_lost_and_does_not_work_again_leads_to_the_next() -> None:
     assert rotation.take() == A
     rotation.worked(A)
     rotation.join([C, D])
-    rotation.lost(A, LASTING + 1)
+    rotation.lost(A, 61.0)
     for dead in (B, A):
         assert rotation.take() == dead
         rotation.failed(dead)
@@ -131,7 +178,7 @@ def test_who_is_lost_and_does_not_work_again_leads_to_the_next() -> None:
     assert turns(rotation, 4) == [C, D, A, B]
 
 
-@pytest.mark.parametrize("served", [BRIEF + 0.1, LASTING])
+@pytest.mark.parametrize("served", [3.1, 60.0])
 def test_who_comes_and_goes_leads_to_the_next(served: float) -> None:
     rotation = Rotation([A, B])
     assert rotation.take() == A
@@ -148,8 +195,8 @@ def test_who_comes_and_goes_leads_to_the_next(served: float) -> None:
         tried.append(turn)
     gaps = [i for i, each in enumerate(tried) if each == B]
     assert gaps
-    assert max(map(sub, gaps[1:], gaps), default=0) <= MAX_RETURNS + 3
-    assert C in tried[: MAX_RETURNS + 2]
+    assert max(map(sub, gaps[1:], gaps), default=0) <= 6
+    assert C in tried[:5]
 
 
 def that_came_and_went() -> Rotation:
@@ -158,23 +205,39 @@ def that_came_and_went() -> Rotation:
     assert rotation.take() == A
     rotation.worked(A)
     rotation.join([C])
-    for _ in range(MAX_RETURNS):
-        rotation.lost(A, LASTING)
+    for _ in range(3):
+        rotation.lost(A, 60.0)
         assert rotation.take() == A
     return rotation
 
 
+def test_who_comes_and_goes_has_three_more_turns() -> None:
+    rotation = that_came_and_went()
+    rotation.lost(A, 60.0)
+    assert turns(rotation, 2) == [C, A]
+
+
+def test_who_is_lost_before_any_has_worked_has_three_more_turns() -> None:
+    rotation = Rotation([A])
+    assert rotation.take() == A
+    rotation.join([C])
+    for turn in (A, A, A, C):
+        rotation.lost(A, 3.1)
+        assert rotation.take() == turn
+
+
 def test_who_lasted_comes_and_goes_no_more() -> None:
     rotation = that_came_and_went()
-    rotation.lost(A, LASTING + 1)
-    assert turns(rotation, 2) == [A, C]
+    for served, turn in ((60.1, A), (60.0, A), (60.0, A), (60.0, C)):
+        rotation.lost(A, served)
+        assert rotation.take() == turn
 
 
 def test_each_comes_and_goes_for_itself() -> None:
     rotation = that_came_and_went()
     assert rotation.take() == C
     rotation.worked(C)
-    rotation.lost(C, LASTING)
+    rotation.lost(C, 60.0)
     assert turns(rotation, 2) == [C, A]
 
 
@@ -185,7 +248,7 @@ def test_a_target_that_is_lost_is_looked_up_again() -> None:
     assert rotation.take() == C
     rotation.worked(C)
     rotation.join([E])
-    rotation.lost(C, LASTING + 1)
+    rotation.lost(C, 61.0)
     assert rotation.take() == NAME
     rotation.expand(NAME, [D])
     assert turns(rotation, 2) == [D, E]
@@ -196,7 +259,7 @@ def test_who_works_and_does_not_last_leads_to_the_next() -> None:
     assert rotation.take() == A
     rotation.worked(A)
     rotation.join([C, D])
-    rotation.lost(A, BRIEF)
+    rotation.lost(A, 3.0)
     assert turns(rotation, 3) == [C, D, A]
 
 
@@ -217,11 +280,11 @@ def test_who_is_lost_has_one_turn_and_none_if_it_is_gone() -> None:
     rotation.worked(A)
     rotation.join([C, D])
     for _ in range(3):
-        rotation.lost(A, LASTING + 1)
+        rotation.lost(A, 61.0)
     assert turns(rotation, 3) == [A, C, D]
     rotation.worked(C)
     rotation.join([D])
-    rotation.lost(C, LASTING + 1)
+    rotation.lost(C, 61.0)
     assert turns(rotation, 3) == [A, D, A]
 
 
@@ -229,7 +292,7 @@ def test_without_members_who_is_lost_has_its_turn_in_the_next_round() -> None:
     rotation = Rotation([A, B, C])
     assert rotation.take() == A
     rotation.worked(A)
-    rotation.lost(A, LASTING + 1)
+    rotation.lost(A, 61.0)
     assert turns(rotation, 5) == [B, C, A, B, C]
 
 
@@ -240,7 +303,7 @@ def test_a_name_of_which_one_target_works_is_not_in_doubt() -> None:
     assert rotation.take() == C
     rotation.worked(C)
     rotation.join([E])
-    rotation.lost(C, LASTING + 1)
+    rotation.lost(C, 61.0)
     assert turns(rotation, 3) == [D, NAME, E]
 
 

@@ -11,15 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_etcd_watch._endpoints import Endpoint, SrvName
+from trio_etcd_watch._endpoints import Endpoint, SrvName, is_host_name
 from trio_etcd_watch._grpc.status import StreamLost
-from trio_etcd_watch._srv import (
-    MAX_TARGETS,
-    NoRecords,
-    Record,
-    in_order,
-    usable_targets,
-)
+from trio_etcd_watch._srv import NoRecords, Record, in_order, usable_targets
 
 DRAWS = 10_000
 NAME = SrvName("example.com")
@@ -143,6 +137,11 @@ def test_targets_that_are_no_hosts(target: str) -> None:
         usable(record(target), trusts=True)
 
 
+def test_the_longest_name_of_a_host() -> None:
+    assert is_host_name("a." * 126 + "a")
+    assert not is_host_name("a." * 126 + "aa")
+
+
 def test_a_target_without_a_port() -> None:
     with pytest.raises(StreamLost, match="has port 0"):
         usable(record(port=0))
@@ -155,12 +154,18 @@ def test_the_root_says_that_there_is_none() -> None:
     assert len(usable(record(""), record())) == 1
 
 
+def test_a_denial_says_for_how_long_it_holds() -> None:
+    denial = NoRecords("there are none", 7.5)
+    assert (str(denial), denial.ttl) == ("there are none", 7.5)
+    assert NoRecords("there are none").ttl == 0
+
+
 def test_targets_are_bounded_and_each_is_there_once() -> None:
     hosts = (f"m{i}.example.com" for i in itertools.count())
-    records = [record(next(hosts)) for _ in range(MAX_TARGETS + 5)]
+    records = [record(next(hosts)) for _ in range(105)]
     endpoints, left_out = usable_targets(NAME, records, tls=True, trusts=False)
-    assert len(endpoints) == MAX_TARGETS
-    assert left_out == [f"5 more than {MAX_TARGETS} records"]
+    assert len(endpoints) == 100
+    assert left_out == ["5 more than 100 records"]
     assert len(usable(record(weight=1), record(weight=2))) == 1
 
 

@@ -27,6 +27,7 @@ NO_LEADER = "etcdserver: no leader"
 LEARNER = "etcdserver: rpc not supported for learner"
 OLD_TOKEN = "etcdserver: invalid auth token"  # no password
 TOO_LARGE = "grpc: received message larger than max (3145800 vs. 2097152)"
+COMPACTED = "the required revision has been compacted; the oldest left is "
 ALL = [Call.STREAM, Call.CREATION, Call.AUTHENTICATE, Call.READ, Call.MEMBERS]
 
 CASES = [
@@ -195,19 +196,33 @@ def test_reasons_are_statuses(reason: str, status: Status) -> None:
 
 @pytest.mark.parametrize("prefix", ["", "rpc error: code = PermissionDenied desc = "])
 @pytest.mark.parametrize(
-    ("reason", "compact_revision", "kind"),
+    ("reason", "compact_revision", "kind", "text"),
     [
-        ("etcdserver: mvcc: required revision has been compacted", 0, CompactedError),
-        ("", 5, CompactedError),
-        ("", -1, CompactedError),
-        ("", 0, FutureRevisionError),
-        ("etcdserver: permission denied", 0, PermissionDeniedError),
-        ("etcdserver: user name is empty", 0, PermissionDeniedError),
-        ("mvcc: watcher range is empty", 0, WatchCanceledError),
+        (
+            "etcdserver: mvcc: required revision has been compacted",
+            0,
+            CompactedError,
+            COMPACTED + "0",
+        ),
+        ("", 5, CompactedError, COMPACTED + "5"),
+        ("", -1, CompactedError, COMPACTED + "-1"),
+        (
+            "",
+            0,
+            FutureRevisionError,
+            "the server canceled the watch and gave no reason",
+        ),
+        ("etcdserver: permission denied", 0, PermissionDeniedError, None),
+        ("etcdserver: user name is empty", 0, PermissionDeniedError, None),
+        ("mvcc: watcher range is empty", 0, WatchCanceledError, None),
     ],
 )
 def test_reasons_of_a_cancel(
-    prefix: str, reason: str, compact_revision: int, kind: type[WatchCanceledError]
+    prefix: str,
+    reason: str,
+    compact_revision: int,
+    kind: type[WatchCanceledError],
+    text: str | None,
 ) -> None:
     response = response_of(
         pb.WatchResponse(
@@ -218,6 +233,7 @@ def test_reasons_of_a_cancel(
     )
     error = error_of_cancel(response)
     assert type(error) is kind
+    assert str(error) == (text or reason)
     assert error.response is response
     assert error.reason == reason
     if isinstance(error, CompactedError):

@@ -1,0 +1,151 @@
+"""What is mutated, and by which tests it should be noticed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.mutants import survivors
+from tests.mutants.operators import Mutant, mutants_of
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """A package and its tests.
+
+    Attributes:
+        copied: files and folders that its tests need, itself included.
+        tests: for each module, the test files that should notice its mutants, the
+            fastest first. None of them may read the source of the module, which would
+            notice every change.
+        environment: for some modules, what their tests want in the environment.
+        listing: the file that lists the mutants that change nothing.
+        margin: seconds that a mutant may take on top of three times what the module
+            takes as it is.
+    """
+
+    root: Path
+    package: str
+    copied: tuple[str, ...]
+    tests: Mapping[str, tuple[str, ...]]
+    listing: Path
+    environment: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    margin: float = 10.0
+
+    def file(self, module: str) -> Path:
+        """Return the path of a module below the root."""
+        return Path(self.package, *module.split(".")).with_suffix(".py")
+
+    def mutants(self, module: str) -> list[Mutant]:
+        """Return all mutants of a module."""
+        return mutants_of(module, (self.root / self.file(module)).read_bytes())
+
+    def listed(self) -> list[survivors.Survivor]:
+        """Return the list of mutants that change nothing."""
+        return survivors.listed(self.listing)
+
+    def copy_to(self, folder: Path) -> None:
+        """Copy what the tests need, without bytecode."""
+        for name in self.copied:
+            if (self.root / name).is_dir():
+                ignored = shutil.ignore_patterns("__pycache__", ".hypothesis")
+                shutil.copytree(self.root / name, folder / name, ignore=ignored)
+            else:
+                shutil.copy2(self.root / name, folder / name)
+
+
+@contextmanager
+def mutated(file: Path, mutant: Mutant) -> Iterator[None]:
+    """Write a mutant in place of a module, and take its bytecode away."""
+    source = file.read_bytes()
+    cached = list(file.parent.glob(f"__pycache__/{file.stem}.*.pyc"))
+    kept = {each: each.with_name(f"{each.name}.kept") for each in (file, *cached)}
+    for each, aside in kept.items():
+        each.rename(aside)
+    try:
+        file.write_bytes(mutant.apply(source))
+        yield
+    finally:
+        # By renaming: the bytecode stays valid, as the time of the source is the same.
+        for each, aside in kept.items():
+            aside.replace(each)
+
+
+PURE = {"TRIO_ETCD_WATCH_PURE": "1"}
+
+
+def unit(*names: str) -> tuple[str, ...]:
+    """The paths of unit tests."""
+    return tuple(f"tests/unit/test_{name}.py" for name in names)
+
+
+SESSION = (
+    *unit("session", "session_bounds", "runs"),
+    "tests/machine/test_session_machine.py",
+)
+REPLICA = (*unit("replica"), "tests/machine/test_replica_machine.py")
+TESTS = {
+    "_backoff": unit("backoff"),
+    "_chain": unit("chain", "replica"),
+    "_changes": unit("changes"),
+    "_cli.arguments": unit("arguments", "connecting"),
+    "_cli.bookmark": unit("bookmark"),
+    "_cli.failures": unit("failures"),
+    "_cli.printing": unit("printing"),
+    "_cli.progress": (*unit("progress"), "tests/io/test_output.py"),
+    "_columns": unit("columns", "values", "decode"),
+    "_creations": SESSION,
+    "_cursor": (*unit("cursor"), *SESSION),
+    "_endpoints": unit("channel", "srv", "rotation"),
+    "_errors": unit("errors", "values", "responses", "verdicts", "session"),
+    "_fragments": (*unit("session_bounds"), *SESSION),
+    "_grpc.frames": (*unit("messages", "frames"), "tests/io/test_connection.py"),
+    "_grpc.messages": unit("messages", "frames"),
+    "_grpc.metadata": unit("metadata", "channel"),
+    "_grpc.status": unit("status", "verdicts"),
+    "_log": unit("log"),
+    "_mapping": unit("mapping", "replica", "snapshot"),
+    "_members": (*unit("members"), "tests/io/test_following.py"),
+    "_outage": unit("outage"),
+    "_parsing": unit("parsing"),
+    "_pure": unit("decode", "values", "columns"),
+    "_replica": REPLICA,
+    "_requests": (*unit("session", "snapshot"), "tests/io/test_reads.py"),
+    "_responses": unit("responses", "values", "decode", "session"),
+    "_roster": SESSION,
+    "_rotation": (*unit("rotation"), "tests/io/test_following_turns.py"),
+    "_runs": (*unit("runs"), *SESSION),
+    "_session": SESSION,
+    "_snapshot": (*unit("snapshot"), "tests/io/test_reads.py"),
+    "_srv": unit("srv"),
+    "_statistics": unit("factories"),
+    "_subscription": SESSION,
+    "_twins": unit("speedups"),
+    "_verdicts": (*unit("verdicts"), "tests/io/test_scripted_verdicts.py"),
+    "testing._factories": unit("factories"),
+    "testing._store": unit("store"),
+}
+
+OURS = Project(
+    root=ROOT,
+    package="trio_etcd_watch",
+    copied=(
+        "trio_etcd_watch",
+        "tests",
+        "benchmarks",
+        "docs",
+        "servers",
+        "pyproject.toml",
+    ),
+    tests=TESTS,
+    listing=survivors.FILE,
+    # What is there twice would hide what its twin in Python does.
+    environment=dict.fromkeys(
+        ("_chain", "_columns", "_grpc.messages", "_pure", "_responses"), PURE
+    ),
+)
