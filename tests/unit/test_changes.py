@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 
 from tests.machine.store import Store, follow, store_of
+from trio_etcd_watch._changes import Position
 from trio_etcd_watch._replica import Replica
 from trio_etcd_watch._views import Consumer
 
@@ -71,7 +72,7 @@ def test_a_change_is_told_with_what_follows_it() -> None:
     for each in changes:
         store.commit(each)
         follow(replica, store)
-    assert told(consumer) == [(b"a", b"1", None), (b"b", None, b"2")]
+    assert next_changes(consumer) == [(b"a", b"1", None), (b"b", None, b"2")]
 
 
 def test_what_comes_and_goes_is_forgotten_with_how_it_came() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from trio_etcd_watch._endpoints import Endpoint, SrvName
-from trio_etcd_watch._rotation import Rotation
+from trio_etcd_watch._rotation import LASTING, Rotation
 
 NAME = SrvName("example.com")
 
