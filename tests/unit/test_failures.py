@@ -56,5 +56,5 @@ def test_what_it_says() -> None:
     for lost in (HistoryLostError(9, 5), ClusterChangedError(1, 2)):
         assert str(failure_of(lost)) == str(lost)
         assert str(failure_of(lost, "mark")).startswith(
-            f"{lost}; what mark still needs is gone: remove it"
+            f"{lost}; the history that mark needs is gone: remove it"
         )
