@@ -151,7 +151,7 @@ async def test_a_refusal_is_no_error(
         assert member.connections == 1
     assert {record.levelno for record in caplog.records} == {logging.DEBUG}
     [line] = [r.getMessage() for r in caplog.records if "does not" in r.getMessage()]
-    assert line.endswith(f"does not tell the members: {refusal}")
+    assert line.endswith(f"does not report the members: {refusal}")
 
 
 async def test_a_member_that_is_silent_about_it(clock: MockClock) -> None:
@@ -236,7 +236,9 @@ async def test_a_list_of_a_hundred_thousand_urls(
         assert made.known("given") == made.endpoints
     told = [record.getMessage() for record in caplog.records]
     assert len(told) < 10
-    assert any(f"a list of {len(reply)} bytes is none of etcd's" in t for t in told)
+    assert any(
+        f"a list of {len(reply)} bytes is longer than any of etcd's" in t for t in told
+    )
 
 
 async def test_a_list_that_changes_each_time_leaves_nothing_behind() -> None:
@@ -296,7 +298,7 @@ def test_no_plaintext_joins_where_there_is_tls(
     secure = has_context or given is True
     following = Following(joined, endpoints, secure=secure, timeout=1.0)
     answer = pb.MemberListResponse.FromString(members_at("http://m1:1", "https://m2:1"))
-    following._take(
+    following._join(
         answer, cast("Connection", None), Endpoint("m0", 1, "", told_by_tls)
     )
     assert joined.members == (["m1:1", "m2:1"] if plaintext else ["m2:1"])
@@ -308,10 +310,10 @@ async def test_who_answers_is_who_was_meant() -> None:
         meant = await made.connect()
         made.connector.leave(meant)
         following = Following(made.connector, (), secure=False, timeout=1.0)
-        assert await following._look(meant, Endpoint("m0", 1, "", False)) == RETRY
+        assert await following._ask_once(meant, Endpoint("m0", 1, "", False)) == RETRY
         assert made.connector.connections_made == 1
         await made.connect()
-        assert await following._look(meant, Endpoint("m0", 1, "", False)) == RETRY
+        assert await following._ask_once(meant, Endpoint("m0", 1, "", False)) == RETRY
         with pytest.raises(StreamLost, match="another connection by now"):
             await made.connector.metadata_on(meant)
 
