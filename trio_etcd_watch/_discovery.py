@@ -33,8 +33,8 @@ FAILURE_TTL = 1.0
 """Seconds for which a look-up that failed is not repeated, whoever asks for it."""
 
 MAX_DENIAL_TTL = 60.0
-"""Most seconds for which it is cached that there are no records: watches may be waiting
-for a new cluster. RFC 2308 (5) lets resolvers choose a limit, of some hours."""
+"""The most seconds for which it is cached that there are no records: watches may be
+waiting for a new cluster. RFC 2308 (5) lets resolvers choose a limit, of some hours."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,27 +107,29 @@ class Following:
         try:
             reply = await self._ask(connection)
         except trio.TooSlowError:
-            return self._unknown(reporter, f"no answer within {self._timeout:g} s")
+            return self._log_failure(reporter, f"no answer within {self._timeout:g} s")
         except StreamLost as exc:
-            return self._unknown(reporter, str(exc))
+            return self._log_failure(reporter, str(exc))
         except RpcError as exc:
             # Each retry would authenticate with a password that was refused.
-            return self._unknown(reporter, str(exc), INTERVAL)
+            return self._log_failure(reporter, str(exc), INTERVAL)
         if isinstance(reply, Status):
             lasting = (Verdict.FINAL, Verdict.NEW_TOKEN)
             lasts = verdict_on(Call.MEMBERS, reply) in lasting
             wait = INTERVAL if lasts else RETRY
-            return self._unknown(reporter, str(reply), wait)
+            return self._log_failure(reporter, str(reply), wait)
         if len(reply) > MAX_LIST_SIZE:
             reason = f"a list of {len(reply)} bytes is longer than any of etcd's"
-            return self._unknown(reporter, reason, INTERVAL)
+            return self._log_failure(reporter, reason, INTERVAL)
         try:
             answer = parse(pb.MemberListResponse, reply)
         except ValueError:
-            return self._unknown(reporter, "the answer cannot be parsed", INTERVAL)
+            return self._log_failure(reporter, "the answer cannot be parsed", INTERVAL)
         if not any(each.clientURLs for each in answer.members):
             # A cluster has at least the member that answers.
-            return self._unknown(reporter, "the list has no started member", INTERVAL)
+            return self._log_failure(
+                reporter, "the list has no started member", INTERVAL
+            )
         self._join(answer, connection, reporter)
         return INTERVAL
 
@@ -175,7 +177,9 @@ class Following:
         self._left_out = left_out
         self._connector.join(connection, endpoints)
 
-    def _unknown(self, reporter: Endpoint, reason: str, wait: float = RETRY) -> float:
+    def _log_failure(
+        self, reporter: Endpoint, reason: str, wait: float = RETRY
+    ) -> float:
         logger.debug(
             "%s does not report the members: %s", printable(reporter), printable(reason)
         )

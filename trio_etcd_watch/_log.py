@@ -7,7 +7,7 @@ the log with one.
 from __future__ import annotations
 
 MAX_LENGTH = 300
-"""Most characters of one text from outside; etcd's own have up to about 150."""
+"""The most characters of one text from outside; etcd's own have up to about 150."""
 
 
 def printable(text: object) -> str:

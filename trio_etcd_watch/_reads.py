@@ -134,8 +134,8 @@ class Reads:
                 # A watch is refused in the same way if the client has no user.
                 raise denial(reply)
             case _:
-                # Transient failures, too: a read needs a quorum, which another member
-                # may have.
+                # This includes transient failures: a read needs a quorum, which another
+                # member may have.
                 self._connector.leave(connection)
         raise StreamLost(f"the server answered a read with {reply}")
 

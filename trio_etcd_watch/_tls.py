@@ -87,9 +87,9 @@ def _wrap(
 def _protocols_of(context: ssl.SSLContext) -> list[str]:
     """Return the ALPN protocols that a context has set."""
     sent = ssl.MemoryBIO()
-    dropped = context.wrap_bio(ssl.MemoryBIO(), sent, server_hostname="localhost")
+    probe = context.wrap_bio(ssl.MemoryBIO(), sent, server_hostname="localhost")
     with contextlib.suppress(ssl.SSLWantReadError):
-        dropped.do_handshake()
+        probe.do_handshake()
     return _protocols_in(sent.read())
 
 

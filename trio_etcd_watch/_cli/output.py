@@ -44,7 +44,7 @@ class Output:
         self._noting = trio.CancelScope()
         self._until = math.inf
 
-    def hurry(self) -> None:
+    def limit_write(self) -> None:
         """Limit the write in progress to `GRACE`, and recording it to `DISK_LIMIT`."""
         self._until = self._writing.deadline = trio.current_time() + GRACE
         self._noting.deadline = self._until + DISK_LIMIT
@@ -58,8 +58,8 @@ class Output:
     ) -> None:
         """Write all of this, and only then call `then`. A checkpoint.
 
-        Cancellation does not end it before the limits that `hurry()` sets; then the
-        thread, a daemon, is abandoned. `then` is called whenever everything was
+        Cancellation does not end it before the limits that `limit_write()` sets; then
+        the thread, a daemon, is abandoned. `then` is called whenever everything was
         written, within `DISK_LIMIT`.
 
         Args:

@@ -39,7 +39,7 @@ class Printer(Protocol):
 
 
 class Human:
-    """Lines as `etcdctl watch` and `etcdctl get` print them.
+    """Formats lines as `etcdctl watch` and `etcdctl get` print them.
 
     Args:
         terminal: whether a terminal shows the lines: then keys and values are one line
@@ -94,7 +94,7 @@ class Human:
 
 
 class Json:
-    """One line of JSON for each event, key or change.
+    """Formats one line of JSON for each event, key or change.
 
     The fields are etcd's. Bytes are base64; those that are UTF-8 are text in a second
     field: `key` and `key_utf8`, `value` and `value_utf8`.

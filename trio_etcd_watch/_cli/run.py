@@ -103,7 +103,7 @@ async def _supervise(job: Job) -> int:
     async def listen(signals: AsyncIterator[int]) -> None:
         async for number in signals:
             ends.append(-number)
-            job.output.hurry()
+            job.output.limit_write()
             nursery.cancel_scope.cancel(reason="a signal ends it")
 
     async def notice_closed() -> None:

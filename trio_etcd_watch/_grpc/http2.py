@@ -209,7 +209,7 @@ def _response_received(event: Any) -> Event:
 
 
 def _connection_terminated(event: Any) -> Event:
-    # A graceful GOAWAY too: h2 then raises for streams that are still open.
+    # A graceful GOAWAY is an end, too: h2 then raises for streams still open.
     text = bytes(event.additional_data or b"").decode("ascii", "backslashreplace")
     code = _name_of(event.error_code)
     # How gRPC servers report too many pings (gRFC A8, "Throttling").

@@ -168,7 +168,7 @@ class Gateway:
         in_use: list[http.client.HTTPConnection] = []
 
         def exchange() -> tuple[int, bytes]:
-            connection = self._take()
+            connection = self._idle_or_new()
             in_use.append(connection)
             try:
                 connection.request(method, path, body, headers)
@@ -196,7 +196,7 @@ class Gateway:
             raise _refusal(status, data)
         return data
 
-    def _take(self) -> http.client.HTTPConnection:
+    def _idle_or_new(self) -> http.client.HTTPConnection:
         # Several threads may be here at once, so a check for an empty list could fail.
         with suppress(IndexError):
             while True:

@@ -73,7 +73,7 @@ class MemoryCall:
             raise StreamLost("the call has ended")
         for message in messages:
             if self._is_watch:
-                self._take(pb.WatchRequest.FromString(message))
+                self._handle(pb.WatchRequest.FromString(message))
             else:
                 self._answer(self._link.range(message))
 
@@ -133,7 +133,7 @@ class MemoryCall:
             self._outbox.append(answer)
         self.end(answer if isinstance(answer, Status) else OK)
 
-    def _take(self, request: pb.WatchRequest) -> None:
+    def _handle(self, request: pb.WatchRequest) -> None:
         if request.HasField("create_request"):
             self._create(request.create_request)
         elif request.HasField("cancel_request"):
