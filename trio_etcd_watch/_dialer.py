@@ -45,7 +45,7 @@ class _Address:
 
 @final
 class Dialer:
-    """Opens connections, first to the addresses that have not been tried the longest.
+    """Opens connections, and tries the least recently tried addresses first.
 
     Args:
         channel: gives the TLS context, and how long an attempt may take.

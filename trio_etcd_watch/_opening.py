@@ -44,8 +44,8 @@ class WatcherManager(AbstractAsyncContextManager[Watcher]):
 
     The user gets the body's exception unchanged, or one Cancelled, whatever else
     happens. A background task raises nothing but Cancelled, unless it has a bug: then
-    the body is cancelled, and the bug is raised together with the body's exception.
-    KeyboardInterrupt is raised in the user's tasks: background tasks are protected.
+    the body is cancelled, and the bug is raised, with the body's exception if any.
+    KeyboardInterrupt is raised in the user's tasks: ours are protected from it.
 
     Args:
         connector_in: makes the connector, whose tasks run in the given nursery.

@@ -1,4 +1,4 @@
-"""Does the TLS handshake with etcd, which offers h2, and leaves the context unchanged.
+"""Does the TLS handshake with etcd: offers h2, and leaves the context unchanged.
 
 etcd's server requires that h2 is negotiated (ALPN). Python sets ALPN protocols only on
 a context, which can be neither copied nor asked for them, and to set them for good

@@ -1,8 +1,8 @@
 """Writes to stdout in a thread, so that a slow reader delays nothing else.
 
 A write that is in progress when the program is told to end is finished, if its reader
-consumes it within `GRACE`, and then recorded, for which even a busy disk has time. So
-the bookmark says what was printed.
+consumes it within `GRACE`, and then recorded, for which a busy disk has `DISK_LIMIT`.
+So the bookmark says what was printed.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ GRACE = 0.5
 end."""
 
 DISK_LIMIT = 10.0
-"""Seconds that recording it may take after that: an fsync on a busy disk takes one or
-more. Supervisors wait 30 s or longer before they kill."""
+"""Seconds that recording what was written may take after `GRACE`: an fsync on a busy
+disk takes one or more. Supervisors wait 30 s or longer before they kill."""
 
 PIECE = 2**16
 """How many bytes are written at once."""
