@@ -9,8 +9,9 @@ of a name goes to the endpoints that it resolves to at that time.
    cluster has moved, the given endpoints may be dead for good.
 4. Before these, but after all others, come members that were never tried: their
    addresses may be reachable only from inside the cluster's network, and from outside
-   each try would take its whole timeout. So an endpoint that is lost after it has served gets an
-   extra turn before them, but only a few times in a row if it is lost again and again.
+   each try would take its whole timeout. So an endpoint that is lost after it has
+   served gets an extra turn before them, but only a few times in a row if it is lost
+   again and again.
 """
 
 from __future__ import annotations
