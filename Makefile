@@ -1,4 +1,4 @@
-# Needs Python 3.11 or newer and make; everything else goes into $(VENV).
+# Needs Python 3.11 or newer and make; everything else is installed into $(VENV).
 #
 #   make demo              watch and mirror a private etcd that is killed and compacted
 #   make test [ARGS=...]   the tests, with and without speedups; ARGS go to pytest
@@ -22,8 +22,8 @@
 #                          in empty environments
 #   make wheels            build and install both wheels, with and without a compiler
 #   make package           build what is released, and check it
-#   make clean             remove what these have made, but for the servers
-#   make distclean         remove these, too
+#   make clean             remove what these targets have made, except the servers
+#   make distclean         remove the servers, too
 
 VERSIONS := 3.11 3.12 3.13
 VENV := .venv
@@ -31,19 +31,19 @@ WORKERS := 3
 SECONDS := 60
 SEED := 7
 ARGS :=
-# What is installed for each purpose: extras, which users have too, and groups.
+# What is installed for each purpose: extras, which users have too, and dependency groups.
 PURPOSE_demo := --editable '.[testing]'
 PURPOSE_bench := --editable '.[testing]' --group bench
 PURPOSE_test := --editable '.[testing,srv]' --group test
 PURPOSE_lint := --group lint
-# The tests that decode anything, but for those on a server.
+# The tests that decode anything, except those that need a server.
 DECODING := tests/unit tests/io tests/machine/test_session_machine.py
-# Requirements beyond pyproject.toml's.
+# Requirements in addition to pyproject.toml's.
 PINS :=
 
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
-# Python 3.11 comes with a pip that knows no `--group`.
+# The pip that comes with Python 3.11 does not know `--group`.
 upgrade_pip = $(1)/bin/python -m pip install -qq --disable-pip-version-check 'pip >= 25.1'
 PYENV := $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions
 
@@ -60,14 +60,14 @@ PYTHON = $(call find_python,python3 \
 demo: $(VENV)/.demo
 	@$(BIN)/python examples/demo.py
 
-# Twice, as there are two decoders: in C, if there is a compiler, and in Python. More
-# workers than cores: most tests wait for a server most of the time.
+# The tests run once for each decoder: in C, if there is a compiler, and in Python. There
+# may be more workers than cores, since most tests wait for a server most of the time.
 PYTEST = $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=worksteal
 test: $(VENV)/.test
 	$(PYTEST) $(ARGS)
 	TRIO_ETCD_WATCH_PURE=1 $(PYTEST) $(or $(ARGS),$(DECODING))
 
-# purerpc wants h2 < 4, so what is tested with it runs in an environment of its own.
+# purerpc requires h2 < 4, so tests run it in an environment of its own.
 test coverage $(VERSIONS:%=test-%) test-oldest: .venv-purerpc/.made
 
 .venv-purerpc/.made: pyproject.toml
@@ -83,7 +83,7 @@ lint: $(VENV)/.test $(VENV)/.lint
 	$(BIN)/python -m mypy
 	$(BIN)/python -m tests.typing
 
-# Of the modules in Python, whose docstrings are the reference, in whatever environment.
+# The reference comes from the docstrings of the modules in Python, not of the one in C.
 docs: .venv-docs/.made
 	TRIO_ETCD_WATCH_PURE=1 .venv-docs/bin/python -m sphinx -q -W --keep-going -n \
 		-E -d build/doctrees docs build/docs
@@ -148,8 +148,8 @@ docs-follow: $(VENV)/.test
 wheels: $(VENV)/.test
 	$(BIN)/python -m tests.support.wheels $(ARGS)
 
-# What is released names where the project lives, and who releases it (hatch_build.py);
-# without that two of pyroma's ten points are missing. The sdist is unpacked, and tested.
+# A release has the URL of the project and an address (hatch_build.py); without them pyroma
+# gives 8 of 10 points. The sdist is unpacked and tested.
 package: $(VENV)/.test .venv-package/.made
 	@rm -rf dist build/sdist && mkdir -p build/sdist
 	.venv-package/bin/python -m build --outdir dist . >build/package.log
@@ -184,8 +184,8 @@ $(VERSIONS:%=test-%): test-%:
 test-oldest:
 	@$(MAKE) test VENV=.venv-oldest PINS="trio==0.31.0 h2==3.2.0 protobuf==6.30.0 sortedcontainers==2.4.0 dnspython==2.7.0"
 
-# The first path maps protos/ to the package's name in protobuf's pool, where
-# `watch.proto` alone might be another package's; tests/test_pb.py runs the same.
+# The first path puts the files below the package's name in protobuf's pool, since another
+# package may have a `watch.proto` there; tests/unit/test_pb.py runs the same command.
 protos: $(VENV)/.test
 	$(BIN)/python -m protoc --proto_path=trio_etcd_watch/_pb=protos \
 		--python_out=. --pyi_out=. protos/columns.proto protos/watch.proto
@@ -197,8 +197,8 @@ servers:
 	@echo "Go is not installed: no servers built"
 endif
 
-# etcd's own main packages, in a module that requires nothing but them: then what they
-# are built of is what their version requires.
+# etcd's own main packages are built in a module that requires nothing else, so that their
+# dependencies have the versions that they require.
 .servers/etcd-%:
 	@echo "building etcd $*"
 	@rm -rf $@.part && mkdir -p $@.part

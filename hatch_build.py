@@ -1,7 +1,7 @@
-"""Builds `trio_etcd_watch._speedups`, where there is a compiler, into the wheel.
+"""Builds `trio_etcd_watch._speedups` into the wheel, and adds metadata of a release.
 
-Where there is none, or with TRIO_ETCD_WATCH_PURE=1, the wheel is pure and all works as
-well, only slower. One extension serves every CPython from 3.11 on (the limited API);
+Without a compiler, or with TRIO_ETCD_WATCH_PURE=1, the wheel is pure, and everything
+works, but slower. One extension serves every CPython from 3.11 on (the limited API);
 free-threaded ones, which have no limited API, get the pure wheel.
 """
 
@@ -23,14 +23,14 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CCompilerError, ExecError, PlatformError
 
 HOME = os.environ.get("TRIO_ETCD_WATCH_HOME", "").rstrip("/")
-"""Where the project lives, as https://host/owner/name: every URL is below it. What is
-built without it names none, and has no links from one file to another."""
+"""The URL of the project, https://host/owner/name, under which every other URL is. A
+build without it has no URLs, and no links from one file to another."""
 
 EMAIL = os.environ.get("TRIO_ETCD_WATCH_EMAIL", "")
-"""Where whoever releases it can be reached. What is built without it names no address."""
+"""The address of whoever releases the project; a build without it has none."""
 
 FILES = f"{HOME}/blob/main/"
-"""Where the files of the tree can be read."""
+"""The URL under which the files of the repository can be read."""
 
 PACKAGE = Path(__file__).parent / "trio_etcd_watch"
 
@@ -45,10 +45,10 @@ SPEEDUPS = Extension(
 
 
 class CustomMetadataHook(MetadataHookInterface):
-    """Found by hatchling by its file."""
+    """Adds URLs, author and readme; hatchling finds this class by its file."""
 
     def update(self, metadata: dict[str, Any]) -> None:
-        """Add what depends on where the project lives, and who releases it."""
+        """Add what depends on `HOME` and `EMAIL`."""
         urls = {
             "Homepage": HOME,
             "Documentation": f"{FILES}docs/index.md",
@@ -67,13 +67,13 @@ class CustomMetadataHook(MetadataHookInterface):
 
 
 class CustomBuildHook(BuildHookInterface):
-    """Found by hatchling by its file."""
+    """Builds the extension; hatchling finds this class by its file."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Build in place, where an editable install looks for it, and include it."""
+        """Build in place, where an editable install finds it, and include it."""
         if not _is_wanted() or not (extension := _build(Path(self.root))):
             return
-        # Those of manylinux are given by auditwheel, which checks them.
+        # auditwheel sets the manylinux tags, since it checks that they are right.
         platform = next(
             tag.platform
             for tag in sys_tags()
@@ -85,7 +85,7 @@ class CustomBuildHook(BuildHookInterface):
 
 
 def _with_absolute_links(text: str) -> str:
-    """Return Markdown whose links to files of the tree lead there from anywhere."""
+    """Return Markdown with absolute links to files, or without `HOME` with none."""
     absolute = rf"[\1]({FILES}\2)" if HOME else r"\1"
     return re.sub(r"\[([^\]]+)\]\((?![a-z]+:|#)([^)]+)\)", absolute, text)
 

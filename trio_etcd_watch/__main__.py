@@ -1,16 +1,16 @@
-"""The program: `trio-etcd-watch`, and `python -m trio_etcd_watch`."""
+"""Starts the program: `trio-etcd-watch`, or `python -m trio_etcd_watch`."""
 
 from __future__ import annotations
 
 import os
 import sys
 
-from ._cli.run import leave, run
+from ._cli.run import end_process, run
 
 
 def main() -> None:
-    """Run with the arguments and the environment of this process, and end it."""
-    leave(run(sys.argv[1:], os.environ))
+    """Run with this process's arguments and environment, and end the process."""
+    end_process(run(sys.argv[1:], os.environ))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How to reach a cluster: endpoints, TLS, credentials; values that open nothing."""
+"""Describes how to reach a cluster: endpoints, TLS and credentials, without any I/O."""
 
 from __future__ import annotations
 
@@ -24,24 +24,25 @@ TokenSource: TypeAlias = str | Callable[[], Awaitable[str]]
 """A token of etcd's auth, or an async function that returns one."""
 
 DEFAULT_MAX_MESSAGE_SIZE = 128 * 2**20
-"""In bytes. etcd splits a response at 2 MiB unless one event is larger, but sends
-unsplit what had to wait for the creation of its watch."""
+"""In bytes. etcd splits a response at 2 MiB unless one event is larger, but does not
+split events that had to wait for the creation of their watch."""
 
 
 API_VERSION: Metadata = (("client-api-version", "3.7"),)
-"""Sent with every call, as Go's client sends it: the etcd whose API this client knows.
-Servers count their clients by it (etcd_server_client_requests_total), so that whoever
-upgrades a cluster can see who is left; without it we would be "unknown"."""
+"""Sent with every call, as by Go's client: the etcd version whose API this client
+knows. Servers count their clients by it (etcd_server_client_requests_total), so that
+whoever upgrades a cluster sees which clients remain; without it we would count as
+"unknown"."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """A user of etcd's auth, and the password, which is in no repr.
+    """A user of etcd's auth, and the password, which the repr omits.
 
     Raises:
-        TypeError, ValueError: One of them is no str, or the user is empty; the text never
-            has the password.
+        TypeError, ValueError: One of them is not a str or cannot be UTF-8, or the user
+            is empty; the text never has the password.
     """
 
     user: str
@@ -56,14 +57,14 @@ class Credentials:
             try:
                 value.encode()
             except UnicodeEncodeError:
-                # From None: the cause holds the value.
+                # From None, since the cause would hold the value.
                 raise ValueError(f"{name} cannot be encoded as UTF-8") from None
         if not self.user:
             raise ValueError("user must not be empty, got ''")
 
 
 def metadata_pairs(metadata: MetadataLike) -> Metadata:
-    """Return metadata checked, in one order, so that equal metadata compare equal."""
+    """Check metadata, and return it sorted, so that equal metadata compares equal."""
     if metadata is None:
         return ()
     pairs = metadata.items() if isinstance(metadata, Mapping) else metadata
@@ -73,7 +74,7 @@ def metadata_pairs(metadata: MetadataLike) -> Metadata:
         raise TypeError("metadata must be a mapping or pairs of name, value") from exc
     check_metadata(checked)
     for name, _ in API_VERSION:
-        # Go's client overwrites it without a word.
+        # Go's client overwrites it silently.
         if any(name == given for given, _ in checked):
             raise ValueError(f"metadata name {name!r} is this client's own")
     return tuple(sorted(checked, key=lambda pair: pair[0]))
@@ -89,7 +90,7 @@ def _parsed(endpoints: Sequence[str]) -> list[tuple[Endpoint | SrvName, str]]:
 
 
 def _check_system(endpoints: Iterable[tuple[Endpoint | SrvName, str]]) -> None:
-    """See that this system, and what is installed here, can reach them."""
+    """Check that this system, and what is installed on it, can reach endpoints."""
     for endpoint, text in endpoints:
         if isinstance(endpoint, SrvName):
             try:
@@ -130,7 +131,7 @@ def _check_secrets(credentials: object, token: object) -> None:
 
 
 def flaw_of_token(token: str) -> str | None:
-    """Say why a header cannot carry a token, without showing it; None if it can."""
+    """Say why a header cannot carry a token, without quoting it; None if it can."""
     if not token:
         return "is empty"
     if not re.fullmatch(r"[\x20-\x7e]*", token):
@@ -150,40 +151,39 @@ class Channel:
 
     Args:
         endpoints: `host:port`, `http://host:port`, `https://host:port`,
-            `[::1]:2379` or `unix:///path`. One is picked at random to begin with;
-            after each failure the next has its turn, and so has each address of a
-            name with several. `etcd+srv://example.com` stands for what the SRV
-            records of that domain name; `pip install 'trio-etcd-watch[srv]'` brings
-            what looks them up.
-        ssl_context: for TLS, with whatever certificates it has loaded. It is left as
-            it is, but for the moment (far below a millisecond) in which a connection
-            is made: `h2` is its ALPN protocol then, also for another thread that
-            connects with it just then. Without one, `https://` verifies against the
-            system's certificates.
+            `[::1]:2379` or `unix:///path`. The first is picked at random; after each
+            failure the next is tried, as is each address of a name that has several.
+            `etcd+srv://example.com` means the targets of that domain's SRV records;
+            `pip install 'trio-etcd-watch[srv]'` installs what looks them up.
+        ssl_context: for TLS, with the certificates that it has loaded. It is not
+            changed, except for the moment (far below a millisecond) in which a
+            connection is made: then `h2` is its ALPN protocol, also for another thread
+            that connects with it at that moment. Without a context, `https://`
+            verifies against the system's certificates.
         credentials: a user of etcd's auth. etcd may take seconds to compare a
-            password (bcrypt), so the answer has the longer of 20 s and
-            `connect_timeout`.
+            password (bcrypt), so the time limit of the answer is the longer of 20 s
+            and `connect_timeout`.
         token: instead of credentials, a token of etcd's auth that comes from
             elsewhere (a JWT): a string, or an async function without arguments that
-            returns one. It is called when a stream needs a token, and again when the
-            server refuses the last, three times in a row at most, then the watch
-            fails with `AuthenticationError`; so it does at once if the function
-            raises, with that as the cause. It may take `connect_timeout`, after
-            which it is cancelled and called again later.
+            returns one. The function is called when a stream needs a token, and again
+            when the server refuses the last one, at most three times in a row; then
+            the watch fails with `AuthenticationError`. If the function raises, the
+            watch fails at once with the same error, whose cause is what was raised. A
+            call may take `connect_timeout`; then it is cancelled, and made again later.
         metadata: sent with every stream: a mapping, or pairs of name and value.
         connect_timeout: seconds that looking up a name or its SRV records may take,
-            and then each attempt at one of its addresses, until the server has proven
-            to speak HTTP/2. The next address does not wait for the end of the one
-            before: it is tried 0.25 s later, and the first that works is taken.
+            and then each attempt at one of its addresses, until the server has begun to
+            speak HTTP/2. The next address does not wait for the end of an attempt: it
+            is tried 0.25 s after the one before, and the first that works is used.
         keepalive_time: seconds of silence after which the server is pinged; etcd
             ends connections that ping more often than every 5 s.
-        keepalive_timeout: seconds that it then has to answer.
+        keepalive_timeout: seconds that the server then has to answer.
         max_message_size: bound in bytes of one response, 1024 or more; a watch that
             needs more fails with `RpcError` (RESOURCE_EXHAUSTED).
-        follow_members: ask the cluster for its members, at each new connection and
-            every five minutes, and use their addresses beside the endpoints, which
-            are never forgotten. If the streams' token is refused for that, the cluster
-            is asked with others, up to three each time.
+        follow_members: whether to ask the cluster for its members, on each new
+            connection and every five minutes, and to use their addresses as well as the
+            endpoints, which are never forgotten. If the streams' token is refused for
+            that, the cluster is asked with other tokens, up to three each time.
 
     Raises:
         TypeError, ValueError: An argument is wrong; the text names it, and never has a
@@ -244,17 +244,17 @@ class Channel:
             object.__setattr__(self, name, value)
 
     def __repr__(self) -> str:
-        # Neither metadata nor token: a secret.
+        # Metadata and token are omitted: they may be secret.
         given = (*self._endpoints, *self._srv_names)
         endpoints = ", ".join(repr(str(endpoint)) for endpoint in given)
         return f"Channel({endpoints}, credentials={self.credentials!r})"
 
 
 def as_channel(channel: object) -> Channel:
-    """Return the `Channel` that the argument of `open_watcher()` stands for.
+    """Return the `Channel` that the argument of `open_watcher()` describes.
 
     Raises:
-        TypeError, ValueError: it stands for none.
+        TypeError, ValueError: it does not describe one.
     """
     if isinstance(channel, Channel):
         return channel
@@ -283,10 +283,10 @@ def srv_names_of(channel: Channel) -> tuple[SrvName, ...]:
 
 
 def needs_tls(channel: Channel) -> bool:
-    """Whether what is found beside the given endpoints may only be reached by TLS.
+    """Whether endpoints found beside the given ones may only be reached by TLS.
 
-    So it is where one of those is, and where there is a secret to send, unless it goes
-    in plaintext over the network anyway.
+    That is so if a given endpoint is reached by TLS, or if there is a secret to send,
+    unless the given endpoints send it in plaintext over the network anyway.
     """
     if channel.ssl_context is not None or any(e.tls for e in channel._endpoints):
         return True

@@ -1,7 +1,7 @@
-"""Dials one endpoint: its name looked up, its addresses tried until a connection works.
+"""Dials one endpoint: looks its name up, and tries its addresses until one works.
 
-Trio's own happy eyeballs settle at TCP: at an address that accepts, and behind which may
-be silence, or a server of another kind. Here the race is over HTTP/2 that has begun.
+Trio's own happy eyeballs is decided once TCP is connected, although the server at that
+address may be silent, or of another kind. Here an address works once HTTP/2 has begun.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from ._log import printable
 from ._tls import shake_hands, system_context
 
 STAGGER = 0.25
-"""Seconds after which the next address of a name is tried beside the one before; that of
-`trio.open_tcp_stream` and of RFC 8305 (5)."""
+"""Seconds after which the next address of a name is tried in parallel; as
+`trio.open_tcp_stream` and RFC 8305 (5) have it."""
 
 Serve: TypeAlias = Callable[[Connection, Endpoint], None]
 """Starts the task that runs a connection."""
@@ -32,11 +32,11 @@ Serve: TypeAlias = Callable[[Connection, Endpoint], None]
 
 @dataclass(frozen=True, slots=True)
 class _Address:
-    """What an endpoint's name stands for, or a part of it."""
+    """One of the addresses that an endpoint's name resolves to."""
 
     family: int
     sockaddr: Any
-    """As the family has it (`socket`)."""
+    """In the format of the family (see `socket`)."""
 
     def __str__(self) -> str:
         path = isinstance(self.sockaddr, str)
@@ -45,14 +45,14 @@ class _Address:
 
 @final
 class Dialer:
-    """Opens connections, and knows which addresses have waited the longest.
+    """Opens connections, and tries the least recently tried addresses first.
 
     Args:
-        channel: TLS, and how long an attempt may take.
-        serve: given each connection before it has begun to work.
+        channel: gives the TLS context, and how long an attempt may take.
+        serve: called with each connection before it has begun to work.
 
     Attributes:
-        keepalive_time: of the connections to come: the channel's, until a server says
+        keepalive_time: for new connections: the channel's, until a server reports
             that this is too often.
     """
 
@@ -65,12 +65,12 @@ class Dialer:
         self._tries = itertools.count(1)
 
     async def dial(self, endpoint: Endpoint) -> Connection:
-        """Return a connection to the first address that has proven to work.
+        """Return a connection to the first address that works.
 
-        Cancelled, it closes what it has opened.
+        Cancellation closes what was opened.
 
         Raises:
-            StreamLost: none works.
+            StreamLost: no address works.
         """
         try:
             return await self._race(endpoint, await self._look_up(endpoint))
@@ -78,19 +78,19 @@ class Dialer:
             raise StreamLost(printable(f"{endpoint}: {exc}")) from exc
 
     def keep(self, endpoints: Iterable[Endpoint]) -> None:
-        """Forget all that is known of others than these."""
+        """Forget what is known of all other endpoints."""
         kept = set(endpoints)
         self._tried = {e: tried for e, tried in self._tried.items() if e in kept}
 
     async def _look_up(self, endpoint: Endpoint) -> list[_Address]:
-        """Return the addresses of an endpoint, those first that wait the longest."""
+        """Return the addresses of an endpoint, the least recently tried first."""
         timeout = self._channel.connect_timeout
         try:
             with trio.fail_after(timeout):
                 addresses = await _addresses_of(endpoint)
         except trio.TooSlowError as exc:
             raise StreamLost(f"its name is not resolved within {timeout:g} s") from exc
-        except (OSError, UnicodeError) as exc:  # the latter of IDNA
+        except (OSError, UnicodeError) as exc:  # UnicodeError: IDNA
             raise StreamLost(_reason(exc)) from exc
         if not addresses:
             raise StreamLost("its name has no address")
@@ -100,10 +100,10 @@ class Dialer:
         return sorted(addresses, key=tried.__getitem__)
 
     async def _race(self, endpoint: Endpoint, addresses: list[_Address]) -> Connection:
-        """Try addresses until one works: the next when one has failed, or is slow."""
+        """Try addresses until one works: the next when one has failed or is slow."""
         winner: Connection | None = None
         failures: dict[str, str] = {}
-        # Held here: meanwhile the endpoint may be forgotten.
+        # Referenced here, since `keep()` may forget the endpoint meanwhile.
         tried = self._tried.get(endpoint, {})
 
         @trio.lowlevel.enable_ki_protection
@@ -195,7 +195,7 @@ async def _addresses_of(endpoint: Endpoint) -> list[_Address]:
 async def _open_stream(
     endpoint: Endpoint, address: _Address, context: ssl.SSLContext | None
 ) -> trio.abc.Stream:
-    """Connect, and shake hands; cancellation closes what was opened."""
+    """Connect, with TLS if there is a context; cancellation closes the socket."""
     sock = trio.socket.socket(address.family, socket.SOCK_STREAM)
     try:
         await sock.connect(address.sockaddr)
@@ -211,22 +211,22 @@ async def _open_stream(
 
 
 def _reason(exc: BaseException) -> str:
-    """Say why a connection failed: the cause tells more than Trio's wrapping."""
+    """Say why a connection failed; the cause says more than Trio's exception."""
     cause = exc.__cause__ or exc
     return (str(cause) or type(cause).__name__) + _hint(cause)
 
 
 _UNTRUSTED = frozenset({18, 19, 20, 21})
-"""Verification errors of OpenSSL (X509_V_ERR_...) for want of the issuer."""
+"""OpenSSL's verification errors (X509_V_ERR_...) for an unknown issuer."""
 
 _NO_TLS = frozenset(
     {"WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"}
 )
-"""What OpenSSL makes of bytes that are no TLS; it depends on its version."""
+"""OpenSSL's reasons for bytes that are not TLS; they depend on its version."""
 
 
 def _hint(exc: BaseException) -> str:
-    """Say what is likely wrong where OpenSSL's words do not."""
+    """Say what is probably wrong where OpenSSL's text does not."""
     match exc:
         case ssl.SSLCertVerificationError() if exc.verify_code in _UNTRUSTED:
             return "; is its CA loaded into ssl_context?"
@@ -238,7 +238,7 @@ def _hint(exc: BaseException) -> str:
 
 
 def _reasons(endpoint: Endpoint, failures: Mapping[str, str]) -> str:
-    """Say why all addresses failed, in one order, and naming those that need it."""
+    """Say why all addresses failed, in sorted order, with addresses where needed."""
     return "; ".join(
         reason if address in (endpoint.host, endpoint.path) else f"{address}: {reason}"
         for address, reason in sorted(failures.items())

@@ -1,4 +1,4 @@
-"""Looks up what names stand for (SRV), and remembers it for as long as DNS allows."""
+"""Looks up the SRV records of names, and caches them for as long as DNS allows."""
 
 from __future__ import annotations
 
@@ -20,25 +20,26 @@ from ._srv import NoRecords, Record, in_order, usable_targets
 logger = logging.getLogger("trio_etcd_watch.endpoints")
 
 MAX_TTL = 7 * 86_400.0
-"""Seconds; RFC 8767 (4) has resolvers believe no larger one."""
+"""Seconds; RFC 8767 (4) tells resolvers to use no larger one."""
 
 MAX_RECORDS = 300
-"""Of one name. An answer may have three thousand; to draw them takes their square."""
+"""How many records of one name are used. An answer may have three thousand, and the
+time to order them is quadratic."""
 
 MAX_LINES = 10
-"""Of the records that are left out at one look, those that the log tells."""
+"""How many of the records that one look-up leaves out are logged."""
 
 FAILURE_TTL = 1.0
-"""Seconds in which a look-up that failed is not made again, whoever wants it."""
+"""Seconds for which a look-up that failed is not repeated, whoever asks for it."""
 
 MAX_DENIAL_TTL = 60.0
-"""Seconds for which it is believed at most that there are no records: a cluster may come,
-and watches wait for it. RFC 2308 (5) lets resolvers choose a limit, of some hours."""
+"""The most seconds for which it is cached that there are no records: watches may be
+waiting for a new cluster. RFC 2308 (5) lets resolvers choose a limit, of some hours."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What a name stands for, or why that is not known; until when it is believed."""
+    """The records of a name, or why they are not known, and until when this holds."""
 
     records: list[Record]
     tls: bool
@@ -51,34 +52,34 @@ class Discovery:
     """Looks up the names of a channel.
 
     Args:
-        channel: says which kinds of record may be used: for TLS alone, if any endpoint
-            is reached by TLS, or if there is a password or token to send.
+        channel: decides which records may be used: only those for TLS if any endpoint
+            is reached by TLS, or if there is a password, a token or metadata to send.
     """
 
     def __init__(self, channel: Channel) -> None:
         self._timeout = channel.connect_timeout
         self._trusts = channel.ssl_context is not None
-        # Metadata may be a secret too.
+        # Metadata may be secret too.
         self._tls_only = (
             needs_tls(channel)
             or channel.credentials is not None
             or channel.token is not None
             or bool(channel.metadata)
         )
-        # Those that have stood for endpoints by TLS never stand for plaintext again.
+        # Names that have had records for TLS; those for plaintext are never used again.
         self._had_tls: set[SrvName] = set()
         self._found: dict[SrvName, _Found] = {}
-        # What was logged of each last: the same again says nothing.
-        self._told: dict[SrvName, set[str]] = {}
+        # The lines that were last logged of each name, which are not repeated.
+        self._logged: dict[SrvName, set[str]] = {}
 
     async def expand(self, name: SrvName, rotation: Rotation) -> None:
-        """Look a name up, and give the turn that it has to what it stands for.
+        """Look a name up, and give its turn to the endpoints that it resolves to.
 
-        If that is not known just now, those have it for whom it stood last, at later
-        tries.
+        If these are not known now, the endpoints of the last look-up get the turn, at
+        later tries.
 
         Raises:
-            StreamLost: as `look_up()`; this was a try.
+            StreamLost: as from `look_up()`; this counts as a try.
         """
         try:
             targets = await self.look_up(name)
@@ -91,14 +92,14 @@ class Discovery:
         rotation.expand(name, targets)
 
     async def look_up(self, name: SrvName) -> list[Endpoint]:
-        """Return the endpoints that a name stands for, in the order to try them.
+        """Return the endpoints that a name resolves to, in the order to try them.
 
-        Each time they are drawn anew; DNS is asked when the records' TTL is over.
-        Cancelled, it leaves nothing behind.
+        The order is drawn at each call; DNS is asked once the records' TTL is over.
+        Cancellation leaves nothing behind.
 
         Raises:
-            NoRecords: DNS says that there are none.
-            StreamLost: they are not known, or none can be used.
+            NoRecords: DNS says that there are no records.
+            StreamLost: the records are not known, or none can be used.
         """
         try:
             return await self._look_up(name)
@@ -112,7 +113,8 @@ class Discovery:
         if found is None or found.expires <= trio.current_time():
             found = self._found[name] = await self._ask(name)
         if found.failure is not None:
-            # A new one: raised again and again, one would grow.
+            # A new exception: the traceback of one that is raised repeatedly would
+            # grow.
             raise type(found.failure)(str(found.failure))
         endpoints, left_out = usable_targets(
             name,
@@ -122,11 +124,11 @@ class Discovery:
         )
         if found.tls:
             self._had_tls.add(name)
-        stands_for = ", ".join(sorted(map(str, endpoints)))
-        lines = {f"stands for {stands_for}", *sorted(left_out)[:MAX_LINES]}
-        for line in sorted(lines - self._told.get(name, set())):
+        targets = ", ".join(sorted(map(str, endpoints)))
+        lines = {f"resolves to {targets}", *sorted(left_out)[:MAX_LINES]}
+        for line in sorted(lines - self._logged.get(name, set())):
             logger.debug("%s: %s", name, printable(line))
-        self._told[name] = lines
+        self._logged[name] = lines
         return endpoints
 
     async def _ask(self, name: SrvName) -> _Found:
@@ -143,20 +145,20 @@ class Discovery:
             loss = exc
         else:
             expires = trio.current_time() + min(ttl, MAX_TTL)
-            # Whatever is more would cost more to draw than it is worth.
+            # More records would take too long to order.
             records = sorted(records, key=attrgetter("priority"))[:MAX_RECORDS]
             return _Found(records, tls, None, expires)
         return _Found([], True, loss, trio.current_time() + ttl)
 
     async def _query(self, name: SrvName) -> tuple[list[Record], float, bool]:
-        # Here, since only who gives such a name has dnspython.
+        # Imported here, since dnspython is installed only where such names are used.
         from ._resolver import query_srv
 
         try:
             return *await query_srv(name.query(tls=True), self._timeout), True
         except NoRecords as exc:
-            # Only if DNS says so: else who suppresses an answer has us go on in
-            # plaintext.
+            # Plaintext is tried only if DNS says that there are no records for TLS:
+            # an attacker who suppresses an answer must not cause a downgrade.
             denial = exc
         if self._tls_only or name in self._had_tls:
             reason = f"{denial}, and plaintext is not for this channel"

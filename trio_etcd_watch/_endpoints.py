@@ -1,6 +1,6 @@
-"""Endpoints as a user writes them: addresses, and names that stand for some (SRV).
+"""Parses endpoints as users write them: addresses, and names that have SRV records.
 
-Sans-IO. What is refused here is named in the error, but for what may be a password.
+Sans-IO. An error quotes what it refuses, except for text that may be a password.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ SRV_SCHEME = "etcd+srv"
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One address of the cluster; `path` is set for a unix socket, else host, port."""
+    """One address of the cluster: `path` for a unix socket, otherwise host, port."""
 
     host: str
     port: int
     path: str
     tls: bool | None
-    """None where the endpoint does not say: a context decides."""
+    """None where the endpoint does not say; then the channel's context decides."""
     server_name: str = ""
-    """What a certificate has to name instead of the host."""
+    """The name that a certificate must have, instead of the host."""
 
     @property
     def authority(self) -> str:
@@ -38,17 +38,18 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class SrvName:
-    """A domain whose SRV records say where the cluster is."""
+    """A domain whose SRV records name the endpoints of the cluster."""
 
     domain: str
     """In lower case, without the dot that ends a full name."""
     service: str = ""
-    """As `--discovery-srv-name` of etcd: one cluster of several in the domain."""
+    """Selects one of several clusters in the domain, as etcd's
+    `--discovery-srv-name`."""
     server_name: str = ""
-    """What certificates have to name instead of the domain."""
+    """The name that certificates must have, instead of the domain."""
 
     def query(self, *, tls: bool) -> str:
-        """Return the full name of the records of one kind."""
+        """Return the full name of the records, for TLS or for plaintext."""
         service = "_etcd-client-ssl" if tls else "_etcd-client"
         if self.service:
             service += f"-{self.service}"
@@ -63,10 +64,10 @@ _TLS_OF_SCHEME = {"": None, "http": False, "https": True}
 
 
 def parse_endpoint(endpoint: object) -> Endpoint | SrvName:
-    """Return what an endpoint means.
+    """Return the address or the name that an endpoint gives.
 
     Raises:
-        TypeError, ValueError: it means nothing.
+        TypeError, ValueError: it is not a valid endpoint.
     """
     if not isinstance(endpoint, str):
         raise TypeError(f"endpoint must be str, got {shown(endpoint)}")
@@ -77,7 +78,7 @@ def parse_endpoint(endpoint: object) -> Endpoint | SrvName:
     if scheme == "unix":
         return _parse_unix(endpoint, rest)
     if "@" in endpoint:
-        # Not repeated: what stands before it may be a password.
+        # The endpoint is not quoted: the text before the "@" may be a password.
         raise ValueError(
             "endpoint must not hold a user or a password (there is an '@' in it); "
             "give them as credentials=Credentials(user, password)"
@@ -118,15 +119,15 @@ def _not_host_port(endpoint: str, rest: str) -> ValueError:
     return ValueError(f"endpoint must be host:port, got {endpoint!r}{hint}")
 
 
-# Names of DNS
+# DNS names
 
 _LABEL = r"(?!-)[a-z0-9_-]{1,63}(?<!-)"
 
 
 def is_host_name(name: str) -> bool:
-    """Whether DNS may have such a name of a host: lower case, without the last dot.
+    """Whether DNS may have such a host name: lower case, without the last dot.
 
-    What ends in a number is an address, or is taken for one.
+    A name that ends in a number is an address, or would be parsed as one.
     """
     if len(name) > 253 or not re.fullmatch(rf"{_LABEL}(?:\.{_LABEL})*", name):
         return False
@@ -136,7 +137,7 @@ def is_host_name(name: str) -> bool:
 def _parse_srv(endpoint: str, rest: str) -> SrvName:
     domain, _, query = rest.partition("?")
     domain = domain.removesuffix("/").removesuffix(".").lower()
-    # The longest label before it is _etcd-client-ssl, and names end at 253.
+    # With the service and protocol labels before it, a name has at most 253 characters.
     if not is_host_name(domain) or len(domain) > 200:
         hint = ""
         if re.fullmatch(r"[\w.-]+:\d+", domain):
@@ -166,7 +167,7 @@ def _parse_srv(endpoint: str, rest: str) -> SrvName:
     return SrvName(domain, service, server_name)
 
 
-# What suits each other
+# Checks of endpoints together
 
 
 def check_schemes(
@@ -175,9 +176,9 @@ def check_schemes(
     has_context: bool,
     has_secret: bool,
 ) -> None:
-    """Refuse what would be sent readable, though part of it is meant to be secret.
+    """Refuse endpoints that would send a secret in plaintext, or contradict each other.
 
-    A name counts as TLS: where it has both, its records for TLS are used.
+    A name counts as TLS: its records for TLS are preferred to those for plaintext.
     """
     by_tls: dict[bool | None, str] = {}
     for endpoint, text in endpoints:
@@ -203,6 +204,6 @@ def check_schemes(
 
 
 def shown(value: object) -> str:
-    """The value for an error; its type alone where an endpoint may hold a password."""
+    """Return a value for an error, or only its type if it may hold a password."""
     text = repr(value)
     return type(value).__name__ if "@" in text else text

@@ -1,9 +1,9 @@
-"""Asks the cluster for its members, and has the addresses of theirs join the rotation.
+"""Asks the cluster for its members, and adds their addresses to the rotation.
 
-At each new connection, and every five minutes while one lasts. After a round in which
-nobody answered there is nobody to ask, but the connection that ends it is a new one. A
-refusal is no error: then what is known stays as it is. Nothing here ends a connection,
-makes one, or costs the streams a token.
+It asks on each new connection, and every five minutes while one lasts. (While no
+endpoint answers there is nobody to ask; the connection that ends such a time is a new
+one.) A refusal is not an error: the known members stay. Nothing here closes or opens a
+connection, or replaces the streams' token.
 """
 
 from __future__ import annotations
@@ -29,31 +29,31 @@ logger = logging.getLogger("trio_etcd_watch.endpoints")
 
 _MEMBER_LIST = "/etcdserverpb.Cluster/MemberList"
 
-# By quorum: a member that was removed, or is cut off, may have an old list.
+# Linearizable: a member that was removed or is partitioned may have an old list.
 _REQUEST = pb.MemberListRequest(linearizable=True).SerializeToString()
 
 INTERVAL = 300.0
-"""Seconds between two looks while a connection lasts."""
+"""Seconds between two requests while a connection lasts."""
 
 RETRY = 10.0
-"""Seconds until the next look, if it is worth one: while a cluster is without a quorum
-its members are likely to change."""
+"""Seconds until the next request after a failure that may pass: while a cluster has no
+quorum, its members are likely to change."""
 
 
 class Reach(Protocol):
-    """What of a connector is needed."""
+    """The part of a connector that is used here."""
 
     @property
     def reached(self) -> tuple[Connection, Endpoint] | None:
-        """The connection that lives just now, and where it leads."""
+        """The current connection and its endpoint; None without one."""
 
     async def metadata_on(
         self, connection: Connection, *, anew: bool = False
     ) -> Metadata:
-        """As `Connector.metadata_on()`."""
+        """See `Connector.metadata_on()`."""
 
     def join(self, connection: Connection, members: Sequence[Endpoint]) -> None:
-        """Take these for the members that are there, as this connection tells."""
+        """Set the current members, as reported on this connection."""
 
 
 @final
@@ -61,9 +61,9 @@ class Following:
     """Keeps one connector's endpoints in step with the cluster.
 
     Args:
-        connector: is asked for its connection, and told of the members.
+        connector: gives its connection, and receives the members.
         given: the endpoints of the channel.
-        secure: whether members in plaintext are none for it.
+        secure: whether members that use plaintext are left out.
         timeout: seconds that an answer may take.
     """
 
@@ -80,60 +80,63 @@ class Following:
         self._secure = secure
         self._timeout = timeout
         self._connected = trio.Event()
-        # What this asks with, on which connection, once the streams' token was refused.
+        # A connection on which the streams' token was refused, and the metadata with
+        # another token that is used there instead.
         self._own: tuple[Connection, Metadata] | None = None
         self._left_out: list[str] = []
 
     def connected(self) -> None:
-        """Look soon: there is a new connection."""
+        """Note that there is a new connection, on which to ask."""
         self._connected.set()
 
     @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
-        """Look for members until cancelled."""
+        """Ask for the members, again and again, until cancelled."""
         while True:
             self._connected = trio.Event()
             reached = self._connector.reached
             if reached is None:
                 await self._connected.wait()
                 continue
-            wait = await self._look(*reached)
+            wait = await self._ask_once(*reached)
             with trio.move_on_after(wait):
                 await self._connected.wait()
 
-    async def _look(self, connection: Connection, teller: Endpoint) -> float:
-        """Ask one member; return for how many seconds its answer will do."""
+    async def _ask_once(self, connection: Connection, reporter: Endpoint) -> float:
+        """Ask one member; return the seconds until the next request."""
         try:
             reply = await self._ask(connection)
         except trio.TooSlowError:
-            return self._unknown(teller, f"no answer within {self._timeout:g} s")
+            return self._log_failure(reporter, f"no answer within {self._timeout:g} s")
         except StreamLost as exc:
-            return self._unknown(teller, str(exc))
+            return self._log_failure(reporter, str(exc))
         except RpcError as exc:
-            # Each try is an Authenticate, with a password that is refused.
-            return self._unknown(teller, str(exc), INTERVAL)
+            # Each retry would authenticate with a password that was refused.
+            return self._log_failure(reporter, str(exc), INTERVAL)
         if isinstance(reply, Status):
             lasting = (Verdict.FINAL, Verdict.NEW_TOKEN)
             lasts = verdict_on(Call.MEMBERS, reply) in lasting
             wait = INTERVAL if lasts else RETRY
-            return self._unknown(teller, str(reply), wait)
+            return self._log_failure(reporter, str(reply), wait)
         if len(reply) > MAX_LIST_SIZE:
-            reason = f"a list of {len(reply)} bytes is none of etcd's"
-            return self._unknown(teller, reason, INTERVAL)
+            reason = f"a list of {len(reply)} bytes is longer than any of etcd's"
+            return self._log_failure(reporter, reason, INTERVAL)
         try:
             answer = parse(pb.MemberListResponse, reply)
         except ValueError:
-            return self._unknown(teller, "the answer cannot be parsed", INTERVAL)
+            return self._log_failure(reporter, "the answer cannot be parsed", INTERVAL)
         if not any(each.clientURLs for each in answer.members):
             # A cluster has at least the member that answers.
-            return self._unknown(teller, "the list has no started member", INTERVAL)
-        self._take(answer, connection, teller)
+            return self._log_failure(
+                reporter, "the list has no started member", INTERVAL
+            )
+        self._join(answer, connection, reporter)
         return INTERVAL
 
     async def _ask(self, connection: Connection) -> bytes | Status:
-        """Ask; if the streams' token is refused, with some that no stream has.
+        """Ask; if the streams' token is refused, ask with tokens that no stream has.
 
-        What a user may watch with may be no good for this, and the reverse.
+        A token that is valid for a watch may be refused here, and the reverse.
         """
         refused = 0
         while True:
@@ -141,7 +144,7 @@ class Following:
                 metadata = self._own[1]
             else:
                 metadata = await self._connector.metadata_on(connection)
-            # The limit is for this alone: a token may take longer.
+            # The limit is for this call only: getting a token may take longer.
             with trio.fail_after(self._timeout):
                 reply = await connection.unary(_MEMBER_LIST, _REQUEST, metadata)
             if (
@@ -155,17 +158,17 @@ class Following:
             refused += 1
             another = await self._connector.metadata_on(connection, anew=True)
             if another == metadata:
-                # A `token=` that is a text.
+                # The channel's `token` is a fixed string.
                 return reply
             self._own = connection, another
 
-    def _take(
-        self, answer: pb.MemberListResponse, connection: Connection, teller: Endpoint
+    def _join(
+        self, answer: pb.MemberListResponse, connection: Connection, reporter: Endpoint
     ) -> None:
         endpoints, left_out = usable_members(
             answer.members,
-            teller=teller,
-            secure=self._secure or bool(teller.tls),
+            reporter=reporter,
+            secure=self._secure or bool(reporter.tls),
             given=self._given,
         )
         for line in left_out:
@@ -174,8 +177,10 @@ class Following:
         self._left_out = left_out
         self._connector.join(connection, endpoints)
 
-    def _unknown(self, teller: Endpoint, reason: str, wait: float = RETRY) -> float:
+    def _log_failure(
+        self, reporter: Endpoint, reason: str, wait: float = RETRY
+    ) -> float:
         logger.debug(
-            "%s does not tell the members: %s", printable(teller), printable(reason)
+            "%s does not report the members: %s", printable(reporter), printable(reason)
         )
         return wait

@@ -1,21 +1,21 @@
-"""What may stand in a line of the log.
+"""Makes text from outside safe for a line of the log.
 
-Sans-IO. Reasons and host names come from outside: no peer may forge a line, or fill the
-log with one.
+Sans-IO. Reasons and host names come from peers, none of which may forge a line, or fill
+the log with one.
 """
 
 from __future__ import annotations
 
 MAX_LENGTH = 300
-"""Characters of one text from outside; the longest of etcd's own have some 150."""
+"""The most characters of one text from outside; etcd's own have up to about 150."""
 
 
 def printable(text: object) -> str:
     """Return `str(text)` as one printable line of at most `MAX_LENGTH` characters.
 
-    What is not printable (line ends, terminal escapes, characters that turn the
-    direction of writing) is escaped as in a literal of Python; what is too long ends
-    in an ellipsis. Applied again, it changes nothing.
+    Unprintable characters (line ends, terminal escapes, characters that change the
+    direction of writing) are escaped as in a Python literal; a text that is too long
+    ends in an ellipsis. Applying it again changes nothing.
     """
     whole = str(text)
     line = "".join(

@@ -1,12 +1,13 @@
-"""Which addresses of a cluster's members a client can use.
+"""Selects the addresses of a cluster's members that a client can use.
 
 Sans-IO. The list comes from outside, and each of its URLs is left out unless
 
 1. its member has started, and has a vote: a learner serves no watch;
 2. it is `http://host:port` or `https://host:port`, and nothing more;
-3. its host means the same here as there: no `0.0.0.0`, no zone, and a machine's name for
-   itself (`localhost` and its like) only where this very member was reached at one;
-4. it is https, if what was given is.
+3. its host means the same here as on the member: it is not `0.0.0.0`, has no zone, and
+   is a machine's name for itself (such as `localhost`) only if the member that reported
+   the list was reached at such a name;
+4. it is https, if the given endpoints are.
 """
 
 from __future__ import annotations
@@ -20,19 +21,19 @@ from ._endpoints import Endpoint, is_host_name
 from ._pb import watch_pb2 as pb
 
 MAX_LIST_SIZE = 2**20
-"""In bytes: a longer list is none of etcd's, and is not even parsed."""
+"""In bytes. etcd sends no longer list, so one that is longer is not parsed."""
 
 MAX_MEMBERS = 1000
-"""A cluster has up to seven."""
+"""How many members are considered; a cluster has up to seven."""
 
 MAX_URLS = 100
-"""How many are looked at: most members have one."""
+"""How many URLs are considered; most members have one."""
 
 
 def usable_members(
     members: Iterable[pb.Member],
     *,
-    teller: Endpoint,
+    reporter: Endpoint,
     secure: bool,
     given: Sequence[Endpoint],
 ) -> tuple[list[Endpoint], list[str]]:
@@ -40,11 +41,11 @@ def usable_members(
 
     Args:
         members: as the cluster lists them.
-        teller: where the list is from.
-        secure: whether only TLS will do.
-        given: those that are there already.
+        reporter: the endpoint that reported the list.
+        secure: whether only TLS may be used.
+        given: the endpoints of the channel, which are not returned again.
     """
-    local = bool(teller.path) or is_local(teller.host)
+    local = bool(reporter.path) or is_local(reporter.host)
     known = {_address(endpoint, secure=secure) for endpoint in given if endpoint.host}
     endpoints: dict[Endpoint, None] = {}
     left_out: list[str] = []
@@ -73,7 +74,7 @@ def _address(endpoint: Endpoint, *, secure: bool) -> tuple[str, int, bool]:
 def _endpoint_of(url: str, *, local: bool, secure: bool) -> Endpoint | str:
     """Return the endpoint of a URL, or say why there is none.
 
-    What cannot be taken apart is not repeated: there may be a password in it.
+    A URL that cannot be parsed is not quoted, since it may hold a password.
     """
     scheme, _, rest = url.partition("://")
     scheme = scheme.lower()
@@ -87,7 +88,7 @@ def _endpoint_of(url: str, *, local: bool, secure: bool) -> Endpoint | str:
     except ValueError:
         host, port = "", None
     host = host.removesuffix(".")
-    # The parser passes over line ends and the like.
+    # urlsplit() silently removes line ends and the like.
     if not rest.isprintable() or not port or not (_ip(host) or is_host_name(host)):
         return "it is not host:port"
     if parts.path.strip("/") or parts.query or parts.fragment:
@@ -123,7 +124,7 @@ _LOCAL_NAMES = frozenset(
         "loopback",
     }
 )
-"""As /etc/hosts has them on one system or another, some with a domain behind."""
+"""Names in the /etc/hosts of various systems; some are followed by a domain."""
 
 
 def is_local(host: str) -> bool:
@@ -136,7 +137,7 @@ def is_local(host: str) -> bool:
 
 
 def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Return the address that a host is; that of IPv4, if it is one in IPv6's clothes."""
+    """Return the address that a host is; an IPv4 address in IPv6 notation as IPv4."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

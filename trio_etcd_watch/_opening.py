@@ -1,4 +1,4 @@
-"""`open_watcher`: the block in which a watcher lives, with its background tasks."""
+"""Provides `open_watcher`, the block that runs a watcher and its background tasks."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ def open_watcher(
 ) -> AbstractAsyncContextManager[Watcher]:
     """Open a watcher on a cluster.
 
-    Entering does no I/O: it connects with the first watch, mirror or snapshot, and again
-    whenever it has to. Leaving the block, also by cancellation, ends every watch and
-    closes the connection. An exception of the block comes out as itself.
+    Entering does no I/O: the watcher connects for the first watch, mirror or snapshot,
+    and again whenever it has to. Leaving the block, also by cancellation, ends every
+    watch and closes the connection. An exception of the block is raised unchanged.
 
     Args:
         channel: a `Channel`, an endpoint, a sequence of endpoints, or a purerpc
-            channel, entered or not: its host, port and TLS context are taken, and
-            its own connection is left alone, since it cannot reconnect.
+            channel, entered or not: its host, port and TLS context are used, but not
+            its connection, since that cannot reconnect.
 
     Raises:
         TypeError, ValueError: An argument is wrong; raised by the call, and the text
             names the argument.
-        RuntimeError: From the block: a bug of this package; please report it.
+        RuntimeError: Leaving the block found a bug of this package; please report it.
     """
     checked = as_channel(channel)
     return WatcherManager(lambda nursery: Connector(checked, nursery))
@@ -40,15 +40,15 @@ def open_watcher(
 
 @final
 class WatcherManager(AbstractAsyncContextManager[Watcher]):
-    """What `open_watcher()` returns.
+    """The context manager that `open_watcher()` returns.
 
-    What the user sees: the body's exception as itself, or one Cancelled, whatever else
+    The user gets the body's exception unchanged, or one Cancelled, whatever else
     happens. A background task raises nothing but Cancelled, unless it has a bug: then
-    the body is cancelled, and the bug comes out, with an exception of the body's.
-    KeyboardInterrupt goes to the user's tasks: ours are protected from it.
+    the body is cancelled, and the bug is raised, with the body's exception if any.
+    KeyboardInterrupt is raised in the user's tasks: ours are protected from it.
 
     Args:
-        connector_in: makes the way to the cluster, whose tasks run in this nursery.
+        connector_in: makes the connector, whose tasks run in the given nursery.
     """
 
     def __init__(self, connector_in: Callable[[trio.Nursery], Connector]) -> None:
@@ -83,15 +83,15 @@ class WatcherManager(AbstractAsyncContextManager[Watcher]):
                 )
             for exc in failure.exceptions:
                 if isinstance(exc, KeyboardInterrupt):
-                    # It came while this task waited for the others.
+                    # It was raised while this task waited for the others.
                     raise exc
-            # What is no Exception (SystemExit of a signal handler) came to a task.
+            # A task raised a BaseException, such as SystemExit in a signal handler.
             raise failure
         if body is None:
             await trio.lowlevel.checkpoint_if_cancelled()
 
     async def _end_tasks(self) -> BaseExceptionGroup[BaseException] | None:
-        """End the background tasks; return what they raised but Cancelled."""
+        """End the background tasks; return what they raised other than Cancelled."""
         assert self._watcher is not None
         close_watcher(self._watcher)
         try:

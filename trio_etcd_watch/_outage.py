@@ -1,8 +1,8 @@
-"""How a stream's failures are told: few lines, whatever the peer does.
+"""Logs the failures of a stream in few lines, whatever the peer does.
 
 Sans-IO: time is an argument, in seconds. An outage begins with the first failed try,
-and ends once a stream has outlived the longest wait. Both are told at one level; in
-between each new reason once, and a reminder every minute.
+and ends once a stream has lasted longer than the longest delay. Both are logged at one
+level; in between, each new reason is logged once, and a reminder every minute.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from ._log import printable
 logger = logging.getLogger("trio_etcd_watch")
 
 MAX_REASONS = 20
-"""How many reasons one outage may tell: a broken server can make up new ones."""
+"""How many reasons of one outage are logged: a broken server can make up new ones."""
 
 REMINDER = 60.0
-"""Seconds after which an outage that lasts is told again."""
+"""Seconds after which a continuing outage is logged again."""
 
 
 class LineBudget:
     """Bounds the lines of all streams of a watcher: at most 90 in any hour.
 
-    A peer that lives just long enough to end each outage begins the next at once.
+    A peer that works just long enough to end each outage would cause new ones forever.
     """
 
     BURST = 30
@@ -34,7 +34,7 @@ class LineBudget:
         self._since = 0.0
 
     def take(self, now: float, lines: int = 1) -> bool:
-        """Whether so many more lines may be written."""
+        """Return whether this many more lines may be written, and count them."""
         earned = (now - self._since) * self.PER_SECOND
         self._lines = min(float(self.BURST), self._lines + earned)
         self._since = now
@@ -45,11 +45,11 @@ class LineBudget:
 
 
 class Outage:
-    """The failures in a row of one stream, from the first to a stream that lasts.
+    """The consecutive failures of one stream, until a stream lasts.
 
     Args:
-        budget: of the watcher.
-        what: is missing, as the lines call it.
+        budget: the watcher's budget of lines.
+        what: what is missing, as the lines call it.
     """
 
     def __init__(self, budget: LineBudget, what: str = "watch stream") -> None:
@@ -58,17 +58,18 @@ class Outage:
         self._reasons: set[str] = set()
         self._tries = 0
         self._began = 0.0
-        # When a line was due last, and whether any was written: that pays for the end.
+        # When a line was last due, and whether any was written. The first is counted as
+        # two, so that the end can be logged, too.
         self._due = 0.0
-        self._told = False
+        self._logged = False
 
     @property
     def lasts(self) -> bool:
-        """Whether there is one."""
+        """Whether there is an outage."""
         return self._tries > 0
 
     def failed(self, now: float, reason: str, wait: float) -> None:
-        """Note a failed try, and the seconds until the next."""
+        """Note a failed try, and the seconds until the next try."""
         if not self._tries:
             self._began = now
         self._tries += 1
@@ -76,9 +77,9 @@ class Outage:
         if reason not in self._reasons and len(self._reasons) < MAX_REASONS:
             self._reasons.add(reason)
             line = f"no {self._what}: %s; next try in %.2f s"
-            self._tell(now, line, reason, wait)
+            self._warn(now, line, reason, wait)
         elif now - self._due >= REMINDER:
-            self._tell(
+            self._warn(
                 now,
                 f"still no {self._what} that lasts, after %d tries in %.0f s: %s",
                 self._tries,
@@ -87,20 +88,20 @@ class Outage:
             )
 
     def ended(self, now: float) -> None:
-        """Note that a stream lasts; an outage that was told has its end told."""
-        if self._told:
+        """Note that a stream lasts, and log the end of an outage that was logged."""
+        if self._logged:
             logger.warning(
                 "%s resumed after %d tries in %.1f s",
                 self._what,
                 self._tries,
                 now - self._began,
             )
-        self._told = False
+        self._logged = False
         self._tries = 0
         self._reasons.clear()
 
-    def _tell(self, now: float, line: str, *values: object) -> None:
+    def _warn(self, now: float, line: str, *values: object) -> None:
         self._due = now
-        if self._budget.take(now, 1 if self._told else 2):
-            self._told = True
+        if self._budget.take(now, 1 if self._logged else 2):
+            self._logged = True
             logger.warning(line, *values)

@@ -1,7 +1,7 @@
-"""Parses what servers send.
+"""Parses the protobuf messages that servers send.
 
-Sans-IO. Text that is no UTF-8 is a DecodeError in C, and a UnicodeDecodeError in pure
-Python.
+Sans-IO. Text that is not UTF-8 raises DecodeError in protobuf's C implementation, and
+UnicodeDecodeError in its pure Python one.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from typing import TypeVar
 from google.protobuf.message import DecodeError, Message
 
 UNPARSABLE = (DecodeError, UnicodeDecodeError)
-"""What protobuf raises, whichever of its implementations is there."""
+"""The exceptions of protobuf for invalid bytes, in any of its implementations."""
 
 Parsed = TypeVar("Parsed", bound=Message)
 
 
 def parse(kind: type[Parsed], data: bytes) -> Parsed:
-    """Return a message.
+    """Return the message that bytes encode.
 
     Raises:
-        ValueError: these bytes are none.
+        ValueError: they do not encode one.
     """
     try:
         return kind.FromString(data)

@@ -1,7 +1,7 @@
-"""Channels of purerpc: where they lead, without importing it.
+"""Reads the address of a purerpc channel, without importing purerpc.
 
-Only whoever made such a channel has imported purerpc. It pins h2 < 4, so an application
-that has h2 4 can have us and not it.
+An application that passes such a channel has imported purerpc itself. purerpc pins
+h2 < 4, so an application with h2 4 can install this package, but not purerpc.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from typing import Protocol
 
 
 class PurerpcChannel(Protocol):
-    """What a type checker sees of a channel of purerpc 0.8."""
+    """The attributes of a purerpc 0.8 channel, for type checkers."""
 
     _host: str
     _port: int
 
 
 def address_of(channel: object) -> tuple[str, int, SSLContext | None] | None:
-    """Return host, port and TLS context of a purerpc channel; None for all else.
+    """Return host, port and TLS context of a purerpc channel; None for anything else.
 
     Raises:
-        TypeError: it is purerpc's, but not as 0.8 has it.
+        TypeError: it is purerpc's, but lacks the attributes of version 0.8.
     """
     kind = type(channel)
     if kind.__module__.partition(".")[0] != "purerpc":

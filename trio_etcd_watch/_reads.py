@@ -1,4 +1,4 @@
-"""Unary reads: tried again, elsewhere and with new tokens, until somebody answers."""
+"""Makes unary reads, with retries on other endpoints and with new tokens."""
 
 from __future__ import annotations
 
@@ -24,20 +24,21 @@ from ._verdicts import MAX_REFUSED_TOKENS, Call, Verdict, verdict_on
 T = TypeVar("T")
 
 SILENCE = 2.5
-"""Seconds in which a read brings nothing, `MAX_SILENCES` of which in a row are a loss. In
-parts: while the application blocks the loop, nothing is read."""
+"""Seconds without data that count as a silence; a read is lost after `MAX_SILENCES` in
+a row. A single long wait could end early: while the application blocks the loop,
+nothing is read."""
 
 MAX_SILENCES = 4
 
 
 @final
 class Reads:
-    """Makes reads for one user. Its `ask()` is what `_snapshot` calls `Ask`.
+    """Makes reads for one user; its `ask()` is an `Ask` of `_snapshot`.
 
     Args:
         connector: opens connections.
-        metadata: of the user.
-        lines: of the watcher's log.
+        metadata: the user's metadata.
+        lines: the watcher's budget of lines in the log.
         check_open: raises `trio.ClosedResourceError` once the watcher is closed.
     """
 
@@ -60,23 +61,25 @@ class Reads:
         accept: Callable[[Reply], T],
         meanwhile: Callable[[], None] | None = None,
     ) -> T:
-        """Return what `accept` makes of the reply; its StreamLost means another try.
+        """Return what `accept` makes of the reply; if it raises StreamLost, try again.
 
-        `meanwhile` is called once the request is on its way; at each try.
+        `meanwhile` is called in each try, once the request is on its way.
 
         A checkpoint. Cancellation leaves nothing behind.
 
         Raises:
             trio.ClosedResourceError: the watcher was closed.
-            AuthenticationError: the credentials are refused, or token after token.
-            PermissionDeniedError: there are none, and the server wants some.
+            AuthenticationError: the credentials, or several tokens in a row, are
+                refused.
+            PermissionDeniedError: there are no credentials, and the server requires
+                some.
         """
         waits = delays(random.random)
         while True:
             try:
                 result = await self._try(request, accept, meanwhile)
             except StreamLost as loss:
-                # Closing the watcher may be what lost it, and is no outage.
+                # Closing the watcher may have caused the loss, and is not an outage.
                 await self._checkpoint()
                 wait = next(waits)
                 self._outage.failed(trio.current_time(), str(loss), wait)
@@ -87,7 +90,7 @@ class Reads:
                 return result
 
     async def _checkpoint(self) -> None:
-        """See that the watcher is open; who is cancelled with it learns of that alone."""
+        """Check that the watcher is open; a cancelled caller gets Cancelled instead."""
         await trio.lowlevel.checkpoint()
         self._check_open()
 
@@ -99,17 +102,17 @@ class Reads:
     ) -> T:
         await self._checkpoint()
         connection, metadata = await self._connector.connect()
-        with self._leaving(connection):
+        with self._abandoning(connection):
             own = (*metadata, *self._metadata)
             reply = await _call(connection, request, own, meanwhile)
         if isinstance(reply, Status) and not is_too_large(reply):
             self._judge(connection, metadata, reply)
-        with self._leaving(connection):
+        with self._abandoning(connection):
             return accept(reply)
 
     @contextlib.contextmanager
-    def _leaving(self, connection: Connection) -> Iterator[None]:
-        """On a loss, have the next try made elsewhere."""
+    def _abandoning(self, connection: Connection) -> Iterator[None]:
+        """On a loss, abandon the connection, so that the next try uses another."""
         try:
             yield
         except StreamLost:
@@ -117,21 +120,22 @@ class Reads:
             raise
 
     def _judge(self, connection: Connection, metadata: Metadata, reply: Status) -> None:
-        """Raise StreamLost if another try may fare better."""
+        """Raise StreamLost if another try may succeed."""
         match verdict_on(Call.READ, reply):
             case Verdict.FINAL:
                 return
             case Verdict.NEW_TOKEN if self._connector.can_authenticate:
-                # Reads that were on their way with one token count as one.
+                # Concurrent reads that were refused with one token count as one.
                 if self._connector.forget_token(dict(metadata).get("token")):
                     self._refused_tokens += 1
                 if self._refused_tokens > MAX_REFUSED_TOKENS:
                     raise AuthenticationError(reply.code, reply.message)
             case Verdict.NEW_TOKEN:
-                # As a watch of a client without a user is refused.
+                # A watch is refused in the same way if the client has no user.
                 raise denial(reply)
             case _:
-                # Also what passes: it takes a quorum, which another member may have.
+                # This includes transient failures: a read needs a quorum, which another
+                # member may have.
                 self._connector.leave(connection)
         raise StreamLost(f"the server answered a read with {reply}")
 
@@ -146,11 +150,13 @@ async def _call(
     call = connection.open_call(RANGE, metadata, messages.extend)
     try:
         with trio.move_on_after(SILENCE * MAX_SILENCES):
-            # A server may refuse before it has read it all; its end says how.
+            # A server may refuse before it has read the whole request; the end of the
+            # call says why.
             with contextlib.suppress(StreamLost):
                 await call.send([request], end=True)
         if meanwhile is not None:
-            # It is written in the next pass of Trio's loop, before or after this task.
+            # The request is written in the next pass of Trio's loop, before or after
+            # this task runs.
             await trio.lowlevel.checkpoint()
             await trio.lowlevel.checkpoint()
             meanwhile()
@@ -168,7 +174,7 @@ async def _call(
 
 
 async def _end_of(call: GrpcCall) -> Status | StreamLost:
-    """Wait for the end of a call for as long as it brings something."""
+    """Wait for the end of a call for as long as data arrives."""
     silences, received = 0, 0
     while silences < MAX_SILENCES:
         with trio.move_on_after(SILENCE):

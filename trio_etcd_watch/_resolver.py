@@ -1,6 +1,6 @@
-"""Asks DNS for SRV records: the only module that imports dnspython.
+"""Asks DNS for SRV records; the only module that imports dnspython.
 
-It is imported by whoever gives an endpoint that needs it (the extra `[srv]`).
+It is imported only if an endpoint needs it (the extra `[srv]`).
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ import dns.resolver
 from ._grpc.status import StreamLost
 from ._srv import NoRecords, Record
 
-# Said outright: to find out by itself it wants sniffio.
+# Named explicitly, since dnspython needs sniffio to find out by itself.
 _BACKEND = dns.asyncbackend.get_backend("trio")
 
 
 def make_resolver() -> dns.asyncresolver.Resolver:
-    """Return a resolver that has read the system's configuration, as it is now."""
+    """Return a resolver with the system's configuration as it is now."""
     return dns.asyncresolver.Resolver()
 
 
 async def query_srv(name: str, lifetime: float) -> tuple[list[Record], float]:
-    """Return the records of a full name, and for how many seconds they hold.
+    """Return the records of a full name, and for how many seconds they are valid.
 
-    Cancelled, it leaves nothing behind.
+    Cancellation leaves nothing behind.
 
     Args:
         name: with its last dot, so that no domain is appended to it.
         lifetime: seconds that all tries may take together.
 
     Raises:
-        NoRecords: there are none.
-        StreamLost: nobody could tell.
+        NoRecords: there are no records.
+        StreamLost: no server gave a usable answer.
     """
     try:
         answer = await make_resolver().resolve(
@@ -50,17 +50,19 @@ async def query_srv(name: str, lifetime: float) -> tuple[list[Record], float]:
         )
     except dns.resolver.NXDOMAIN as exc:
         responses = exc.kwargs.get("responses", {}).values()
-        if any(map(_is_cut, responses)):
-            raise StreamLost(f"{name} is not resolved: the answer is cut") from exc
+        if any(map(_is_truncated, responses)):
+            raise StreamLost(
+                f"{name} is not resolved: the answer is truncated"
+            ) from exc
         ttl = min(map(_denied_for, responses), default=0.0)
         raise NoRecords(f"DNS has no {name}", ttl) from exc
     except (dns.exception.DNSException, OSError, ValueError) as exc:
-        # The latter two of a system's configuration that makes no sense.
+        # An invalid configuration of the system raises OSError or ValueError.
         raise StreamLost(f"{name} is not resolved: {exc}") from exc
-    if _is_cut(answer.response):
-        # By TCP, or it would have been asked for again: what is missing is not known,
-        # and might be all of it.
-        raise StreamLost(f"{name} is not resolved: the answer is cut")
+    if _is_truncated(answer.response):
+        # This answer came by TCP, since one by UDP would have been repeated by TCP.
+        # What is missing is not known, and may be every record.
+        raise StreamLost(f"{name} is not resolved: the answer is truncated")
     if answer.rrset is None:
         raise NoRecords(f"DNS has no {name}", _denied_for(answer.response))
     records = [
@@ -70,15 +72,15 @@ async def query_srv(name: str, lifetime: float) -> tuple[list[Record], float]:
     return records, float(answer.chaining_result.minimum_ttl)
 
 
-def _is_cut(response: dns.message.Message) -> bool:
+def _is_truncated(response: dns.message.Message) -> bool:
     return bool(response.flags & dns.flags.TC)
 
 
 def _denied_for(response: dns.message.Message) -> float:
-    """Return for how many seconds there is nothing: what its SOA says (RFC 2308, 5)."""
+    """Return for how many seconds a denial is valid, by its SOA (RFC 2308, 5)."""
     for rrset in response.authority:
         if rrset.rdtype == dns.rdatatype.SOA:
-            # Those of an alias hold for what follows from it.
+            # The TTLs of aliases limit what was found through them.
             ttls = [each.ttl for each in (rrset, *response.answer)]
             return float(min(rrset[0].minimum, *ttls))
     return 0.0

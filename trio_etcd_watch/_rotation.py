@@ -1,16 +1,17 @@
-"""Whose turn it is: endpoints that were given, targets of SRV records, members.
+"""Decides which endpoint is tried next: given ones, targets of SRV records, or members.
 
-Sans-IO. A round gives each its turn once; a failure leads to the next. A name's turn is
-taken by the endpoints that it stands for just then.
+Sans-IO. Each has one turn in a round; after a failure the next has its turn. The turn
+of a name goes to the endpoints that it resolves to at that time.
 
-1. What was given is never forgotten.
-2. Members that join have their turn in this round; those that are gone have none.
-3. Once members are known, those come last that have failed of late: when a cluster has
-   moved, what was given may be dead for good.
-4. Before them, but behind all others, come members that were never tried: their addresses
-   may be reached from inside alone, and each try would cost its timeout. So an endpoint
-   that is lost after it has served has another turn before them, but not again and again:
-   one that comes and goes leads to the next.
+1. Given endpoints are never forgotten.
+2. Members that join have their turn in the same round; removed members have none.
+3. Once members are known, endpoints that failed at their last try come last: when a
+   cluster has moved, the given endpoints may be dead for good.
+4. Before these, but after all others, come members that were never tried: their
+   addresses may be reachable only from inside the cluster's network, and from outside
+   each try would take its whole timeout. So an endpoint that is lost after it has
+   served gets an extra turn before them, but only a few times in a row if it is lost
+   again and again.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from ._endpoints import Endpoint, SrvName
 Source: TypeAlias = Literal["given", "srv", "member"]
 
 BRIEF = 3.0
-"""Seconds: an endpoint that served no longer has no other turn."""
+"""Seconds. An endpoint that served no longer than this gets no extra turn."""
 
 LASTING = 60.0
-"""Seconds: one that served longer does not come and go."""
+"""Seconds. An endpoint that served longer than this counts as stable."""
 
 MAX_RETURNS = 3
-"""Other turns in a row of one that never lasts."""
+"""How many extra turns in a row an unstable endpoint gets."""
 
 
 @final
@@ -38,7 +39,7 @@ class Rotation:
     """The endpoints of one watcher.
 
     Args:
-        given: shuffled, so that clients spread over the members.
+        given: the given endpoints, shuffled, so that clients spread over the members.
     """
 
     def __init__(self, given: Sequence[Endpoint | SrvName]) -> None:
@@ -46,41 +47,41 @@ class Rotation:
         self._targets: dict[SrvName, tuple[Endpoint, ...]] = {}
         self._members: tuple[Endpoint, ...] = ()
         self._waiting: deque[Endpoint | SrvName] = deque()
-        # Of those that were tried: whether it worked the last time.
+        # For endpoints that were tried: whether the last try worked.
         self._worked: dict[Endpoint, bool] = {}
-        # The last that worked, and how often in a row it has had another turn.
+        # The last endpoint that worked, and how many extra turns in a row it has had.
         self._last: Endpoint | None = None
         self._returns = 0
 
     def take(self) -> Endpoint | SrvName:
-        """Return whose turn it is.
+        """Return the endpoint or name whose turn it is.
 
-        A name has to be looked up: then call `expand()`, and again `take()`.
+        A name has to be looked up: then call `expand()`, and `take()` again.
         """
         if not self._waiting:
             self._wait([*self._given, *self._members])
         return self._waiting.popleft()
 
     def expand(self, name: SrvName, targets: Sequence[Endpoint]) -> None:
-        """Let a name stand for these, at least one, whose turns come next."""
+        """Set the targets of a name, at least one; their turns come next."""
         self._targets[name] = tuple(targets)
         self._waiting.extendleft(reversed(targets))
         self._prune()
 
     def expand_as_before(self, name: SrvName) -> None:
-        """Let those have their turns for whom a name stood last: it is not known now."""
+        """Give the next turns to a name's last targets, as its new ones are unknown."""
         self._waiting.extendleft(reversed(self._targets.get(name, ())))
 
     def forget(self, name: SrvName) -> None:
-        """Let a name stand for nothing."""
+        """Remove the targets of a name."""
         self._targets.pop(name, None)
         self._prune()
 
     def join(self, members: Sequence[Endpoint]) -> bool:
-        """Take these, in this order, for the members that are there.
+        """Set the current members, in this order.
 
         Returns:
-            Whether they are others than before.
+            Whether they differ from those before.
         """
         before = set(self._members)
         members = [member for member in members if member not in self._given]
@@ -97,19 +98,19 @@ class Rotation:
         return True
 
     def failed(self, endpoint: Endpoint) -> None:
-        """Note that it could not be reached."""
+        """Note that an endpoint could not be reached."""
         self._worked[endpoint] = False
         self._prune()
 
     def worked(self, endpoint: Endpoint) -> None:
-        """Note that it was reached."""
+        """Note that an endpoint was reached."""
         if endpoint != self._last:
             self._last, self._returns = endpoint, 0
         self._worked[endpoint] = True
         self._prune()
 
     def lost(self, endpoint: Endpoint, served: float) -> None:
-        """Note that it was lost, after it has served for so many seconds."""
+        """Note that an endpoint was lost after it served for this many seconds."""
         if served > LASTING:
             self._returns = 0
         if not self._members or served <= BRIEF or self._returns == MAX_RETURNS:
@@ -120,7 +121,7 @@ class Rotation:
             self._wait([*others, turn])
 
     def known(self) -> Iterator[tuple[Endpoint, Source]]:
-        """Yield the endpoints that are known, each once, and where from."""
+        """Yield each known endpoint once, with its source."""
         found: dict[Endpoint, Source] = {}
         for given in self._given:
             if isinstance(given, Endpoint):
@@ -133,19 +134,19 @@ class Rotation:
         yield from found.items()
 
     def source_of(self, endpoint: Endpoint) -> Source:
-        """Say where one is from that has its turn."""
-        # What is not known any more was a name's.
+        """Return the source of an endpoint that has its turn."""
+        # An endpoint that is not known any more was the target of a name.
         return dict(self.known()).get(endpoint, "srv")
 
     def _turn_of(self, endpoint: Endpoint) -> Endpoint | SrvName | None:
-        """Return in whose turn it is tried: a name's may lead elsewhere by now."""
+        """Return whose turn leads to an endpoint: its own, a name's, or None."""
         source = dict(self.known()).get(endpoint)
         if source != "srv":
             return endpoint if source else None
         return next(name for name, found in self._targets.items() if endpoint in found)
 
     def _wait(self, turns: list[Endpoint | SrvName]) -> None:
-        """Let these have their turns, in this order but for those that are in doubt."""
+        """Queue these turns in this order, except that doubtful ones come later."""
         if self._members:
             sources = dict(self.known())
             turns = sorted(turns, key=lambda turn: self._doubt(turn, sources))

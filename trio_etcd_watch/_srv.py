@@ -1,16 +1,17 @@
-"""SRV records: in which order they are tried, and which are used at all.
+"""Decides in which order SRV records are tried, and which of them are used.
 
 Sans-IO.
 
-1. A lower priority comes first; within one, the chance to be next is proportional to the
-   weight (RFC 2782).
-2. A certificate has to name the *domain* that the user gave, or the name given with it,
-   and not the target: whoever forges a record forges its target too, and may well have a
-   certificate for that. So etcd's own tools do (etcdctl and the gateway set ServerName to
-   the domain of `--discovery-srv`: etcd pull request 6084), and RFC 6125 (6.2.1) asks.
+1. A lower priority comes first; within one, the chance to be next is proportional to
+   the weight (RFC 2782).
+2. A certificate must name the *domain* that the user gave, or the `server_name` given
+   with it, and not the target: an attacker who forges a record also forges its target,
+   and may have a certificate for that. etcd's own tools do the same (etcdctl and the
+   gateway set ServerName to the domain of `--discovery-srv`: etcd pull request 6084),
+   as RFC 6125 (6.2.1) asks.
 3. A target outside the domain is left out, unless the user says whom to trust besides
-   DNS: by an `ssl_context`, with a CA, or by `server_name`.
-4. One record with the target "." says that there is no such service (RFC 2782).
+   DNS: by an `ssl_context` with a CA, or by `server_name`.
+4. A single record with the target "." means that there is no such service (RFC 2782).
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ from ._endpoints import Endpoint, SrvName, is_host_name
 from ._grpc.status import StreamLost
 
 MAX_TARGETS = 100
-"""Of one name. An answer may have two thousand."""
+"""How many records of one name are used; an answer may have two thousand."""
 
 _WEIGHT_OF_ZERO = 0.001
-"""RFC 2782: beside others, those have a very small chance."""
+"""The weight of records that have 0: a very small chance beside others (RFC 2782)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record; its target in lower case, without the last dot ("" for the root)."""
+    """An SRV record; its target is lower case, without the last dot ("" for root)."""
 
     priority: int
     weight: int
@@ -39,10 +40,10 @@ class Record:
 
 
 class NoRecords(StreamLost):
-    """DNS says that there are none.
+    """DNS says that there are no such records.
 
     Attributes:
-        ttl: for how many seconds it says so; 0 if it does not say (RFC 2308).
+        ttl: for how many seconds this is valid; 0 if DNS does not say (RFC 2308).
     """
 
     def __init__(self, reason: str, ttl: float = 0.0) -> None:
@@ -55,7 +56,7 @@ def in_order(records: Sequence[Record], random: Callable[[], float]) -> list[Rec
 
     Args:
         records: in any order.
-        random: gives a float in [0, 1).
+        random: returns a float in [0, 1).
     """
     ordered: list[Record] = []
     for priority in sorted({record.priority for record in records}):
@@ -67,28 +68,28 @@ def in_order(records: Sequence[Record], random: Callable[[], float]) -> list[Rec
 
 def _draw(records: Sequence[Record], random: Callable[[], float]) -> int:
     weights = [record.weight or _WEIGHT_OF_ZERO for record in records]
-    left = random() * sum(weights)
+    remaining = random() * sum(weights)
     for i, weight in enumerate(weights):
-        left -= weight
-        if left < 0:
+        remaining -= weight
+        if remaining < 0:
             return i
-    return len(records) - 1  # of a sum that was rounded
+    return len(records) - 1  # the sum was rounded
 
 
 def usable_targets(
     name: SrvName, records: Sequence[Record], *, tls: bool, trusts: bool
 ) -> tuple[list[Endpoint], list[str]]:
-    """Return the endpoints that records stand for, and why others are left out.
+    """Return the endpoints that records name, and why other records are left out.
 
     Args:
-        name: that was looked up.
-        records: its own, in order.
-        tls: of which kind they are.
+        name: the name that was looked up.
+        records: its records, in order.
+        tls: whether they are the records for TLS.
         trusts: whether the user gave an `ssl_context`.
 
     Raises:
-        NoRecords: the service is not there.
-        StreamLost: none can be used.
+        NoRecords: there is no such service.
+        StreamLost: no record can be used.
     """
     if all(not record.target for record in records):
         raise NoRecords("its SRV record says that there is no such service")
@@ -105,12 +106,12 @@ def usable_targets(
         left_out.append(f"{len(records) - MAX_TARGETS} more than {MAX_TARGETS} records")
     if not endpoints:
         raise StreamLost(f"no SRV record can be used: {left_out[0]}")
-    # One that is there twice, with two weights, has one turn.
+    # A target with two records, of different weights, has one turn.
     return list(dict.fromkeys(endpoints)), left_out
 
 
 def _flaw(name: SrvName, record: Record, *, anywhere: bool) -> str | None:
-    """Say why a record is left out."""
+    """Return why a record is left out, or None."""
     target = record.target
     if not is_host_name(target):
         return f"target {target!r} is no host"

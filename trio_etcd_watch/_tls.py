@@ -1,10 +1,11 @@
-"""TLS on a connection to etcd: it asks for h2, and leaves the context as it was.
+"""Does the TLS handshake with etcd: offers h2, and leaves the context unchanged.
 
-etcd's server wants h2 to be negotiated (ALPN), but Python sets that on a context alone,
-which can be neither copied nor asked what it had: setting it for good would make every
-other user of the context speak HTTP/2. A TLS object takes its context's protocols when
-it is made. So they are set for just that moment, without a checkpoint, and put back;
-what they were is read where it shows: in the ClientHello of an object that is dropped.
+etcd's server requires that h2 is negotiated (ALPN). Python sets ALPN protocols only on
+a context, which can be neither copied nor asked for them, and to set them for good
+would make every other user of the context speak HTTP/2. A TLS object gets the protocols
+that its context has when the object is made. So they are set for just that moment,
+without a checkpoint, and then restored. What they were is read from the ClientHello of
+another TLS object, which is not used any further.
 """
 
 from __future__ import annotations
@@ -21,28 +22,28 @@ from ._grpc.status import StreamLost
 
 _H2 = "h2"
 
-# Watchers in several threads may share a context. Who else makes a TLS object of it, in
-# another thread and in this very moment, may still come to ask for h2.
+# Watchers in several threads may share a context. Other code that makes a TLS object of
+# it in another thread, at the same moment, may still offer h2.
 _lock = threading.Lock()
 
 
 @functools.cache
 def system_context() -> ssl.SSLContext:
-    """Loading the system's certificates takes tens of milliseconds: once is enough."""
+    """Return one context with the system's certificates: loading takes tens of ms."""
     return ssl.create_default_context()
 
 
 async def shake_hands(
     tcp: trio.SocketStream, context: ssl.SSLContext, host: str
 ) -> trio.SSLStream[trio.SocketStream]:
-    """Return the stream with TLS on it, verified as the context has it.
+    """Return the stream with TLS on it, verified as the context requires.
 
-    Whatever goes wrong, and cancellation, closes the stream.
+    Any error, and cancellation, closes the stream.
 
     Args:
-        tcp: connected.
-        context: a client's.
-        host: what the certificate has to name.
+        tcp: a connected stream.
+        context: a context for clients.
+        host: the name that the certificate must have.
 
     Raises:
         OSError, UnicodeError, trio.BrokenResourceError: the handshake failed.
@@ -61,10 +62,10 @@ async def shake_hands(
 
 
 def server_name(host: str) -> str:
-    """Return a host as SNI and certificates have it.
+    """Return a host as SNI and certificates write it.
 
     That is without the dot that ends a full name (RFC 6066, 3), and without the zone
-    of an IPv6 address, which means something on this machine alone.
+    of an IPv6 address, which has a meaning on this machine only.
     """
     return host.partition("%")[0].removesuffix(".")
 
@@ -86,15 +87,15 @@ def _wrap(
 def _protocols_of(context: ssl.SSLContext) -> list[str]:
     """Return the ALPN protocols that a context has set."""
     sent = ssl.MemoryBIO()
-    dropped = context.wrap_bio(ssl.MemoryBIO(), sent, server_hostname="localhost")
+    probe = context.wrap_bio(ssl.MemoryBIO(), sent, server_hostname="localhost")
     with contextlib.suppress(ssl.SSLWantReadError):
-        dropped.do_handshake()
+        probe.do_handshake()
     return _protocols_in(sent.read())
 
 
 def _protocols_in(hello: bytes) -> list[str]:
     """Return what a ClientHello offers (RFC 8446, 4.1.2; RFC 7301, 3.1)."""
-    at = 5 + 4 + 2 + 32  # the record's and the message's head, version, random
+    at = 5 + 4 + 2 + 32  # headers of record and message, version, random
     at += 1 + hello[at]  # session id
     at += 2 + int.from_bytes(hello[at : at + 2])  # cipher suites
     at += 1 + hello[at]  # compression methods

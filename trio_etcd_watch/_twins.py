@@ -1,7 +1,8 @@
-"""What is there twice: in Python, where it is used, and in C, in `_speedups`.
+"""Chooses between the two implementations of the functions that exist in Python and C.
 
-Sans-IO. The choice is made here, once: C where it was built, unless
-TRIO_ETCD_WATCH_PURE=1 is set. Both do the same.
+Sans-IO. Those in C are in `_speedups`, those in Python in the modules that use them,
+and both do the same. C is used where it was built, unless TRIO_ETCD_WATCH_PURE=1 is
+set.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from importlib import import_module
 from types import ModuleType
 
 ABI = 4
-"""Of what Python and C agree upon; the same number stands in `_speedups.c`. A module in
-C that was built from other sources, beside an editable install, is not used."""
+"""The version of the interface between Python and C, which `_speedups.c` has too. A
+module in C that was built from other sources, beside an editable install, is not
+used."""
 
 speedups: ModuleType | None = None
 if os.environ.get("TRIO_ETCD_WATCH_PURE") != "1":
@@ -22,7 +24,7 @@ if os.environ.get("TRIO_ETCD_WATCH_PURE") != "1":
         speedups = import_module("._speedups", __package__)
 if speedups is not None and getattr(speedups, "ABI", None) != ABI:
     logging.getLogger("trio_etcd_watch").warning(
-        "%s was built from other sources, and is not used: install anew",
+        "%s was built from other sources, and is not used: reinstall it",
         speedups.__file__,
     )
     speedups = None

@@ -188,11 +188,11 @@ async def test_it_moves_with_progress(etcd_binaries: list[str], tmp_path: Path) 
     ("content", "message"),
     [
         ("", "is empty"),
-        ("5", "is no bookmark, or is torn"),
-        ("secret notes", "is no bookmark, or is torn"),
+        ("5", "is not a bookmark, or is incomplete"),
+        ("secret notes", "is not a bookmark, or is incomplete"),
         (
             '{"format": "trio-etcd-watch bookmark 1", "clus',
-            "is no bookmark, or is torn",
+            "is not a bookmark, or is incomplete",
         ),
     ],
 )
@@ -203,7 +203,7 @@ async def test_a_foreign_file_is_left_alone(
     bookmark.write_text(content)
     done = await run_cli("watch", "k", f"--bookmark={bookmark}")
     assert (done.returncode, done.stdout) == (2, b"")
-    assert f"{bookmark} {message}; remove it to begin anew" in done.stderr.decode()
+    assert f"{bookmark} {message}; remove it to start over" in done.stderr.decode()
     assert bookmark.read_text() == content
 
 
@@ -239,7 +239,7 @@ async def test_history_that_is_gone(etcd_binaries: list[str], tmp_path: Path) ->
         await etcd.compact(await etcd.put("k", "3"))
         done = await run_cli(*command(etcd, 1, bookmark))
         assert (done.returncode, done.stdout) == (3, b"")
-        assert f"what {bookmark} still needs is gone".encode() in done.stderr
+        assert f"the history that {bookmark} needs is gone".encode() in done.stderr
         assert json.loads(bookmark.read_text())["next_revision"] == 3
 
 

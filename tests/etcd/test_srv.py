@@ -202,7 +202,7 @@ async def test_trouble_that_ends(
         reason = {
             "none": "DNS has no",
             "servfail": "SERVFAIL",
-            "cut": "is cut",
+            "cut": "is truncated",
             "root": "no such service",
         }
         assert reason[trouble] in loss

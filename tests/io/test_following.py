@@ -151,7 +151,7 @@ async def test_a_refusal_is_no_error(
         assert member.connections == 1
     assert {record.levelno for record in caplog.records} == {logging.DEBUG}
     [line] = [r.getMessage() for r in caplog.records if "does not" in r.getMessage()]
-    assert line.endswith(f"does not tell the members: {refusal}")
+    assert line.endswith(f"does not report the members: {refusal}")
 
 
 async def test_a_member_that_is_silent_about_it(clock: MockClock) -> None:
@@ -308,10 +308,10 @@ async def test_who_answers_is_who_was_meant() -> None:
         meant = await made.connect()
         made.connector.leave(meant)
         following = Following(made.connector, (), secure=False, timeout=1.0)
-        assert await following._look(meant, Endpoint("m0", 1, "", False)) == RETRY
+        assert await following._ask_once(meant, Endpoint("m0", 1, "", False)) == RETRY
         assert made.connector.connections_made == 1
         await made.connect()
-        assert await following._look(meant, Endpoint("m0", 1, "", False)) == RETRY
+        assert await following._ask_once(meant, Endpoint("m0", 1, "", False)) == RETRY
         with pytest.raises(StreamLost, match="another connection by now"):
             await made.connector.metadata_on(meant)
 

@@ -189,7 +189,7 @@ async def play(pieces: list[bytes], *, close: bool) -> None:
         assert len(connection._frames._rest) < MAX_FRAME_SIZE + 9
         assert len(connection._unsent) <= MAX_UNSENT + MAX_RECEIVE_SIZE
         for inbound in inbounds:
-            assert inbound._come.tell() <= MAX_MESSAGE_SIZE
+            assert inbound._partial.tell() <= MAX_MESSAGE_SIZE
 
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:

@@ -116,7 +116,7 @@ async def test_a_disk_that_is_slow_at_the_end(
             if cancelled == "while it is noted":
                 may_write.set()
                 await trio.to_thread.run_sync(is_written.wait, LIMIT)
-            output.hurry()
+            output.limit_write()
             scope.cancel()
             with trio.CancelScope(shield=True):
                 may_write.set()
@@ -159,7 +159,7 @@ async def test_a_reader_that_stalls_is_left(
             nursery.start_soon(write)
             await trio.testing.wait_all_tasks_blocked()
             if whole:
-                output.hurry()
+                output.limit_write()
             scope.cancel()
     assert scope.cancelled_caught
     assert noted == []

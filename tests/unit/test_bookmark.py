@@ -35,7 +35,9 @@ def test_a_file_of_today_can_be_read_by_later_versions() -> None:
 def test_every_part_of_one_is_refused() -> None:
     whole = MARK.dump()
     for length in range(len(whole) - 1):
-        with pytest.raises(BookmarkError, match="is empty" if not length else "torn"):
+        with pytest.raises(
+            BookmarkError, match="is empty" if not length else "incomplete"
+        ):
             parse(whole[:length], b"k\xff", b"\0")
     # The last byte is a line feed.
     assert parse(whole[:-1], b"k\xff", b"\0") == MARK
@@ -56,13 +58,13 @@ def test_every_part_of_one_is_refused() -> None:
 )
 def test_what_is_none(change: dict[str, object]) -> None:
     content = json.dumps(json.loads(MARK.dump()) | change).encode()
-    with pytest.raises(BookmarkError, match="is no bookmark"):
+    with pytest.raises(BookmarkError, match="is not a bookmark"):
         parse(content, b"k\xff", b"\0")
 
 
 @pytest.mark.parametrize("content", [b"[]", b"null", b"\xff", b'{"format": 1}'])
 def test_what_is_not_even_an_object_of_ours(content: bytes) -> None:
-    with pytest.raises(BookmarkError, match="is no bookmark"):
+    with pytest.raises(BookmarkError, match="is not a bookmark"):
         parse(content, b"k", b"")
 
 

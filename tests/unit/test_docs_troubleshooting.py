@@ -71,7 +71,7 @@ def lines_of(module: Path) -> Iterator[str]:
             case ast.Call(ast.Attribute(attr=name), [_, *_] as arguments) if (
                 name in SPEAKERS
             ):
-                # `_tell()` has the time before the line.
+                # `_warn()` of `Outage` has the time before the line.
                 given = next(arg for arg in arguments[:2] if ast.unparse(arg) != "now")
                 found = texts(given)
                 if isinstance(given, ast.Name):
@@ -101,7 +101,7 @@ def test_each_line_of_the_log_is_explained() -> None:
         "target … is outside …, and may be forged"
     }
     assert {line for line in headings - lines if line.startswith("…")} == {
-        "… stands for …"
+        "… resolves to …"
     }
 
 

@@ -18,14 +18,14 @@ HERE = Endpoint("127.0.0.1", 2379, "", False)
 
 def usable(
     *urls: str,
-    teller: Endpoint = REMOTE,
+    reporter: Endpoint = REMOTE,
     secure: bool = False,
     given: list[Endpoint] | None = None,
 ) -> tuple[list[str], list[str]]:
     """Return the authorities that are used, and the log lines about the others."""
     members = [pb.Member(ID=10, name="m", clientURLs=urls)]
     endpoints, left_out = usable_members(
-        members, teller=teller, secure=secure, given=given or []
+        members, reporter=reporter, secure=secure, given=given or []
     )
     return [endpoint.authority for endpoint in endpoints], left_out
 
@@ -42,7 +42,9 @@ def usable(
 )
 def test_what_is_used(url: str, host: str, port: int, tls: bool) -> None:
     members = [pb.Member(ID=1, name="m", clientURLs=[url])]
-    endpoints, left_out = usable_members(members, teller=REMOTE, secure=False, given=())
+    endpoints, left_out = usable_members(
+        members, reporter=REMOTE, secure=False, given=()
+    )
     assert (endpoints, left_out) == ([Endpoint(host, port, "", tls)], [])
 
 
@@ -53,7 +55,9 @@ def test_learners_and_those_that_have_not_started() -> None:
         pb.Member(ID=3, name="", clientURLs=["http://m3:1"]),
         pb.Member(ID=4, name="m4"),
     ]
-    endpoints, left_out = usable_members(members, teller=REMOTE, secure=False, given=())
+    endpoints, left_out = usable_members(
+        members, reporter=REMOTE, secure=False, given=()
+    )
     assert [endpoint.host for endpoint in endpoints] == ["m1"]
     assert left_out == []
 
@@ -108,9 +112,9 @@ def test_what_is_no_address_is_left_out_and_not_repeated(url: str) -> None:
     "host",
     ["0.0.0.0", "[::]", "224.0.0.1", "[ff02::1]", "[::ffff:0.0.0.0]", "[fe80::1%eth0]"],
 )
-@pytest.mark.parametrize("teller", [REMOTE, HERE])
-def test_addresses_of_no_server(host: str, teller: Endpoint) -> None:
-    used, [line] = usable(f"http://{host}:2379", teller=teller)
+@pytest.mark.parametrize("reporter", [REMOTE, HERE])
+def test_addresses_of_no_server(host: str, reporter: Endpoint) -> None:
+    used, [line] = usable(f"http://{host}:2379", reporter=reporter)
     assert used == []
     assert host in line
 
@@ -166,7 +170,7 @@ def test_local_hosts_from_elsewhere(host: str) -> None:
     assert used == []
     assert "own name for itself" in line
     for here in (HERE, Endpoint("localhost", 1, "", None), Endpoint("", 0, "/s", None)):
-        assert usable(f"http://{host}:2379", teller=here) == ([f"{host}:2379"], [])
+        assert usable(f"http://{host}:2379", reporter=here) == ([f"{host}:2379"], [])
 
 
 def test_what_is_local() -> None:
@@ -213,7 +217,7 @@ def test_what_is_given_does_not_join() -> None:
         (True, []),
     ):
         endpoints, _ = usable_members(
-            members, teller=REMOTE, secure=secure, given=given
+            members, reporter=REMOTE, secure=secure, given=given
         )
         assert [(each.host, each.tls) for each in endpoints] == joined
 
@@ -240,6 +244,8 @@ def test_many_members_are_not_looked_at() -> None:
             looked_at.append(i)
             yield pb.Member(ID=i, name="")
 
-    endpoints, left_out = usable_members(each(), teller=REMOTE, secure=False, given=())
+    endpoints, left_out = usable_members(
+        each(), reporter=REMOTE, secure=False, given=()
+    )
     assert (endpoints, left_out) == ([], [])
     assert len(looked_at) == 1000

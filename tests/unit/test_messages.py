@@ -41,7 +41,7 @@ def test_oversized_message_is_not_kept() -> None:
     inbound = Inbound(1000)
     inbound.receive(grpc_message(bytes(2**20))[: 2**19])
     assert inbound.messages == [Oversized(2**20, bytes(64))]
-    assert inbound._come.getvalue() == b""
+    assert inbound._partial.getvalue() == b""
 
 
 def test_largest_message_size_of_the_prefix() -> None:

@@ -129,7 +129,7 @@ def test_a_module_of_another_build_is_not_used(
     # Who wants no C is told nothing of it.
     warning = (
         "/of/another/build.so was built from other sources, and is not used: "
-        "install anew\n"
+        "reinstall it\n"
     )
     assert done.stderr == ("" if pure == "1" else warning)
 

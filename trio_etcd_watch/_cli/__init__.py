@@ -1,1 +1,1 @@
-"""The command line, `trio-etcd-watch`. Nothing of the library imports it."""
+"""The command line, `trio-etcd-watch`; no module of the library imports it."""

@@ -1,7 +1,7 @@
-"""What the user wants: the command line, and etcdctl's environment variables.
+"""Parses the command line and etcdctl's environment variables.
 
-Sans-IO, but for what argparse itself prints. No password is ever an argument, and no
-message repeats what may be one.
+Sans-IO, except for what argparse itself prints. No argument takes a password, and no
+message repeats text that may be one.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ _FALSE = {"0", "f", "F", "FALSE", "false", "False"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connection:
-    """Where the cluster is, and who asks it."""
+    """Where the cluster is, and which user connects to it."""
 
     endpoints: tuple[str, ...] = ("127.0.0.1:2379",)
     follow_members: bool = False
@@ -72,7 +72,7 @@ class Connection:
     insecure_skip_tls_verify: bool = False
     user: str | None = None
     password: str | None = field(default=None, repr=False)
-    """None: to be read from `password_file`, or to be asked for."""
+    """None if it is to be read from `password_file`, or to be asked for."""
     password_file: str | None = None
     dial_timeout: float = 5.0
     keepalive_time: float = 10.0
@@ -99,7 +99,7 @@ class Options:
 
     @property
     def range(self) -> tuple[bytes, bytes]:
-        """Key and range_end as etcd has them."""
+        """The key and range_end that etcd's API has for the range."""
         return key_range(
             self.key,
             prefix=self.prefix,
@@ -111,10 +111,10 @@ class Options:
 def parse(
     arguments: Sequence[str], environ: Mapping[str, str], version: str = ""
 ) -> Options:
-    """Return what the user wants.
+    """Return the options that the arguments and the environment give.
 
     Raises:
-        SystemExit: after argparse has said what is wrong (2), or has helped (0).
+        SystemExit: argparse has printed what is wrong (2), or the help (0).
     """
     given = vars(_parser(version).parse_args(arguments))
     parser: argparse.ArgumentParser = given["parser"]
@@ -129,7 +129,7 @@ def _options(given: dict[str, Any], environ: Mapping[str, str]) -> Options:
     timeout = _setting("command_timeout", given, environ, _seconds)
     options = Options(
         command=given["command"],
-        # As bytes, for a key need not be UTF-8.
+        # As bytes, since a key need not be UTF-8.
         key=os.fsencode(given["key_"]),
         prefix=given["prefix"],
         range_end=None if range_end is None else os.fsencode(range_end),
@@ -145,7 +145,7 @@ def _options(given: dict[str, Any], environ: Mapping[str, str]) -> Options:
     )
     if not 0 <= options.revision <= MAX_REVISION:
         raise ValueError(f"--rev must be between 0 and {MAX_REVISION}")
-    options.range  # noqa: B018  # raises what is wrong with it
+    options.range  # noqa: B018  # for the ValueError that it raises
     return options
 
 
@@ -177,7 +177,7 @@ def _connection(given: dict[str, Any], environ: Mapping[str, str]) -> Connection
 
 
 def _endpoints(given: dict[str, Any], environ: Mapping[str, str]) -> tuple[str, ...]:
-    # As with etcdctl, a name whose records are to be looked up comes first.
+    # As in etcdctl, --discovery-srv takes precedence over --endpoints.
     if domain := _setting("discovery_srv", given, environ, str):
         service = _setting("discovery_srv_name", given, environ, str)
         return (f"etcd+srv://{domain}" + (f"?service={service}" if service else ""),)
@@ -188,10 +188,10 @@ def _endpoints(given: dict[str, Any], environ: Mapping[str, str]) -> tuple[str, 
 def _user(
     given: dict[str, Any], environ: Mapping[str, str]
 ) -> tuple[str | None, str | None]:
-    """Return name and password, as far as arguments and environment have them."""
+    """Return name and password; None for what is neither argument nor variable."""
     named, password = given.get("user"), environ.get("ETCDCTL_PASSWORD") or None
     if named is not None and ":" in named:
-        # Not repeated: what follows the colon is a password.
+        # The value is not repeated: what follows the colon is a password.
         raise ValueError(
             "--user takes a name alone: others can read the command line, and with it "
             "a password; use --password-file, ETCDCTL_PASSWORD or the prompt"
@@ -215,7 +215,7 @@ def _setting(
     environ: Mapping[str, str],
     read: Callable[[str], T],
 ) -> T | None:
-    """Return what a flag says, or else its environment variable; None if neither."""
+    """Return the value of a flag or its environment variable; None without both."""
     source = f"--{name.replace('_', '-')}"
     text = given.get(name)
     if text is None:
@@ -230,7 +230,7 @@ def _setting(
 
 
 def _seconds(text: str) -> float:
-    """Read a duration as Go writes it (5s, 1m30s, 200ms); a bare number is seconds."""
+    """Parse a duration as Go writes it (5s, 1m30s), or a plain number of seconds."""
     parts = _DURATION.findall(text)
     if parts and "".join(number + unit for number, unit in parts) == text:
         seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
@@ -256,7 +256,7 @@ def _boolean(text: str) -> bool:
 
 
 class _Refuse(argparse.Action):
-    """Refuses an argument without repeating it."""
+    """Refuses a flag without repeating its value."""
 
     def __call__(
         self,
@@ -313,9 +313,9 @@ def _flags_of_all() -> argparse.ArgumentParser:
     parser.add_argument("key_", metavar="KEY", help="the key, or where a range begins")
     keys = parser.add_mutually_exclusive_group()
     keys.add_argument(
-        "--prefix", action="store_true", help='all that begin with KEY; with "" all'
+        "--prefix", action="store_true", help='all keys that begin with KEY; "" is all'
     )
-    keys.add_argument("--range-end", metavar="KEY", help="from KEY up to before this")
+    keys.add_argument("--range-end", metavar="KEY", help="from KEY to before this one")
     keys.add_argument("--from-key", action="store_true", help="from KEY on")
     parser.add_argument(
         "--json", action="store_true", help="a line of JSON for each event or key"
@@ -325,7 +325,7 @@ def _flags_of_all() -> argparse.ArgumentParser:
         "--verbose",
         action="count",
         default=0,
-        help="log to stderr whom it talks to as well; -vv: all there is",
+        help="log connections to stderr, too; -vv logs everything",
     )
     _add_flags_of_connection(parser)
     return parser
@@ -339,14 +339,14 @@ def _add_flags_of_connection(parser: argparse.ArgumentParser) -> None:
 
     add("--endpoints", "by default 127.0.0.1:2379", "HOST:PORT,...")
     add("--discovery-srv", "where SRV records name the endpoints", "DOMAIN")
-    add("--discovery-srv-name", "which of its clusters", "NAME")
+    add("--discovery-srv-name", "the name of one of its clusters", "NAME")
     flags.add_argument(
         "--follow-members",
         action="store_true",
         default=argparse.SUPPRESS,
-        help="have the addresses of the cluster's members join the endpoints",
+        help="use the addresses of the cluster's members, too",
     )
-    add("--cacert", "whom to trust, instead of the system's", "FILE")
+    add("--cacert", "the CAs to trust, instead of the system's", "FILE")
     add("--cert", "the client's certificate", "FILE")
     add("--key", "its private key, if it is not in the same file", "FILE")
     flags.add_argument(
@@ -354,20 +354,20 @@ def _add_flags_of_connection(parser: argparse.ArgumentParser) -> None:
         action="store_const",
         const="true",
         default=argparse.SUPPRESS,
-        help="trust whoever answers; for tests",
+        help="do not verify the server; for tests",
     )
     add("--user", "a user of etcd's auth; the password is asked for", "NAME")
-    add("--password-file", "holds the password, instead", "FILE")
+    add("--password-file", "a file that holds the password", "FILE")
     flags.add_argument("--password", nargs="?", action=_Refuse, help=argparse.SUPPRESS)
-    add("--command-timeout", "for a get, or until the rest has begun", "TIME")
-    add("--dial-timeout", "for one try of one address; by default 5s", "TIME")
-    add("--keepalive-time", "silence before a ping; by default 10s", "TIME")
-    add("--keepalive-timeout", "for its answer; by default 5s", "TIME")
+    add("--command-timeout", "limit of a get, or until the others begin", "TIME")
+    add("--dial-timeout", "limit of one try of an address; by default 5s", "TIME")
+    add("--keepalive-time", "the silence before a ping; by default 10s", "TIME")
+    add("--keepalive-timeout", "limit of its answer; by default 5s", "TIME")
 
 
 def _add_flags_of_watch(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--prev-kv", action="store_true", help="print each key as it was before, too"
+        "--prev-kv", action="store_true", help="also print each key as it was before"
     )
     parser.add_argument(
         "--progress",
@@ -378,5 +378,5 @@ def _add_flags_of_watch(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bookmark",
         metavar="FILE",
-        help="go on where FILE says, and keep there how far the output is",
+        help="resume where FILE says, and record the progress there",
     )

@@ -1,8 +1,8 @@
-"""How far the output of a watch is, in a file.
+"""Stores in a file how far the output of a watch is.
 
-Written whole beside it and then renamed, so that a crash leaves the old or the new one,
-and never a part. What is in the file and is no bookmark of this very range is an error:
-it is neither guessed at nor overwritten.
+A new bookmark is written to a second file, which is then renamed, so that a crash
+leaves the old or the new one, and never a part. A file that is not a bookmark of the
+same range is an error: it is neither interpreted nor overwritten.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ FORMAT = "trio-etcd-watch bookmark 1"
 
 
 class BookmarkError(Exception):
-    """The file is no bookmark, or of something else."""
+    """The file is not a bookmark, or is that of another range."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bookmark:
-    """Where a watch of a range goes on."""
+    """Where the watch of a range resumes."""
 
     key: bytes
     range_end: bytes
     cluster_id: int
-    """0 if the server has not said."""
+    """0 if the server has not reported it."""
     next_revision: int
 
     def dump(self) -> bytes:
-        """Return what the file holds."""
+        """Return the content of the file."""
         fields = {
             "format": FORMAT,
             "cluster_id": self.cluster_id,
@@ -43,10 +43,10 @@ class Bookmark:
 
 
 def parse(content: bytes, key: bytes, range_end: bytes) -> Bookmark:
-    """Return the bookmark of a range.
+    """Return the bookmark that the content of a file encodes.
 
     Raises:
-        BookmarkError: it is none, or one of another range.
+        BookmarkError: it is not a bookmark, or is that of another range.
     """
     if not content:
         raise BookmarkError("is empty")
@@ -61,10 +61,10 @@ def parse(content: bytes, key: bytes, range_end: bytes) -> Bookmark:
             fields["next_revision"],
         )
     except (ValueError, TypeError, KeyError):
-        raise BookmarkError("is no bookmark, or is torn") from None
+        raise BookmarkError("is not a bookmark, or is incomplete") from None
     numbers = (bookmark.cluster_id, bookmark.next_revision)
     if not all(type(each) is int and each >= 0 for each in numbers):
-        raise BookmarkError("is no bookmark, or is torn")
+        raise BookmarkError("is not a bookmark, or is incomplete")
     if (bookmark.key, bookmark.range_end) != (key, range_end):
         raise BookmarkError(
             f"is the bookmark of another range: {bookmark.key!r} to "
@@ -77,7 +77,7 @@ def load(path: Path, key: bytes, range_end: bytes) -> Bookmark | None:
     """Return the bookmark in a file; None if there is no file.
 
     Raises:
-        BookmarkError: naming the file.
+        BookmarkError: it cannot be used; the text names the file.
     """
     try:
         content = path.read_bytes()
@@ -89,17 +89,17 @@ def load(path: Path, key: bytes, range_end: bytes) -> Bookmark | None:
         return parse(content, key, range_end)
     except BookmarkError as exc:
         raise BookmarkError(
-            f"{path} {exc}; remove it to begin anew, or name another file"
+            f"{path} {exc}; remove it to start over, or name another file"
         ) from None
 
 
 def store(path: Path, bookmark: Bookmark) -> None:
-    """Replace the file in one step; what is there then outlives a loss of power.
+    """Replace the file so that a loss of power leaves the old or the new one.
 
     Raises:
         OSError: it cannot be written; the old one is still there.
     """
-    # A link stays one, and the file it leads to is replaced.
+    # A symbolic link stays, and the file that it leads to is replaced.
     path = Path(os.path.realpath(path))
     draft = path.with_name(f"{path.name}.new")
     with draft.open("wb") as file:

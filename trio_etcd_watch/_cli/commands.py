@@ -1,4 +1,4 @@
-"""What the commands do: a watcher's answers become lines of output."""
+"""Runs the commands, which print what a watcher delivers."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ from .progress import Progress
 @final
 @dataclass(slots=True, kw_only=True)
 class Job:
-    """One command, and what it works with."""
+    """One command, and everything that it needs."""
 
     options: Options
     channel: Channel
     bookmark: Bookmark | None
-    """Where to go on."""
+    """Where to resume, if a file says so."""
     printer: Printer
     output: Output
 
     async def run(self) -> None:
-        """Do it; a watch or mirror never returns.
+        """Run the command; a watch or mirror never returns.
 
         Raises:
-            Failure: it failed.
-            BrokenPipeError: nobody reads the output any more.
+            Failure: the command failed.
+            BrokenPipeError: the reader of the output has closed it.
         """
         command = {"watch": self._watch, "get": self._get, "mirror": self._mirror}
         timeout = self.options.command_timeout
@@ -98,14 +98,15 @@ class Job:
                 self.bookmark.next_revision if self.bookmark else options.revision
             ),
             prev_kv=options.prev_kv,
-            # With them the bookmark of an idle watch keeps up with compaction.
+            # Progress notifications keep the bookmark of an idle watch recent, so that
+            # it is not compacted.
             progress_notify=options.progress or options.bookmark is not None,
         ) as watch:
             if self.bookmark:
                 await self._check_history(watcher, watch, self.bookmark)
             limit.deadline = math.inf
-            # From here on nothing is missed, whatever ends the program. And a file that
-            # cannot be written is told before anything is printed.
+            # From here on no event is missed, whatever ends the program. And a file
+            # that cannot be written is reported before anything is printed.
             await self.output.write([], self._note(watch))
             async for response in watch:
                 shown = options.progress or not response.is_progress_notify
@@ -113,7 +114,7 @@ class Job:
                 await self.output.write(lines, self._note(watch))
 
     def _note(self, watch: Watch) -> Callable[[], None] | None:
-        """Return what stores how far the output is once it has all of this."""
+        """Return a function that stores a bookmark after all so far, or None."""
         if self.options.bookmark is None:
             return None
         key, range_end = self.options.range
@@ -124,14 +125,14 @@ class Job:
     async def _check_history(
         self, watcher: Watcher, watch: Watch, bookmark: Bookmark
     ) -> None:
-        """See that the bookmark is of this cluster, and of this history."""
+        """Check that the bookmark belongs to this cluster, and to its history."""
         header, known = watch.created.header, bookmark.next_revision - 1
         if {bookmark.cluster_id, header.cluster_id}.isdisjoint({0}) and (
             bookmark.cluster_id != header.cluster_id
         ):
             raise ClusterChangedError(bookmark.cluster_id, header.cluster_id)
         if header.revision < known:
-            # The member may lag behind; a linearizable read tells.
+            # The member may lag behind, so a linearizable read decides.
             snapshot = await watcher.snapshot(self.options.range[0])
             if snapshot.header.revision < known:
                 raise HistoryLostError(known, snapshot.header.revision)

@@ -1,4 +1,4 @@
-"""From options to a `Channel`: certificates are read, and the password is asked for."""
+"""Makes a `Channel` from options: reads certificates, and asks for the password."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from .arguments import Connection
 
 
 class SetupError(Exception):
-    """The options do not lead to a cluster; the text never has a password."""
+    """The options cannot be used; the text never has a password."""
 
 
 def channel_of(options: Connection) -> Channel:
-    """Return how to reach the cluster.
+    """Return the channel to the cluster.
 
     Raises:
-        SetupError: naming the file or the option.
-        KeyboardInterrupt: at the prompt.
+        SetupError: an option cannot be used; the text names the option or the file.
+        KeyboardInterrupt: the user interrupted the prompt.
     """
     context = _context(options)
     credentials = _credentials(options)
@@ -42,7 +42,7 @@ def channel_of(options: Connection) -> Channel:
 def _context(options: Connection) -> ssl.SSLContext | None:
     skips = options.insecure_skip_tls_verify
     if not (options.cacert or options.cert or skips):
-        # https:// has the library's own.
+        # For https:// the library makes its own.
         return None
     try:
         context = ssl.create_default_context(cafile=options.cacert)
@@ -76,7 +76,7 @@ def _credentials(options: Connection) -> Credentials | None:
 
 def _password_in(name: str) -> str:
     try:
-        # Editors end a file by a line end, which is no part of it.
+        # Editors end a file with a line end, which is not part of the password.
         return Path(name).read_text("utf-8").removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError:
         raise SetupError(f"--password-file: {name} is not UTF-8") from None
@@ -85,9 +85,9 @@ def _password_in(name: str) -> str:
 
 
 def _ask_password(user: str) -> str:
-    """Ask on the terminal, which does not show what is typed."""
+    """Ask on the terminal, which does not echo what is typed."""
     with warnings.catch_warnings():
-        # Rather not at all than where it can be seen.
+        # It is better not to ask than to echo the password.
         warnings.simplefilter("error", getpass.GetPassWarning)
         try:
             return getpass.getpass(f"Password of {user}: ")

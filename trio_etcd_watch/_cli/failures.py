@@ -1,4 +1,4 @@
-"""How the program fails: exit codes, and what it says.
+"""Gives the exit codes and messages of a program that fails.
 
 Sans-IO.
 """
@@ -20,7 +20,7 @@ WRONG = 2
 NO_HISTORY = 3
 REFUSED = 4
 TIMED_OUT = 5
-"""Exit codes, as `arguments.EXIT_CODES` explains them."""
+"""The exit codes, which `arguments.EXIT_CODES` explains."""
 
 _NO_HISTORY = (
     CompactedError,
@@ -44,11 +44,11 @@ class Failure(Exception):
 
 
 def failure_of(error: WatchError, bookmark: str | None = None) -> Failure:
-    """Return what an error means to whoever runs the program.
+    """Return how the program ends after an error of the library.
 
     Args:
-        error: of the library.
-        bookmark: the file in use.
+        error: what the library raised.
+        bookmark: the bookmark file in use.
     """
     if isinstance(error, _REFUSED):
         return Failure(REFUSED, str(error))
@@ -57,7 +57,7 @@ def failure_of(error: WatchError, bookmark: str | None = None) -> Failure:
     message = str(error)
     if bookmark is not None:
         message += (
-            f"; what {bookmark} still needs is gone: remove it to begin anew, and see "
-            f"by a get what is there"
+            f"; the history that {bookmark} needs is gone: remove it to start over, "
+            f"and run a get to see what is there"
         )
     return Failure(NO_HISTORY, message)

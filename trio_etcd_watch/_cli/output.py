@@ -1,8 +1,8 @@
-"""The way to stdout: in a thread, so that a reader who is slow holds up nothing else.
+"""Writes to stdout in a thread, so that a slow reader delays nothing else.
 
-What is being written when the program is told to end is finished, if its reader takes it
-within `GRACE`, and then noted, however busy the disk is: so what was printed and what the
-bookmark says are the same.
+A write that is in progress when the program is told to end is finished, if its reader
+consumes it within `GRACE`, and then recorded, for which a busy disk has `DISK_LIMIT`.
+So the bookmark says what was printed.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ import trio
 T = TypeVar("T")
 
 GRACE = 0.5
-"""Seconds that a reader has to take what is being written, once the program is to end."""
+"""Seconds that a reader has to consume the write in progress when the program is to
+end."""
 
 DISK_LIMIT = 10.0
-"""Seconds that noting what was written may take after that: an fsync of a busy disk takes
-one or more. Supervisors wait 30 or longer before they kill."""
+"""Seconds that recording what was written may take after `GRACE`: an fsync on a busy
+disk takes one or more. Supervisors wait 30 s or longer before they kill."""
 
 PIECE = 2**16
-"""Bytes that are written at once."""
+"""How many bytes are written at once."""
 
 
 class OutputError(Exception):
@@ -35,7 +36,7 @@ class OutputError(Exception):
 
 @final
 class Output:
-    """Bytes to a file descriptor. One task at a time."""
+    """Writes bytes to a file descriptor, for one task at a time."""
 
     def __init__(self, descriptor: int = 1) -> None:
         self._descriptor = descriptor
@@ -43,8 +44,8 @@ class Output:
         self._noting = trio.CancelScope()
         self._until = math.inf
 
-    def hurry(self) -> None:
-        """Have what is being written given up soon, and noting it later."""
+    def limit_write(self) -> None:
+        """Limit the write in progress to `GRACE`, and recording it to `DISK_LIMIT`."""
         self._until = self._writing.deadline = trio.current_time() + GRACE
         self._noting.deadline = self._until + DISK_LIMIT
 
@@ -57,20 +58,21 @@ class Output:
     ) -> None:
         """Write all of this, and only then call `then`. A checkpoint.
 
-        Cancelled, it goes on until `hurry()` gives it up; then the thread, a daemon, is
-        left behind. What was written whole is noted in any case, within `DISK_LIMIT`.
+        Cancellation does not end it before the limits that `limit_write()` sets; then
+        the thread, a daemon, is abandoned. `then` is called whenever everything was
+        written, within `DISK_LIMIT`.
 
         Args:
             parts: consumed in a thread.
-            then: called in a thread.
-            whole: False has it given up at once when cancelled.
+            then: called in a thread, to record what was written.
+            whole: if False, cancellation ends the writing at once.
 
         Raises:
-            BrokenPipeError: nobody reads any more.
-            OutputError: it cannot be written.
+            BrokenPipeError: the reader has closed the output.
+            OutputError: the output, or the record, cannot be written.
         """
         await trio.lowlevel.checkpoint()
-        # Not to be torn apart: written, and then noted as such.
+        # Shielded: what was written must also be recorded.
         with trio.CancelScope(shield=whole, deadline=self._until) as self._writing:
             await _in_thread(self._write, parts)
         if then is not None and not self._writing.cancelled_caught:
@@ -86,14 +88,14 @@ class Output:
                 rest = rest[os.write(self._descriptor, rest) :]
 
     def _note(self, then: Callable[[], None]) -> None:
-        # A file has it before a bookmark says so.
+        # A file must have the output before a bookmark says so.
         if stat.S_ISREG(os.fstat(self._descriptor).st_mode):
             os.fsync(self._descriptor)
         then()
 
     async def wait_closed(self) -> None:
-        """Return when nobody will read it any more, where the system tells."""
-        # A pipe's end for writing is never readable: what wakes us is its other end.
+        """Return once the reader has closed a pipe, if the system reports that."""
+        # The write end of a pipe is never readable, so only its close wakes this task.
         if sys.platform == "linux" and stat.S_ISFIFO(
             os.fstat(self._descriptor).st_mode
         ):
@@ -113,7 +115,7 @@ async def _in_thread(work: Callable[[T], None], argument: T) -> None:
 
 
 def gathered(parts: Iterable[bytes]) -> Iterable[bytes]:
-    """Give the same bytes in pieces of about `PIECE`, or one larger part."""
+    """Yield the same bytes in pieces of about `PIECE`, or of one larger part."""
     waiting: list[bytes] = []
     size = 0
     for part in parts:

@@ -1,7 +1,7 @@
-"""What is printed of events, keys and updates: as etcdctl does it, or as JSON.
+"""Formats events, keys and updates as etcdctl does, or as JSON.
 
-Sans-IO. Bytes, since a key or value need not be text. On a terminal nothing of them is
-written that could be a command to it.
+Sans-IO. The output is bytes, since a key or value need not be text. On a terminal they
+are escaped, since they could hold terminal commands.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ _GREEN, _RED, _DIM, _BOLD, _PLAIN = (
 
 
 class Printer(Protocol):
-    """Makes of values what is printed; whole lines, or nothing."""
+    """Formats values as whole lines, or as nothing."""
 
     def response(self, response: WatchResponse) -> bytes:
-        """Of a watch."""
+        """Format a response of a watch."""
 
     def keys(self, snapshot: Snapshot) -> Iterator[bytes]:
-        """Of a snapshot, key by key."""
+        """Format a snapshot, key by key."""
 
     def update(self, update: MirrorUpdate) -> bytes:
-        """Of a mirror."""
+        """Format an update of a mirror."""
 
 
 class Human:
-    """Lines as `etcdctl watch` and `etcdctl get` print them.
+    """Formats lines as `etcdctl watch` and `etcdctl get` print them.
 
     Args:
-        terminal: whether a terminal shows them: then keys and values are one line
-            each, with what is not printable escaped.
-        coloured: whether it can show colours.
+        terminal: whether a terminal shows the lines: then keys and values are one line
+            each, with unprintable characters escaped.
+        coloured: whether the terminal can show colours.
     """
 
     def __init__(self, *, terminal: bool = False, coloured: bool = False) -> None:
@@ -52,18 +52,18 @@ class Human:
         self._coloured = coloured
 
     def response(self, response: WatchResponse) -> bytes:
-        """Return the events, or how far the server is."""
+        """Format the events, or a progress notification."""
         if response.is_progress_notify:
             text = b"progress notify: %d" % response.header.revision
             return self._paint(_DIM, text) + b"\n"
         return b"".join(map(self._event, response.events))
 
     def keys(self, snapshot: Snapshot) -> Iterator[bytes]:
-        """Give each key with its value."""
+        """Format each key with its value."""
         return map(self._key_value, snapshot.values())
 
     def update(self, update: MirrorUpdate) -> bytes:
-        """Return each change as the event that would have made it."""
+        """Format each change as the event that would have made it."""
         return b"".join(map(self._change, update.changes))
 
     def _event(self, event: Event) -> bytes:
@@ -94,26 +94,26 @@ class Human:
 
 
 class Json:
-    """One line of JSON for each event, key or change.
+    """Formats one line of JSON for each event, key or change.
 
-    The fields are etcd's. Bytes are base64, and where they are UTF-8 they stand beside
-    it as text too: `key` and `key_utf8`, `value` and `value_utf8`.
+    The fields are etcd's. Bytes are base64; those that are UTF-8 are text in a second
+    field: `key` and `key_utf8`, `value` and `value_utf8`.
     """
 
     def response(self, response: WatchResponse) -> bytes:
-        """Return the events, or how far the server is."""
+        """Format the events, or a progress notification."""
         if response.is_progress_notify:
             line = {"type": "PROGRESS", "revision": response.header.revision}
             return _line(line)
         return b"".join(map(self._event, response.events))
 
     def keys(self, snapshot: Snapshot) -> Iterator[bytes]:
-        """Give each key with its value, and the one revision of all."""
+        """Format each key with its value, and the revision of the snapshot."""
         for kv in snapshot.values():
             yield _line({"revision": snapshot.revision, "kv": _fields(kv)})
 
     def update(self, update: MirrorUpdate) -> bytes:
-        """Return each change; those of one update have one revision."""
+        """Format each change; those of one update have the same revision."""
         return b"".join(self._change(update, change) for change in update.changes)
 
     def _event(self, event: Event) -> bytes:
@@ -136,7 +136,7 @@ class Json:
 
 
 def escaped(text: bytes) -> bytes:
-    """Return bytes as one printable line: what is not is escaped, as Python does."""
+    """Return bytes as one line; unprintable characters are escaped as in Python."""
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode()
         for char in text.decode(errors="backslashreplace")
@@ -144,7 +144,7 @@ def escaped(text: bytes) -> bytes:
 
 
 def _line(fields: dict[str, Any]) -> bytes:
-    # ASCII, so that no terminal and no locale matters.
+    # ASCII is printed alike on every terminal and in every locale.
     return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
 
 

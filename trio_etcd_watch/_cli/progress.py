@@ -1,4 +1,4 @@
-"""How far a long read is, on a terminal."""
+"""Shows on a terminal how far a long read is."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import TextIO, final
 
 @final
 class Progress:
-    """A line that is written over, and gone at the end of the block.
+    """A line that is overwritten, and erased at the end of the block.
 
     Args:
-        terminal: where to write it; None for nowhere.
+        terminal: where to write the line; None to write nothing.
     """
 
     def __init__(self, terminal: TextIO | None) -> None:
@@ -32,7 +32,7 @@ class Progress:
             self._show("")
 
     def __call__(self, done: int, count: int) -> None:
-        """Show it, unless one page was all."""
+        """Show the progress, unless one page was everything."""
         if self._width or done < count:
             text = f"{done:,} of {count:,} keys"
             self._show(text.ljust(self._width))

@@ -1,7 +1,7 @@
-"""The program itself: how it is set up, and how it ends.
+"""Sets up the program, runs its command, and ends the process.
 
-The command runs in one task; others wait for signals, and for the reader of the output to
-go away. Whichever comes first says how the program ends.
+The command runs in one task; others wait for signals, and for the reader to close the
+output. Whichever comes first decides how the program ends.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _SIGPIPE = getattr(signal, "SIGPIPE", 13)
 
 
 def run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Run the program; return its exit code, or minus the signal that ends it."""
+    """Run the program; return its exit code, or the negative of the ending signal."""
     try:
         options = _parse(arguments, environ)
         _log_to_stderr(options.verbosity)
@@ -63,20 +63,21 @@ def _parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Options:
             if sys.stdout is not None:
                 sys.stdout.flush()
         except BrokenPipeError:
-            # Nobody reads the help; Python would complain of that at its end.
+            # Nobody reads the help; Python would report that again at its exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         raise
 
 
-def leave(end: int) -> NoReturn:
-    """End the process; if a signal is to end it, by that signal.
+def end_process(end: int) -> NoReturn:
+    """End the process with what `run()` returned: an exit code, or a signal.
 
-    So shells and supervisors see what it was; Ctrl-C ends the script around it, too.
+    A signal is raised, so that shells and supervisors see it; Ctrl-C also ends the
+    script that runs the program.
     """
     if end < 0:
         signal.signal(-end, signal.SIG_DFL)
         os.kill(os.getpid(), -end)
-        # The first process of a container is spared.
+        # In a container, the kernel does not deliver the signal to the first process.
         end = 128 - end
     sys.exit(end)
 
@@ -85,7 +86,7 @@ async def _supervise(job: Job) -> int:
     """Run the command until it, a signal or the reader of the output ends it.
 
     Raises:
-        Failure: it has failed.
+        Failure: the command has failed.
     """
     ends: list[int | Failure] = []
 
@@ -102,7 +103,7 @@ async def _supervise(job: Job) -> int:
     async def listen(signals: AsyncIterator[int]) -> None:
         async for number in signals:
             ends.append(-number)
-            job.output.hurry()
+            job.output.limit_write()
             nursery.cancel_scope.cancel(reason="a signal ends it")
 
     async def notice_closed() -> None:
@@ -123,7 +124,7 @@ async def _supervise(job: Job) -> int:
 
 @contextlib.contextmanager
 def _receiving_signals() -> Iterator[AsyncIterator[int] | None]:
-    # A shell that starts it in the background has SIGINT ignored.
+    # A shell that starts the program in the background makes it ignore SIGINT.
     wanted = [
         number
         for number in (signal.SIGINT, signal.SIGTERM)
@@ -143,7 +144,7 @@ def _load_bookmark(options: Options) -> Bookmark | None:
 
 
 def _check_stdout() -> None:
-    # Its number would be given to the next file that is opened.
+    # The next file that is opened would get the descriptor of stdout.
     if sys.stdout is None:
         raise Failure(FAILED, "stdout is closed")
 
@@ -165,7 +166,7 @@ def _log_to_stderr(verbosity: int) -> None:
     logger.addHandler(handler)
     logger.setLevel(_LEVELS[min(verbosity, 2)])
     if verbosity:
-        # Which are known, and where from.
+        # These lines say which endpoints are known, and where from.
         logger.getChild("endpoints").setLevel(logging.DEBUG)
 
 

@@ -1,5 +1,5 @@
-"""gRPC over HTTP/2, for a client on one trio stream; knows nothing of etcd.
+"""A gRPC client over HTTP/2 on one Trio stream, independent of etcd.
 
-`connection` does the I/O, `http2` drives h2, `frames` has the DATA path, `metadata`
-says what may be sent beside a call, `status` how a call ends.
+`connection` does the I/O, `http2` drives h2, `frames` and `messages` parse DATA,
+`metadata` checks what is sent with a call, and `status` describes how a call ends.
 """

@@ -1,8 +1,8 @@
-"""One HTTP/2 connection on a trio stream, and the gRPC calls on it.
+"""Serves one HTTP/2 connection on a Trio stream, and the gRPC calls on it.
 
-Bytes come in through `frames`, which keeps the DATA, and `http2`, which has the rest.
-A connection is three tasks: one reads and hands on, one writes, one pings when the server
-has been silent. Whatever ends one of them ends the connection and each call on it.
+`frames` parses the DATA of responses, and `http2` parses all other frames. A connection
+runs three tasks: one reads and delivers messages, one writes, and one pings when the
+server has been silent. The end of any of them ends the connection and each call on it.
 """
 
 from __future__ import annotations
@@ -27,30 +27,31 @@ from .metadata import Metadata
 from .status import CallEnd, Status, StatusCode, StreamLost
 
 RECEIVE_SIZE = 98_304
-"""Read at once, in bytes: a batch of some thousand events, handed on in about a
-millisecond, so that a flood leaves other tasks their turns. Smaller batches wake more
-often the many watches that one brings events for."""
+"""How many bytes one read asks for: a batch of some thousand events. It is delivered in
+about a millisecond, so that other tasks can run during a flood of events. With smaller
+batches, watches would be woken more often."""
 
 MAX_RECEIVE_SIZE = 2**20
-"""Read at once, in bytes, of a message that is as large and comes as fast: nothing is to
-be handed on before it is whole, and each read is two turns of Trio's loop. Where less
-comes, room for so much costs more than it brings; and a flood of anything else must not
-hide behind a message that never ends."""
+"""The most bytes that one read asks for, within a message that is as large and arrives
+as fast: nothing can be delivered before it is whole, and each read costs two passes of
+Trio's loop. Where less data arrives, so large a buffer costs more than it saves. An
+unfinished message must not lead to reads of this size while other data floods in."""
 
 Deliver: TypeAlias = Callable[[list[bytes | Oversized]], None]
-"""What takes the messages of a call. Quick: meanwhile nothing is read."""
+"""Receives the messages of a call. It must be quick: nothing is read while it runs."""
 
 SEND_AHEAD = 2**20
-"""Bytes that may wait to be written before messages have to wait."""
+"""How many bytes may wait to be written before senders of messages have to wait."""
 
 MAX_UNSENT = 4 * 2**20
-"""Bytes that may wait at all. Past `SEND_AHEAD` only answers (to PING, SETTINGS) are
-added, so here the peer floods us and does not read."""
+"""How many bytes may wait to be written at all. Past `SEND_AHEAD` only answers to PING
+and SETTINGS are added, so a peer that reaches this bound floods us and does not
+read."""
 
 
 @final
 class Call:
-    """One gRPC call. Made by `Connection.open_call()`."""
+    """One gRPC call, made by `Connection.open_call()`."""
 
     def __init__(
         self, connection: Connection, stream_id: int, deliver: Deliver
@@ -63,10 +64,10 @@ class Call:
         self._ended = trio.Event()
 
     async def send(self, messages: Iterable[bytes], *, end: bool = False) -> None:
-        """Send messages, as fast as the server's flow control lets them go.
+        """Send messages, as fast as the server's flow control allows.
 
-        One task at a time. Cancelled in between, it leaves half a message sent: the
-        call can then only be reset.
+        Only one task may send at a time. Cancellation can leave a message half sent:
+        the call can then only be reset.
 
         Args:
             messages: serialized, without gRPC's prefix.
@@ -84,18 +85,18 @@ class Call:
         await self._connection._send(self, data, end=end)
 
     async def wait_end(self) -> CallEnd:
-        """Return how the call has ended, once all its messages are handed on."""
+        """Return how the call has ended, once all its messages are delivered."""
         await self._ended.wait()
         assert self._end is not None, "set before the event"
         return self._end
 
     @property
     def bytes_received(self) -> int:
-        """Of its DATA, those that came before its messages were whole included."""
+        """How many bytes of DATA have arrived, also of unfinished messages."""
         return self._inbound.received
 
     def reset(self, reason: str = "reset") -> None:
-        """End the call at once (RST_STREAM): etcd keeps sending after a half-close."""
+        """End the call with RST_STREAM, as etcd keeps sending after a half-close."""
         self._connection._end_call(self, StreamLost(reason))
 
 
@@ -103,7 +104,7 @@ class Call:
 class Connection:
     """One HTTP/2 connection as a client.
 
-    `run()` serves it in a task of the opener; `lost` says whether it still lives.
+    `run()` serves it in a task of its opener; `lost` is None until it has ended.
 
     Args:
         stream: the transport; closed when `run()` ends.
@@ -111,7 +112,7 @@ class Connection:
         scheme: "http" or "https".
         max_message_size: bound in bytes of one received message.
         keepalive_time: seconds of silence after which the server is pinged.
-        keepalive_timeout: seconds that it then has to say anything.
+        keepalive_timeout: seconds that the server then has to send anything.
     """
 
     def __init__(
@@ -154,7 +155,7 @@ class Connection:
                     nursery.start_soon(self._keep_alive)
         finally:
             self.close("closed")
-            # Forcefully: a peer that does not read must not hold us.
+            # A graceful close could wait for a peer that does not read.
             await trio.aclose_forcefully(self._stream)
 
     def close(self, reason: str) -> None:
@@ -167,10 +168,10 @@ class Connection:
         self._close_if_retired()
 
     async def wait_ready(self) -> None:
-        """Return once the server has proven to speak HTTP/2.
+        """Return once the server has begun to speak HTTP/2.
 
         Raises:
-            StreamLost: it does not, or the connection broke.
+            StreamLost: it speaks something else, or the connection broke.
         """
         await self._ready.wait()
         if self.lost:
@@ -181,9 +182,10 @@ class Connection:
 
         Args:
             path: `/service/method`.
-            metadata: as HTTP/2 can carry it.
-            deliver: is given the messages that one read has brought, in the same step;
-                never an empty list. A StreamLost that it raises ends the call.
+            metadata: pairs that `check_metadata()` accepts.
+            deliver: called with the messages that one read has completed, before
+                anything else runs, and never with none. A StreamLost that it raises
+                ends the call.
 
         Raises:
             StreamLost: the connection is gone, or cannot carry another stream.
@@ -209,7 +211,8 @@ class Connection:
         messages: list[bytes | Oversized] = []
         call = self.open_call(path, metadata, messages.extend)
         try:
-            # A server may refuse before it has read it all; wait_end() says how.
+            # A server may refuse before it has read the whole request; then wait_end()
+            # returns why.
             with contextlib.suppress(StreamLost):
                 await call.send([request], end=True)
             end = await call.wait_end()
@@ -239,9 +242,9 @@ class Connection:
                 missing = self._frames.missing
                 self._receive(data)
                 if len(data) < size:
-                    # No more is there yet. Those that were woken run in the next pass
-                    # of Trio's loop, before or after this task: two passes, and the
-                    # price of reading nothing is not on their way.
+                    # Nothing more has arrived yet. The tasks that were woken run in the
+                    # next pass of Trio's loop, before or after this task. After two
+                    # passes, a read that has to wait no longer delays them.
                     await trio.lowlevel.checkpoint()
                     await trio.lowlevel.checkpoint()
                     size = RECEIVE_SIZE
@@ -274,14 +277,15 @@ class Connection:
             if trio.current_time() < self._heard + self.keepalive_time:
                 continue
             if not self._calls:
-                # etcd punishes pings on a connection without a stream.
+                # etcd penalizes pings on a connection without a stream.
                 await trio.sleep(self.keepalive_time)
                 continue
             self._answered = trio.Event()
             self._http2.ping()
             self._flush.set()
             for _ in range(4):
-                # In parts: while the application blocks the loop, nothing is read.
+                # Several short waits: while the application blocks the loop, nothing is
+                # read, so a single wait could end before the answer is seen.
                 with trio.move_on_after(self._keepalive_timeout / 4):
                     await self._answered.wait()
                 if self._answered.is_set():
@@ -307,11 +311,11 @@ class Connection:
             raise StreamLost("the server sends, but does not read")
 
     def _next_size(self, size: int, missing: int) -> int:
-        """Return how much to read next, after a full read of so many bytes.
+        """Return how many bytes to ask for after a read that brought all it asked for.
 
         Args:
-            size: of that read.
-            missing: how many bytes a message lacked before it.
+            size: how many bytes that read brought.
+            missing: how many bytes a message lacked before that read.
         """
         missing_now = self._frames.missing
         if missing - missing_now <= size // 2:
@@ -373,7 +377,7 @@ class Connection:
         self._frames.close(call._stream_id)
         call._end = end
         call._ended.set()
-        # A sender of this call may wait for its window.
+        # A sender of this call may be waiting for flow control.
         self._senders.unpark_all()
         self._close_if_retired()
 
@@ -389,7 +393,7 @@ class Connection:
             return
         self.lost = reason
         for call in list(self._calls.values()):
-            # What came whole before the break.
+            # Messages that were complete before the loss are still delivered.
             self._hand_on(call)
             if call._end is None:
                 self._forget(call, reason)

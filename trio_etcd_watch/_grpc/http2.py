@@ -1,7 +1,7 @@
-"""HTTP/2 without I/O: h2, and what its events mean to gRPC calls.
+"""Drives h2, and translates its events into those of gRPC calls; does no I/O.
 
-A reset, GOAWAY or an answer that is not gRPC is the end of that call, or of the
-connection, as a `StreamLost` with its reason. Runs on h2 3.2 and on all of 4.
+A reset, a GOAWAY or an answer that is not gRPC ends the call, or the connection, with a
+`StreamLost` that gives the reason. Works with h2 3.2 and with every version 4.
 """
 
 from __future__ import annotations
@@ -25,34 +25,34 @@ from .metadata import Metadata, header_fields
 from .status import CallEnd, Status, StatusCode, StreamLost, TooManyPings
 
 MAX_HEADER_LIST_SIZE = 65_536
-"""Of a response, in bytes."""
+"""The largest header list of a response, in bytes."""
 
 USER_AGENT = "trio-etcd-watch"
 
 _DEFAULT_WINDOW = 65_535
 
-# What h2 raises over bytes that break the protocol. It makes its own of what hyperframe
-# and hpack raise, but 3.2 lets through IndexError (an empty header name); int() refuses
-# a grpc-status of thousands of digits with ValueError. A fuzz of 70,000 sessions met no
-# other.
+# What bytes that break the protocol can raise. h2 converts the exceptions of hyperframe
+# and hpack to its own, but 3.2 lets IndexError through (an empty header name); int()
+# raises ValueError for a grpc-status of thousands of digits. Fuzzing 70,000 sessions
+# found no other.
 _PEER_ERRORS = (h2.exceptions.ProtocolError, ValueError, IndexError)
 
 
-# At DEBUG hpack logs every header, and so every auth token.
+# At DEBUG hpack logs every header, including auth tokens.
 if logging.getLogger("hpack").level == logging.NOTSET:
     logging.getLogger("hpack").setLevel(logging.INFO)
 
 
 @dataclass(frozen=True, slots=True)
 class ResponseStarted:
-    """DATA of this stream may come now."""
+    """The response of this stream has begun: DATA may follow."""
 
     stream_id: int
 
 
 @dataclass(frozen=True, slots=True)
 class CallEnded:
-    """The server has ended this call, or broken it."""
+    """The server has ended this call, or violated the protocol on it."""
 
     stream_id: int
     end: CallEnd
@@ -60,7 +60,7 @@ class CallEnded:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionEnded:
-    """The server said GOAWAY."""
+    """The server sent GOAWAY."""
 
     reason: StreamLost
 
@@ -78,7 +78,7 @@ class Http2:
 
     def __init__(self) -> None:
         codes = h2.settings.SettingCodes
-        # Header fields come as bytes, which no peer can make undecodable.
+        # Header fields stay bytes, since a peer could send undecodable ones.
         self._h2 = h2.connection.H2Connection(
             h2.config.H2Configuration(client_side=True, header_encoding=None)
         )
@@ -95,7 +95,7 @@ class Http2:
         self._h2.decoder.max_header_list_size = MAX_HEADER_LIST_SIZE
 
     def initiate_connection(self) -> None:
-        """Begin with the preface and our settings."""
+        """Queue the connection preface and our SETTINGS for sending."""
         self._h2.initiate_connection()
         self._h2.increment_flow_control_window(CONNECTION_WINDOW - _DEFAULT_WINDOW)
 
@@ -128,7 +128,7 @@ class Http2:
         return stream_id
 
     def flow_control_window(self, stream_id: int) -> int:
-        """Return how many bytes the next frame of DATA of this stream may have."""
+        """Return how many bytes the next DATA frame of this stream may have."""
         window: int = self._h2.local_flow_control_window(stream_id)
         largest: int = self._h2.max_outbound_frame_size
         return min(window, largest)
@@ -145,14 +145,14 @@ class Http2:
             return
 
     def ping(self) -> None:
-        """Send PING; any byte will do for an answer."""
+        """Send PING; any byte that arrives afterwards counts as the answer."""
         self._h2.ping(bytes(8))
 
     def receive(self, frame: bytes) -> list[Event]:
-        """Take one whole frame that is not DATA of an open response.
+        """Parse one whole frame that is not DATA of an open response.
 
         Raises:
-            StreamLost: it breaks the protocol; the connection is of no more use.
+            StreamLost: it breaks the protocol; the connection cannot be used any more.
         """
         try:
             events = self._h2.receive_data(frame)
@@ -160,8 +160,8 @@ class Http2:
         except _PEER_ERRORS as exc:
             raise StreamLost(f"the server broke HTTP/2: {exc!r}") from exc
 
-    # What h2's events mean. It has more of them, of no matter to a call: pings,
-    # acknowledgements, informational responses, priorities, unknown frames.
+    # h2 has more events, which do not affect a call: pings, acknowledgements,
+    # informational responses, priorities, unknown frames.
 
     def _meaning_of(self, event: Any) -> Iterable[Event]:
         match event:
@@ -175,8 +175,7 @@ class Http2:
             case h2.events.DataReceived():
                 return self._data_received(event)
             case h2.events.StreamEnded():
-                # After a status this is no news, and `Connection` knows the call no
-                # more.
+                # After a status `Connection` has forgotten the call, and ignores this.
                 return (_broken(event, "the server ended the stream without a status"),)
             case h2.events.StreamReset():
                 code = _name_of(event.error_code)
@@ -187,10 +186,10 @@ class Http2:
                 return ()
 
     def _data_received(self, event: Any) -> Iterable[Event]:
-        # DATA of a stream whose response has begun does not come here.
+        # `FrameReader` handles the DATA of a stream whose response has begun.
         if not event.flow_controlled_length:
             return ()
-        # h2 has taken it off the connection's window, which others share.
+        # h2 has subtracted it from the connection's window, which streams share.
         self._h2.acknowledge_received_data(
             event.flow_controlled_length, event.stream_id
         )
@@ -210,10 +209,10 @@ def _response_received(event: Any) -> Event:
 
 
 def _connection_terminated(event: Any) -> Event:
-    # Also after a graceful one: h2 closes, and fails on what is still open.
+    # A graceful GOAWAY is an end, too: h2 then raises for streams still open.
     text = bytes(event.additional_data or b"").decode("ascii", "backslashreplace")
     code = _name_of(event.error_code)
-    # What gRPC servers say (gRFC A8, "Throttling").
+    # How gRPC servers report too many pings (gRFC A8, "Throttling").
     pinged = code == "ENHANCE_YOUR_CALM" and text == "too_many_pings"
     kind = TooManyPings if pinged else StreamLost
     return ConnectionEnded(kind(f"the server said GOAWAY ({code}) {text}"))

@@ -1,8 +1,8 @@
-"""From the DATA of one stream to whole gRPC messages.
+"""Assembles the gRPC messages of one stream from its DATA.
 
-Sans-IO. Each message has a prefix, and begins and ends anywhere in the DATA. What servers
-send is mostly one of two things, and both are cheap here: frames that are one message
-each, and frames that go on with a large one.
+Sans-IO. Each message has a prefix, and may begin and end anywhere in the DATA. Servers
+mostly send frames that are one message each, or frames that continue a large message;
+both have a fast path.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from trio_etcd_watch._twins import speedups
 from .status import StreamLost
 
 MAX_FRAME_SIZE = 16_384
-"""Of frames that we accept, in bytes: HTTP/2's initial value, which gRPC servers use.
-A larger one would let the first bytes of an HTTP/1 answer pass for a frame to wait
-for ("HTTP" read as a length is 4.7 million)."""
+"""The largest frame that is accepted, in bytes: HTTP/2's initial value, which gRPC
+servers use. A larger one could make the first bytes of an HTTP/1 answer look like a
+frame to wait for ("HTTP" read as a length is 4.7 million)."""
 
 _DATA = 0
 _FRAME = struct.Struct(">L5s")
-"""The header of a frame: length (24 bits) and type in one word; flags and stream id, to
-be compared at once where nothing is special about it (RFC 9113, 4.1)."""
+"""The header of a frame: length (24 bits) and type in one word, then flags and stream
+id as bytes, which are compared at once (RFC 9113, 4.1)."""
 _MESSAGE = struct.Struct(">BL")
 """The prefix of a gRPC message: compressed flag, length."""
 _FRAME_AND_MESSAGE = struct.Struct(">L6sL")
-"""Both, as a frame that is one whole message has them: what says whose it is, and that
-nothing is special about it (flags, stream id, compressed flag), is compared at once."""
+"""The header and the prefix of a frame that is one whole message: flags, stream id and
+compressed flag are bytes, which are compared at once."""
 
 _HEAD_SIZE = 64
-"""What is kept of a message over the limit, in bytes: enough to tell whose it was."""
+"""How many bytes are kept of a message over the limit: enough to identify it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Oversized:
-    """A message over the limit: its size, and all that was kept of it."""
+    """A message over the limit: its size, and its first bytes."""
 
     size: int
     head: bytes
@@ -46,16 +46,16 @@ class Inbound:
     """The messages of one stream, cut from its DATA.
 
     Attributes:
-        max_message_size: what is longer is skipped.
-        messages: the whole ones; whoever takes them leaves a new list.
-        missing: how many bytes of the message that comes are still to come.
+        max_message_size: longer messages are skipped.
+        messages: the complete ones; whoever consumes them sets a new list.
+        missing: how many bytes the unfinished message still lacks.
         consumed: flow-controlled bytes since the last WINDOW_UPDATE.
-        returned: those that WINDOW_UPDATEs have given back.
+        returned: flow-controlled bytes that WINDOW_UPDATEs have returned.
     """
 
     __slots__ = (
-        "_come",
         "_oversized",
+        "_partial",
         "_prefix",
         "_skipping",
         "consumed",
@@ -71,26 +71,28 @@ class Inbound:
         self.missing = 0
         self.consumed = 0
         self.returned = 0
-        # Of the message that comes: its prefix, until that is whole, and what has come.
-        # BytesIO grows in place, and gives its bytes away without a copy.
+        # The prefix of the unfinished message, until that is whole, and what has
+        # arrived of the message. BytesIO grows in place, and returns its bytes without
+        # a copy.
         self._prefix = b""
-        self._come = BytesIO()
-        # The size of one over the limit, whose head comes, and then its rest.
+        self._partial = BytesIO()
+        # The size of a message over the limit, until its first bytes have arrived; then
+        # how many bytes of it are still to be skipped.
         self._oversized = 0
         self._skipping = 0
 
     @property
     def received(self) -> int:
-        """Flow-controlled bytes in all."""
+        """Flow-controlled bytes in total."""
         return self.returned + self.consumed
 
     @property
     def whole(self) -> bool:
-        """Whether the last message ended with what came last."""
+        """Whether no message is unfinished."""
         return not (self.missing or self._skipping or self._prefix)
 
     def receive(self, data: bytes | memoryview) -> None:
-        """Take the payload of one frame, cut and joined at any place.
+        """Parse the payload of one frame, which may split messages anywhere.
 
         Raises:
             StreamLost: a message is compressed, which was never offered.
@@ -100,7 +102,7 @@ class Inbound:
             if self.missing:
                 part = data[start : start + self.missing]
                 self.missing -= len(part)
-                self._come.write(part)
+                self._partial.write(part)
                 if not self.missing:
                     self._complete()
             elif self._skipping:
@@ -113,26 +115,27 @@ class Inbound:
                     self._begin()
             start += len(part)
 
-    def receive_whole(self, buffer: bytes, start: int, whose: bytes) -> int:
-        """Take the frames that are one whole message each; return where they end.
+    def receive_whole(self, buffer: bytes, start: int, expected: bytes) -> int:
+        """Parse the frames that are one whole message each; return where they end.
 
         Args:
-            buffer: what the server sent.
+            buffer: the bytes that arrived.
             start: where a frame begins, and with it a message.
-            whose: the flags and the stream that each of them has to have.
+            expected: the flags and the stream id that each frame must have.
         """
         limit = min(self.max_message_size, MAX_FRAME_SIZE - _MESSAGE.size)
-        messages, end = _take(buffer, start, whose + b"\0", limit)
+        messages, end = _take(buffer, start, expected + b"\0", limit)
         self.messages += messages
         self.consumed += end - start - _FRAME.size * len(messages)
         return end
 
-    def receive_rest(self, buffer: bytes, start: int, whose: bytes) -> int:
-        """Take the frames that hold the rest of a message, and nothing else.
+    def receive_rest(self, buffer: bytes, start: int, expected: bytes) -> int:
+        """Parse the frames that only continue the unfinished message.
 
-        The arguments, and what it returns, are those of `receive_whole()`.
+        The arguments and the result are those of `receive_whole()`.
         """
-        unpack_from, write, missing = _FRAME.unpack_from, self._come.write, self.missing
+        unpack_from, write = _FRAME.unpack_from, self._partial.write
+        missing = self.missing
         payload, end = start + _FRAME.size, len(buffer)
         with memoryview(buffer) as view:
             while payload <= end:
@@ -140,7 +143,7 @@ class Inbound:
                 length = word >> 8
                 after = payload + length
                 if (
-                    other != whose
+                    other != expected
                     or word & 0xFF != _DATA
                     or length > min(missing, MAX_FRAME_SIZE)
                     or after > end
@@ -162,15 +165,15 @@ class Inbound:
         self._prefix = b""
         self.missing = size
         if size > self.max_message_size:
-            # Its first bytes are needed, to tell whose it is.
+            # Its first bytes are kept, to identify it.
             self._oversized = size
             self.missing = min(size, _HEAD_SIZE)
         if not self.missing:
             self._complete()
 
     def _complete(self) -> None:
-        message = self._come.getvalue()
-        self._come = BytesIO()
+        message = self._partial.getvalue()
+        self._partial = BytesIO()
         if self._oversized:
             self._skipping = self._oversized - len(message)
             self.messages.append(Oversized(self._oversized, message))
@@ -180,15 +183,15 @@ class Inbound:
 
 
 def take_messages(
-    buffer: bytes, start: int, whose: bytes, limit: int
+    buffer: bytes, start: int, expected: bytes, limit: int
 ) -> tuple[list[bytes], int]:
-    """Take the frames from `start` on that are one whole message of one stream each.
+    """Parse the frames from `start` on that are one whole message of one stream each.
 
     Args:
-        buffer: what a server sent.
+        buffer: the bytes that arrived.
         start: where a frame begins.
-        whose: the flags, the stream and the compressed flag that each has to have.
-        limit: of a message, in bytes.
+        expected: the flags, stream id and compressed flag that each frame must have.
+        limit: the largest message, in bytes.
 
     Returns:
         The messages, and where the last of these frames ends.
@@ -200,7 +203,7 @@ def take_messages(
         word, other, size = unpack_from(buffer, start)
         after = start + head + size
         if (
-            other != whose
+            other != expected
             or word != (size + _MESSAGE.size) << 8 | _DATA
             or size > limit
             or after > end

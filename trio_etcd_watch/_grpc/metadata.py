@@ -1,7 +1,7 @@
-"""Metadata of a call: what HTTP/2 and gRPC can carry, and how it is written.
+"""Checks the metadata of a call, and encodes it as header fields.
 
-Sans-IO. Checked here and not by h2: 3.2 sends header values with CR or LF in them
-(CVE-2025-57804), and what newer ones refuse they refuse when it is sent.
+Sans-IO. The check is not left to h2: 3.2 sends header values with CR or LF in them
+(CVE-2025-57804), and newer versions refuse them only when they are sent.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _RESERVED = frozenset(
         "user-agent",
     }
 )
-"""Names that we send ourselves, or that HTTP/2 forbids (RFC 9113, 8.2.2)."""
+"""Names that this client sends itself, or that HTTP/2 forbids (RFC 9113, 8.2.2)."""
 
 
 def check_metadata(pairs: Metadata) -> None:
     """Refuse metadata that HTTP/2 or gRPC cannot carry.
 
     Raises:
-        TypeError, ValueError: naming the metadata, but never its value.
+        TypeError, ValueError: the text has the name, but never the value.
     """
     for name, value in pairs:
         if not isinstance(name, str) or not isinstance(value, str | bytes):
@@ -59,7 +59,7 @@ def check_metadata(pairs: Metadata) -> None:
 
 
 def header_fields(metadata: Metadata) -> Iterator[tuple[str, str]]:
-    """Give metadata as header fields; bytes as unpadded base64 (gRPC over HTTP/2)."""
+    """Yield metadata as header fields; bytes as unpadded base64 (gRPC over HTTP/2)."""
     for name, value in metadata:
         if isinstance(value, bytes):
             yield name, base64.b64encode(value).rstrip(b"=").decode()

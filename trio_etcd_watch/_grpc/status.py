@@ -1,6 +1,6 @@
-"""How a call ends: with the server's status, or by a loss.
+"""Describes how a call ends: with the server's status, or with a loss.
 
-Sans-IO. Both are values: who made the call judges what they mean.
+Sans-IO. Both are returned as values, and the caller decides what they mean.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class StatusCode(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How the server ended a call."""
+    """The status with which the server ended a call."""
 
     code: StatusCode
     message: str
@@ -48,9 +48,9 @@ class Status:
 
 
 class StreamLost(Exception):
-    """The call or its connection broke, and a new one can take over.
+    """The call or its connection broke, and a new one can replace it.
 
-    Never leaves the package: its text is the reason in the log.
+    Users never see this exception: its text is the reason in the log.
     """
 
 

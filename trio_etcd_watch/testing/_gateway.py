@@ -1,9 +1,8 @@
-"""HTTP to etcd's own JSON gateway, for `trio_etcd_watch.testing`.
+"""Writes to and queries an etcd over HTTP, by its own JSON gateway, for tests.
 
-Its one job is to write into an etcd, and to ask it things, by another way than the
-watch client does, so that neither hides a fault of the other. `http.client` in a
-worker thread rather than Trio streams: nothing here belongs to one `trio.run()`,
-and a server of a test session outlives many of them.
+This is another way than that of the watch client, so that neither hides a fault of the
+other. It uses `http.client` in a worker thread, and no Trio streams, because nothing
+here may be bound to one `trio.run()`: a server of a test session outlives many of them.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ from typing import Any, ClassVar, final
 import trio
 
 _UNKNOWN = 2
-"""The status code UNKNOWN of gRPC."""
+"""gRPC's status code UNKNOWN."""
 
 
 class EtcdRequestError(RuntimeError):
     """The server refused a request.
 
     Attributes:
-        message: the server's words.
+        message: the server's text.
         code: the gRPC status code; 2, UNKNOWN, where the server gives none.
     """
 
@@ -43,32 +42,32 @@ class EtcdRequestError(RuntimeError):
 @final
 @dataclass(frozen=True, slots=True)
 class Put:
-    """An operation of `Etcd.txn()`: set a key."""
+    """An operation of `Etcd.txn()` that sets a key."""
 
     field: ClassVar[str] = "request_put"
     key: str | bytes
-    """Which key."""
+    """The key to set."""
     value: str | bytes
-    """Its value."""
+    """The value to set."""
 
     def to_json(self) -> dict[str, str]:
-        """Return a `PutRequest`."""
+        """Return the fields of a `PutRequest`."""
         return {"key": _base64(self.key), "value": _base64(self.value)}
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """An operation of `Etcd.txn()`: delete a key, or every key that starts with it."""
+    """An operation of `Etcd.txn()` that deletes a key, or all that start with it."""
 
     field: ClassVar[str] = "request_delete_range"
     key: str | bytes
-    """Which key."""
+    """The key to delete, or its beginning."""
     prefix: bool = False
-    """Whether to delete every key that starts with it."""
+    """Whether to delete every key that starts with `key`."""
 
     def to_json(self) -> dict[str, str]:
-        """Return a `DeleteRangeRequest`."""
+        """Return the fields of a `DeleteRangeRequest`."""
         if not self.prefix:
             return {"key": _base64(self.key)}
         # In etcd's API a key of one zero byte is the first of all keys, and a
@@ -80,15 +79,16 @@ class Delete:
 
 
 class Gateway:
-    """Requests to one server, over connections that are kept alive.
+    """Sends requests to one server, over connections that are kept alive.
 
-    Each method raises `EtcdRequestError` if the server refuses, and OSError if it
-    can't be reached or goes away before it has replied. What is cancelled may still
-    take effect, and with a paused server only after it was resumed.
+    Each method raises `EtcdRequestError` if the server refuses the request, and OSError
+    if the server cannot be reached or goes away before it has replied. A request that
+    is cancelled may still take effect; with a paused server, only after it is resumed.
 
     Attributes:
-        endpoint: where it serves clients, as `host:port`.
-        token: sent along where set, as the reply of `/v3/auth/authenticate` gives it.
+        endpoint: where the server serves clients, as `host:port`.
+        token: if set, sent with each request, as the reply of
+            `/v3/auth/authenticate` gives it.
     """
 
     def __init__(self, endpoint: str, ssl_context: ssl.SSLContext | None) -> None:
@@ -98,11 +98,11 @@ class Gateway:
         self._idle: list[http.client.HTTPConnection] = []
 
     async def put(self, key: str | bytes, value: str | bytes) -> int:
-        """Set a key, and return the revision of that."""
+        """Set a key, and return the revision of the put."""
         return _revision(await self.request("/v3/kv/put", Put(key, value).to_json()))
 
     async def delete(self, key: str | bytes, *, prefix: bool = False) -> int:
-        """Delete a key, or all that start with it; return the revision after it.
+        """Delete a key, or all that start with it; return the revision afterwards.
 
         Deleting nothing makes no new revision.
         """
@@ -110,27 +110,28 @@ class Gateway:
         return _revision(await self.request("/v3/kv/deleterange", body))
 
     async def txn(self, *operations: Put | Delete) -> int:
-        """Do all of this in one revision, and return it; a key may occur only once."""
+        """Do all operations in one revision, and return it; no key may occur twice."""
         success = [{each.field: each.to_json()} for each in operations]
         return _revision(await self.request("/v3/kv/txn", {"success": success}))
 
     async def compact(self, revision: int, *, physical: bool = True) -> None:
-        """Forget the history below a revision.
+        """Compact the history below a revision.
 
         Args:
-            revision: the oldest that can still be read and watched.
-            physical: return once the history is gone from the disk, too.
+            revision: the oldest revision that can still be read and watched.
+            physical: whether to return only once the history is gone from the disk,
+                too.
         """
         body = {"revision": revision, "physical": physical}
         await self.request("/v3/kv/compaction", body)
 
     async def revision(self) -> int:
         """Return the newest revision."""
-        # Any key will do; this is "\0".
+        # Any key will do; this one is "\0" in base64.
         return _revision(await self.request("/v3/kv/range", {"key": "AA=="}))
 
     async def metrics(self) -> dict[str, float]:
-        """Return what `/metrics` shows: `name{label="value",...}` to value."""
+        """Return the samples of `/metrics`: `name{label="value",...}` to value."""
         text = (await self._request("GET", "/metrics")).decode()
         samples = (line for line in text.splitlines() if line[:1] not in {"", "#"})
         return {
@@ -141,16 +142,16 @@ class Gateway:
     async def request(
         self, path: str, body: Mapping[str, object] | None = None
     ) -> dict[str, Any]:
-        """Do any unary request: auth, members, leases, ...
+        """Send any unary request: auth, members, leases, ...
 
         Args:
             path: such as `/v3/lease/grant`, from the `google.api.http` options in
                 etcd's `rpc.proto`.
-            body: the fields of the request. JSON of protobuf: bytes are base64.
+            body: the fields of the request, as protobuf's JSON: bytes are base64.
 
         Returns:
-            The fields of the reply. The default of a field is left out, 64-bit
-            integers are strings, bytes are base64.
+            The fields of the reply, as protobuf's JSON: fields with default values are
+            left out, 64-bit integers are strings, bytes are base64.
         """
         data = await self._request("POST", path, json.dumps(body or {}).encode())
         reply: dict[str, Any] = json.loads(data)
@@ -167,7 +168,7 @@ class Gateway:
         in_use: list[http.client.HTTPConnection] = []
 
         def exchange() -> tuple[int, bytes]:
-            connection = self._take()
+            connection = self._idle_or_new()
             in_use.append(connection)
             try:
                 connection.request(method, path, body, headers)
@@ -195,8 +196,8 @@ class Gateway:
             raise _refusal(status, data)
         return data
 
-    def _take(self) -> http.client.HTTPConnection:
-        # Several threads at once come here, so ask forgiveness of an empty list.
+    def _idle_or_new(self) -> http.client.HTTPConnection:
+        # Several threads may be here at once, so a check for an empty list could fail.
         with suppress(IndexError):
             while True:
                 connection = self._idle.pop()
@@ -209,14 +210,14 @@ class Gateway:
 
 
 def _is_dropped(connection: http.client.HTTPConnection) -> bool:
-    """Whether the server has closed an idle connection, as by dying: EOF is readable."""
+    """Whether the server has closed an idle connection: then EOF is readable."""
     with selectors.DefaultSelector() as selector:
         selector.register(connection.sock, selectors.EVENT_READ)
         return bool(selector.select(timeout=0))
 
 
 def _wake(connection: http.client.HTTPConnection) -> None:
-    """Make the thread that waits for a reply give up. It closes the connection."""
+    """Make the thread that waits for a reply fail; it closes the connection."""
     sock: socket.socket | None = connection.sock
     if sock is not None:
         with suppress(OSError):
@@ -229,7 +230,7 @@ def _refusal(status: int, data: bytes) -> EtcdRequestError:
     except ValueError:
         text = data.decode(errors="replace").strip()
         return EtcdRequestError(f"HTTP status {status}: {text}", _UNKNOWN)
-    # 3.6 has only "message", which 3.4 does not have.
+    # etcd 3.6 has only "message", which 3.4 does not have.
     message = reply.get("message") or reply.get("error") or str(reply)
     return EtcdRequestError(message, reply.get("code", _UNKNOWN))
 
@@ -243,7 +244,7 @@ def _base64(text: str | bytes) -> str:
 
 
 def _after_prefix(prefix: bytes) -> bytes:
-    """Return the first key after all that start with `prefix`, or nothing."""
+    """Return the first key after all that start with `prefix`; b"" if none is."""
     stem = prefix.rstrip(b"\xff")
     return stem[:-1] + bytes([stem[-1] + 1]) if stem else b""
 

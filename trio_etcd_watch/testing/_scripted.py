@@ -1,7 +1,7 @@
-"""An etcd in memory that does what a test says, and watchers on it.
+"""Provides an etcd in memory that does what a test commands, and watchers on it.
 
-No server, no socket and no clock is needed, so it goes with `autojump_clock` too. The
-watcher is the library's own: only what would be the server is a stand-in.
+It needs no server, socket or clock, so it works with `autojump_clock`, too. The watcher
+is the library's own; only the server is simulated.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _FIRST_CLUSTER = 1
 
 @final
 class ScriptedEtcd:
-    """An etcd in memory: as `Etcd`, without a process, and with more to command.
+    """An etcd in memory: like `Etcd`, but without a process, and with more commands.
 
-    Its watchers are the library's own `Watcher`; only the server is a stand-in::
+    Its watchers are the library's own `Watcher`; only the server is simulated::
 
         etcd = ScriptedEtcd({"/config/limit": "5"})
         async with etcd.open_watcher() as watcher:
@@ -43,17 +43,18 @@ class ScriptedEtcd:
             await etcd.kill()
             await etcd.start()
 
-    What both have does the same, so a test may go from one to the other. Nothing moves
-    by itself: no progress notification comes unless the test sends it, and a client that
-    has lost its connection waits and tries again as it does with a real server, so a
-    test of that wants `autojump_clock`. `trio.testing.wait_all_tasks_blocked()` returns
-    once all that was done here has been dealt with.
+    Methods that both classes have do the same, so a test may change from one to the
+    other. Nothing happens by itself: no progress notification comes unless the test
+    sends it. A client that has lost its connection waits and tries again, as it does
+    with a real server, so a test of that should use `autojump_clock`.
+    `trio.testing.wait_all_tasks_blocked()` returns once watchers have handled all that
+    was done here.
 
-    There are no users, no leases and no members; `deny()` refuses reading, and
-    `end_streams()` gives any other trouble.
+    There are no users, leases or members; `deny()` refuses reading, and `end_streams()`
+    simulates any other failure.
 
     Args:
-        keys: to begin with, each by a revision of its own, from 2 on.
+        keys: the keys at the beginning, each put in a revision of its own, from 2 on.
     """
 
     def __init__(self, keys: Mapping[str, str | bytes] | None = None) -> None:
@@ -65,26 +66,26 @@ class ScriptedEtcd:
             self._store.commit({as_bytes("key", key): as_bytes("value", value)})
 
     def open_watcher(self) -> AbstractAsyncContextManager[Watcher]:
-        """Open a watcher on it, as `trio_etcd_watch.open_watcher()` does."""
+        """Open a watcher on this etcd, as `trio_etcd_watch.open_watcher()` does."""
 
         def connector_in(nursery: trio.Nursery) -> Connector:
-            # It has what a watcher uses of one; the tests run both ways.
+            # It has all that a watcher uses of a connector; tests run with both.
             return cast("Connector", MemoryConnector(self._dial, nursery))
 
         return WatcherManager(connector_in)
 
-    # As `Etcd` has it
+    # Methods that `Etcd` has, too
 
     async def put(self, key: str | bytes, value: str | bytes) -> int:
-        """Set a key, and return the revision of that."""
+        """Set a key, and return the revision of the put."""
         return await self.txn(Put(key, value))
 
     async def delete(self, key: str | bytes, *, prefix: bool = False) -> int:
-        """Delete a key, or all that start with it; return the revision after it."""
+        """Delete a key, or all that start with it; return the revision afterwards."""
         return await self.txn(Delete(key, prefix))
 
     async def txn(self, *operations: Put | Delete) -> int:
-        """Do all of this in one revision, and return it; a key may occur only once."""
+        """Do all operations in one revision, and return it; no key may occur twice."""
         await self._reach()
         changes: dict[bytes, bytes | None] = {}
         for each in operations:
@@ -105,7 +106,7 @@ class ScriptedEtcd:
         return revision
 
     async def compact(self, revision: int, *, physical: bool = True) -> None:
-        """Forget the history below a revision."""
+        """Compact the history below a revision."""
         await self._reach()
         store = self._store
         if revision > store.revision:
@@ -132,28 +133,28 @@ class ScriptedEtcd:
         self.disconnect()
 
     async def start(self) -> None:
-        """Serve again, with the data that was there."""
+        """Serve again, with the same data."""
         await trio.lowlevel.checkpoint()
         if not self._down:
             raise RuntimeError("etcd is running")
         self._down = False
 
-    # What only a script can command
+    # Methods that `Etcd` does not have
 
     def disconnect(self) -> None:
-        """Break every connection; clients may come back at once."""
+        """Break every connection; clients may reconnect at once."""
         links, self._links = self._links, []
         for link in links:
             link.lose("the scripted etcd broke the connection")
 
     def respond(self, response: WatchResponse) -> None:
-        """Send a response of the test's own making, from now on a part of history.
+        """Send a response that the test has made, and add its events to the history.
 
-        Each watch is given those of its events that it has asked for. One without
-        events is a progress notification, or ends every watch if it is canceled.
+        Each watch gets the events that it has asked for. A response without events is a
+        progress notification, or ends every watch if it is canceled.
 
         Raises:
-            ValueError: its events are not newer than what is there.
+            ValueError: the events are not newer than the newest revision.
         """
         store, events = self._store, response.events
         oldest = min((event.kv.mod_revision for event in events), default=None)
@@ -170,13 +171,13 @@ class ScriptedEtcd:
             self.notify_progress()
 
     def notify_progress(self) -> None:
-        """Tell each watch that wants to know how far the store is."""
+        """Send a progress notification to each watch that asked for them."""
         for call in self._calls():
-            for watching in call.watches.values():
-                if watching.request.progress_notify and (
-                    watching.next == self._store.revision + 1
+            for watch in call.watches.values():
+                if watch.request.progress_notify and (
+                    watch.next == self._store.revision + 1
                 ):
-                    call.tell(pb.WatchResponse(watch_id=watching.watch_id))
+                    call.respond(pb.WatchResponse(watch_id=watch.watch_id))
 
     def deny(self, prefix: str | bytes = "") -> None:
         """Refuse new watches and reads of any key with this prefix (no permission)."""
@@ -187,32 +188,32 @@ class ScriptedEtcd:
         self._store.allow()
 
     def end_streams(self, code: StatusCode, message: str = "") -> None:
-        """End every stream with a status, as `etcdserver: no leader` (UNAVAILABLE)."""
+        """End all streams with a status like `etcdserver: no leader` (UNAVAILABLE)."""
         for call in self._calls():
             call.end(Status(code, message))
 
     def lose_history(self, revision: int) -> None:
-        """Come back at this revision, as a cluster that was restored from a backup."""
+        """Return to this revision, as a cluster that was restored from a backup."""
         self._store.forget(revision)
         self.disconnect()
 
     def change_cluster(self) -> None:
-        """Come back as another cluster, without keys."""
+        """Become another cluster, without keys."""
         self._store = Store(self._store.cluster_id + 1)
         self.disconnect()
 
     @property
     def watches(self) -> int:
-        """How many watches it serves, those of mirrors included."""
+        """How many watches this etcd serves, including those of mirrors."""
         return sum(len(call.watches) for call in self._calls())
 
     async def wait_watched(self, count: int = 1) -> None:
-        """Return once it serves so many watches, or more. A checkpoint."""
+        """Return once this etcd serves this many watches, or more. A checkpoint."""
         await trio.lowlevel.checkpoint()
         while self.watches < count:
             await self._moved.park()
 
-    # Inside
+    # Internal
 
     async def _reach(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -249,5 +250,5 @@ class ScriptedEtcd:
                 if response.compact_revision:
                     message.header.cluster_id = self._store.cluster_id
                 del call.watches[watch_id]
-                call.tell(message)
+                call.respond(message)
         self._note_watches()

@@ -1,6 +1,7 @@
-"""The keys of a scripted etcd, and their history: what watches and reads are told.
+"""Stores the keys of a scripted etcd and their history, and answers watches and reads.
 
-Sans-IO. It answers as etcd does (`server/storage/mvcc`), as far as this library asks.
+Sans-IO. It answers as etcd does (`server/storage/mvcc`), for the requests that this
+library makes.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ _DENIED = "etcdserver: permission denied"
 
 @final
 class Store:
-    """All keys, and how they came to be.
+    """All keys, and their history.
 
     Attributes:
-        cluster_id: of every header.
-        revision: the newest.
-        compacted: the oldest that can be read or watched; 0 if all can.
+        cluster_id: the cluster in every header.
+        revision: the newest revision.
+        compacted: the oldest revision that can be read or watched; 0 if all can.
     """
 
     def __init__(self, cluster_id: int) -> None:
@@ -34,16 +35,16 @@ class Store:
         self.revision = 1
         self.compacted = 0
         self._denied: list[bytes] = []
-        # By revision. What is compacted stays, so that later states can be made.
+        # By revision. Compacted events stay: later states are computed from them.
         self._events: list[Event] = []
         self._latest: dict[bytes, KeyValue] = {}
 
     # Writing
 
     def commit(self, changes: Mapping[bytes, bytes | None]) -> int:
-        """Put the keys that have a value, delete the others, as one revision.
+        """Put the keys that have a value, delete the others, in one revision.
 
-        Deleting what is not there changes nothing; nothing at all is no revision.
+        Deleting an absent key changes nothing; without a change there is no revision.
         """
         revision = self.revision + 1
         events = []
@@ -60,7 +61,7 @@ class Store:
         return self.revision
 
     def add(self, events: Iterable[Event], revision: int) -> None:
-        """Take these as the newest history, up to this revision."""
+        """Append these events to the history, up to this revision."""
         for event in events:
             kv = event.kv
             before = event.prev_kv or self._latest.get(kv.key)
@@ -72,11 +73,11 @@ class Store:
         self.revision = revision
 
     def keys_from(self, prefix: bytes) -> list[bytes]:
-        """Return the keys that begin with this, in order."""
+        """Return the keys with this prefix, in order."""
         return sorted(key for key in self._latest if key.startswith(prefix))
 
     def forget(self, revision: int) -> None:
-        """Go back to what was at this revision, as a cluster from an older backup."""
+        """Return to the state at this revision, as a cluster from an older backup."""
         self._latest = self._at(revision)
         self._events = [e for e in self._events if e.kv.mod_revision <= revision]
         self.revision = revision
@@ -93,7 +94,7 @@ class Store:
     # Reading
 
     def header(self) -> pb.ResponseHeader:
-        """Return the header of now."""
+        """Return a header with the current revision."""
         return pb.ResponseHeader(
             cluster_id=self.cluster_id,
             member_id=1,
@@ -109,7 +110,7 @@ class Store:
         )
 
     def events(self, request: pb.WatchCreateRequest, first: int) -> list[pb.Event]:
-        """Return what a watch is owed from a revision on."""
+        """Return the events that a watch has asked for, from a revision on."""
         unwanted = {
             EventType.PUT if each == pb.WatchCreateRequest.NOPUT else EventType.DELETE
             for each in request.filters
