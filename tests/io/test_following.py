@@ -296,7 +296,7 @@ def test_no_plaintext_joins_where_there_is_tls(
     secure = has_context or given is True
     following = Following(joined, endpoints, secure=secure, timeout=1.0)
     answer = pb.MemberListResponse.FromString(members_at("http://m1:1", "https://m2:1"))
-    following._take(
+    following._join(
         answer, cast("Connection", None), Endpoint("m0", 1, "", listed_by_tls)
     )
     assert joined.members == (["m1:1", "m2:1"] if plaintext else ["m2:1"])
