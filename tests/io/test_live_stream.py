@@ -2,46 +2,28 @@
 
 from __future__ import annotations
 
-import functools
 import gc
 import weakref
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 
 import pytest
 import trio
-from trio.testing import MockClock, wait_all_tasks_blocked
+from trio.testing import wait_all_tasks_blocked
 
-from tests.support.connection import INITIAL_WINDOW_SIZE
-from tests.support.members import LIMIT, serve_for_ever
-from tests.support.memory import ENDPOINT, cluster_in_memory, create
 from tests.support.peer import (
-    GRPC,
-    Peer,
-    data_frame,
-    grpc_message,
-    serve_tcp,
+    NONSENSE,
+    put_message,
     watch_response,
-)
-from trio_etcd_watch import (
-    AuthenticationError,
-    Channel,
-    Watch,
-    Watcher,
-    _live_stream,
-    open_watcher,
 )
 from trio_etcd_watch._grpc.messages import Oversized
 from trio_etcd_watch._grpc.status import CallEnd, Status, StatusCode, StreamLost
 from trio_etcd_watch._live_stream import LiveStream, Route, Totals
 from trio_etcd_watch._outage import LineBudget, Outage
-from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._requests import watch_spec
 from trio_etcd_watch._session import Session
 from trio_etcd_watch._subscription import Delivery, State, Subscription
 
 OK = Status(StatusCode.OK, "")
-NONSENSE = b"\xff\xff\xff"
 
 
 class FakeCall:
@@ -156,11 +138,6 @@ class OneStream:
         return end[0]
 
 
-def put(watch_id: int, *revisions: int) -> bytes:
-    events = [(b"k", revision) for revision in revisions]
-    return watch_response(watch_id, revision=revisions[-1], events=events)
-
-
 CREATED = watch_response(0, revision=4, created=True)
 
 
@@ -169,8 +146,8 @@ async def test_what_is_read_before_the_end_is_handed_out_first() -> None:
     watcher.open()
 
     def play(call: FakeCall) -> None:
-        call.deliver([CREATED, put(0, 5)])
-        call.deliver([put(0, 6), put(0, 7)])
+        call.deliver([CREATED, put_message(0, 5)])
+        call.deliver([put_message(0, 6), put_message(0, 7)])
         call.end(OK)
 
     assert await watcher.run(play) == OK
@@ -187,14 +164,16 @@ async def test_a_message_that_breaks_the_protocol_is_the_end(
     watcher = OneStream()
     watcher.open()
     # As the beginning of one that could be parsed with its neighbours, or not at all.
-    bad = put(0, 7)[:-1] if batched else NONSENSE
+    bad = put_message(0, 7)[:-1] if batched else NONSENSE
 
     def play(call: FakeCall) -> None:
         if reads == 1:
-            call.deliver([CREATED, put(0, 5), put(0, 6), bad, put(0, 8)])
+            call.deliver(
+                [CREATED, put_message(0, 5), put_message(0, 6), bad, put_message(0, 8)]
+            )
         else:
-            call.deliver([CREATED, put(0, 5), put(0, 6)])
-            call.deliver([bad, put(0, 8)])
+            call.deliver([CREATED, put_message(0, 5), put_message(0, 6)])
+            call.deliver([bad, put_message(0, 8)])
         call.end(OK)
 
     end = await watcher.run(play)
@@ -228,7 +207,7 @@ async def test_a_cancelled_stream_hands_out_what_has_moved_its_cursor() -> None:
             await wait_all_tasks_blocked()
             watcher.connection.call.deliver([CREATED])
             await wait_all_tasks_blocked()
-            watcher.connection.call.deliver([put(0, 5)])
+            watcher.connection.call.deliver([put_message(0, 5)])
             for _ in range(steps):
                 await trio.lowlevel.cancel_shielded_checkpoint()
             scope.cancel()
@@ -288,7 +267,7 @@ async def test_an_idle_stream_holds_nothing_of_what_it_has_handed_out() -> None:
     marks: list[weakref.ref[object]] = []
 
     def deliver_marked(call: FakeCall) -> None:
-        messages = [Marked(put(0, 5)), Marked(put(0, 6))]
+        messages = [Marked(put_message(0, 5)), Marked(put_message(0, 6))]
         for message in messages:
             message.mark = Mark()
             marks.append(weakref.ref(message.mark))
@@ -325,7 +304,7 @@ async def test_no_more_than_two_reads_wait() -> None:
         call = watcher.connection.call
         call.deliver([CREATED])
         for revision in range(5, 500):
-            call.deliver([put(0, revision)])
+            call.deliver([put_message(0, revision)])
             waiting.append(stream._reads.statistics().current_buffer_used)
             await trio.lowlevel.cancel_shielded_checkpoint()
         nursery.cancel_scope.cancel()
@@ -333,158 +312,3 @@ async def test_no_more_than_two_reads_wait() -> None:
 
 
 # On a connection.
-
-
-@asynccontextmanager
-async def watching(
-    channel: Channel | str = ENDPOINT,
-) -> AsyncGenerator[tuple[Watcher, Watch]]:
-    async with open_watcher(channel) as watcher, watcher.watch("k") as watch:
-        yield watcher, watch
-
-
-async def test_a_malformed_message_and_the_end_in_one_read(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def break_off(peer: Peer, stream_id: int) -> None:
-        await create(peer, stream_id)
-        payload = b"".join(map(grpc_message, (put(0, 5), NONSENSE)))
-        # The stream ends with its DATA, which is a loss of its own kind.
-        await peer.raw(data_frame(stream_id, payload, end=True))
-        cluster.serve = functools.partial(serve_for_ever, revision=5)
-
-    async with (
-        cluster_in_memory(monkeypatch, break_off) as cluster,
-        watching() as (watcher, watch),
-    ):
-        assert (await anext(watch.events())).kv.mod_revision == 5
-        await trio.sleep(1)
-        loss = watcher.statistics().last_loss
-        assert loss is not None
-        assert "no watch response" in loss
-
-
-async def test_a_status_after_events_in_one_read(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def end(peer: Peer, stream_id: int) -> None:
-        await create(peer, stream_id)
-        await peer.messages(stream_id, put(0, 5), put(0, 6))
-        await peer.status(stream_id, 16, "enough")
-
-    async with cluster_in_memory(monkeypatch, end), watching() as (_, watch):
-        await trio.sleep(1)
-        response = await anext(watch)
-        assert [event.kv.mod_revision for event in response.events] == [5, 6]
-        with pytest.raises(AuthenticationError, match="enough"):
-            await anext(watch)
-
-
-async def test_creations_that_wait_for_a_window_are_sent_on_the_next_stream(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_live_stream, "REPLY_TIMEOUT", 1.0)
-    async with (
-        cluster_in_memory(monkeypatch, serve_for_ever) as cluster,
-        open_watcher(ENDPOINT) as watcher,
-        trio.open_nursery() as nursery,
-    ):
-        cluster.settings = {INITIAL_WINDOW_SIZE: 7}
-        cluster.gives_window = False
-
-        async def watch_one() -> None:
-            async with watcher.watch("k") as watch:
-                assert (await anext(watch)).events
-
-        for _ in range(3):
-            nursery.start_soon(watch_one)
-        await trio.sleep(0.5)
-        assert watcher.statistics().creating == 3
-        cluster.settings = {}
-        cluster.gives_window = True
-
-
-TOKEN_REFUSED = "etcdserver: invalid auth token"
-
-
-async def test_a_refused_watch_moves_alone(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of three: its neighbours notice nothing, however often it is refused."""
-    streams = 0
-
-    async def serve(peer: Peer, stream_id: int) -> None:
-        nonlocal streams
-        streams += 1
-        await peer.headers(stream_id, GRPC)
-        if streams > 1:
-            await peer.message(stream_id)
-            await peer.messages(stream_id, refusal)
-            return
-        for watch_id in range(2):
-            await peer.message(stream_id)
-            response = watch_response(watch_id, revision=4, created=True)
-            await peer.messages(stream_id, response)
-        await peer.message(stream_id)
-        await peer.messages(stream_id, refusal)
-        await refused.wait()
-        await peer.messages(stream_id, put(0, 5), put(1, 5))
-
-    refusal = watch_response(
-        -1, created=True, canceled=True, cancel_reason=TOKEN_REFUSED
-    )
-    refused = trio.Event()
-    channel = Channel(ENDPOINT, token="t")
-    async with (
-        cluster_in_memory(monkeypatch, serve),
-        open_watcher(channel) as watcher,
-        watcher.watch("a") as first,
-        watcher.watch("b") as second,
-    ):
-        with pytest.raises(AuthenticationError):
-            async with watcher.watch("c"):
-                pass
-        assert streams == 4
-        refused.set()
-        for watch in (first, second):
-            assert (await anext(watch.events())).kv.mod_revision == 5
-            statistics = watch.statistics()
-            assert (statistics.state, statistics.last_loss) == ("live", None)
-        assert watcher.statistics().reconnects == 0
-
-
-async def test_streams_that_are_refused_together_each_have_their_tries() -> None:
-    """A watch whose stream is refused is not refused for those of its neighbours."""
-    refusals: dict[bytes, int] = {}
-
-    async def serve_stream(peer: Peer, stream_id: int) -> None:
-        await peer.headers(stream_id, GRPC)
-        request = pb.WatchRequest.FromString(await peer.message(stream_id))
-        key = request.create_request.key
-        refusals[key] = refusals.get(key, 0) + 1
-        if refusals[key] <= 3:
-            await peer.status(stream_id, 16, TOKEN_REFUSED)
-            return
-        created = watch_response(0, revision=4, created=True)
-        await peer.messages(stream_id, created, put(0, 5))
-
-    async def serve(stream: trio.abc.Stream) -> None:
-        peer = Peer(stream)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(peer.run)
-            while True:
-                nursery.start_soon(serve_stream, peer, await peer.accept())
-
-    async def watch_one(key: str) -> None:
-        # A stream of its own.
-        async with watcher.watch(key, metadata={"x": key}) as watch:
-            assert (await anext(watch)).events
-
-    keys = "abcde"
-    with trio.fail_after(LIMIT):
-        async with serve_tcp(serve) as endpoint:
-            async with open_watcher(Channel(endpoint, token="t")) as watcher:
-                async with trio.open_nursery() as nursery:
-                    for key in keys:
-                        nursery.start_soon(watch_one, key)
-    assert refusals == {key.encode(): 4 for key in keys}

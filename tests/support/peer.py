@@ -347,3 +347,12 @@ async def serve_watches(
         nursery.start_soon(accept)
         await peer.run()
         nursery.cancel_scope.cancel(reason="the client closed")
+
+
+def put_message(watch_id: int, *revisions: int) -> bytes:
+    events = [(b"k", revision) for revision in revisions]
+    return watch_response(watch_id, revision=revisions[-1], events=events)
+
+
+NONSENSE = b"\xff\xff\xff"
+"""No message of protobuf's."""

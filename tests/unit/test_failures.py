@@ -62,6 +62,6 @@ def test_what_it_says() -> None:
     for lost in (HistoryLostError(9, 5), ClusterChangedError(1, 2)):
         assert str(failure_of(lost)) == str(lost)
         assert str(failure_of(lost, "mark")) == (
-            f"{lost}; what mark still needs is gone: remove it to begin anew, and see "
-            f"by a get what is there"
+            f"{lost}; the history that mark needs is gone: remove it to start over, "
+            f"and run a get to see what is there"
         )

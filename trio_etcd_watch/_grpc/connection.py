@@ -44,9 +44,8 @@ SEND_AHEAD = 2**20
 """How many bytes may wait to be written before senders of messages have to wait."""
 
 MAX_UNSENT = 4 * 2**20
-"""How many bytes may wait to be written at all. Past `SEND_AHEAD` only answers to PING
-and SETTINGS are added, so a peer that reaches this bound floods us and does not
-read."""
+"""How many bytes may wait to be written at all. Past `SEND_AHEAD` only answers to PING and
+SETTINGS are added, so a peer that reaches this bound floods us and does not read."""
 
 
 @final
