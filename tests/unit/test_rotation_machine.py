@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from tests.unit.test_rotation import NAME, A, B, C, D, E, F
-from trio_etcd_watch._endpoints import Endpoint
+from trio_etcd_watch._endpoints import Endpoint, SrvName
 from trio_etcd_watch._rotation import Rotation
 
 
