@@ -103,7 +103,7 @@ TESTS = {
     "_cursor": (*unit("cursor"), *SESSION),
     "_endpoints": unit("channel", "srv", "rotation"),
     "_errors": unit("errors", "values", "responses", "verdicts", "session"),
-    "_fragments": (*unit("session_bounds"), *SESSION),
+    "_fragments": (*unit("fragments"), *SESSION),
     "_grpc.frames": (*unit("messages", "frames"), "tests/io/test_connection.py"),
     "_grpc.messages": unit("messages", "frames"),
     "_grpc.metadata": unit("metadata", "channel"),

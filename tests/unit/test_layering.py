@@ -71,7 +71,6 @@ TESTED_ELSEWHERE = {
     "._pb.columns_pb2": "generated: test_pb.py",
     "._pb.watch_pb2": "generated: test_pb.py",
     "._endpoints": "what a channel takes for endpoints: test_channel.py",
-    "._fragments": "what `_session` makes of fragments: test_session_bounds.py",
     "._pure": "the values that it makes: test_values.py",
     "._creations": "a queue that only `_session` works with: test_session.py",
     "._opening": "the block of a watcher: test_watcher.py",
