@@ -21,6 +21,13 @@ def test_it_is_written_over_and_gone_in_the_end() -> None:
     )
 
 
+def test_it_is_seen_at_once() -> None:
+    screen = io.BytesIO()
+    terminal = io.TextIOWrapper(screen)
+    Progress(terminal)(1, 2)
+    assert screen.getvalue() == b"\r1 of 2 keys"
+
+
 def test_a_read_that_starts_over_leaves_nothing_of_the_longer_line() -> None:
     assert "\r1 of 2 keys        \r" in shown((1_000, 2_500), (1, 2))
 
