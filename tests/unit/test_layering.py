@@ -118,7 +118,6 @@ TESTED_ELSEWHERE = {
     "._pb.columns_pb2": "generated: test_pb.py",
     "._pb.watch_pb2": "generated: test_pb.py",
     "._endpoints": "what a channel takes for endpoints: test_channel.py",
-    "._fragments": "what `_session` makes of fragments: test_session_bounds.py",
     "._options": "a type only: python -m tests.typing",
     "._range_calls": "each call has a file: test_watcher.py, test_reads.py, test_mirror.py",
     "._pure": "the values that it makes: test_values.py",
