@@ -1,19 +1,17 @@
 """One gRPC stream of watches while it lives: a nursery, from its opening to its end.
 
-    the connection's reader -> receive task, which dispatches -> the inbox of each watch
+    the connection's reader, which calls the dispatcher -> the inbox of each watch
 
-The reader puts what one read has brought into a memory channel, in the same step, and
-goes on. The receive task takes it, runs the session on it, and dispatches what that
-delivers into the memory channels of the watches. It waits for nothing but its channel, and
-so takes one read a turn of Trio's loop; as the reader brings one a turn, no more than two
-wait. What the watches hold is bounded by parking, in the session.
+The dispatcher runs the session on what one read has brought, and puts what that delivers
+into the memory channels of the watches: all in one step, in which nothing waits. What the
+watches hold is bounded by parking, in the session.
 
-Measured beside the callback of the reader that was here before, in four interleaved series
-on a loaded machine, as medians of ratios. Client CPU an event at 1, 10 and 500 events a
-response: 1.03, 1.08 and 1.08 with this task, 1.07, 1.09 and 1.09 with a dispatcher in a task
-of its own; single series differ by 0.1 and more, so these are not settled. From a put to its
-event (p50, two series): 1.04 and 1.09; with the second task 1.09 and 1.22. So the receive
-task dispatches in the same step, which also leaves nothing in between to lose.
+So the connection's reader is the receive task of all streams on it. A receive task of each
+stream between the two was built and measured, in interleaved rounds on a loaded machine,
+relative to a callback that filled a deque for each watch: 0.94, 0.87 and 0.91 of the events
+a second at 1, 10 and 500 events a response (medians of 13 ratios), while the callback with
+memory channels had 1.14 and 1.02 at 10 and 500 (11 ratios). With the dispatcher in another
+task, the time from a put to its event (p50) was 1.09 and 1.22 in two series.
 
 Beside them the send task sends what the session asks for, and others watch the time: that
 replies come, that the stream lasts. `_stream` says what follows its end.
@@ -21,7 +19,6 @@ replies come, that the stream lasts. `_stream` says what follows its end.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 from collections.abc import Callable
@@ -138,8 +135,6 @@ class LiveStream:
         self._outage = outage
         self._note_worked = worked
         self._expel = expel
-        self._reads_in, self._reads = trio.open_memory_channel[_Messages](math.inf)
-        self._fault: StreamLost | None = None
         # How many reads have brought whole messages.
         self._received = 0
         self._wanted = trio.Event()
@@ -147,7 +142,7 @@ class LiveStream:
         self._doubted = trio.Event()
         self._working = trio.Event()
         self._call = route.connection.open_call(
-            _WATCH, (*route.metadata, *HAS_LEADER), self._reads_in.send_nowait
+            _WATCH, (*route.metadata, *HAS_LEADER), self._dispatch
         )
 
     async def run(self) -> CallEnd:
@@ -162,14 +157,12 @@ class LiveStream:
                 self._note_working()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._send)
-                nursery.start_soon(self._receive, nursery.cancel_scope)
                 nursery.start_soon(self._bound_replies)
                 nursery.start_soon(self._prove)
                 nursery.start_soon(self._outlive)
                 end = await self._call.wait_end()
-                # The receive task takes what is there, and ends the others.
-                self._reads_in.close()
-            return self._fault or end
+                nursery.cancel_scope.cancel(reason=str(end))
+            return end
         finally:
             self._call.reset()
 
@@ -201,23 +194,13 @@ class LiveStream:
 
     # What is received
 
-    @trio.lowlevel.enable_ki_protection
-    async def _receive(self, stream: trio.CancelScope) -> None:
-        """Dispatch what the connection has read; end the stream after the last of it."""
-        with contextlib.suppress(trio.EndOfChannel):
-            try:
-                while True:
-                    # No variable holds it, which would last until the next read.
-                    self._dispatch(await self._reads.receive())
-            except StreamLost as exc:
-                self._fault = exc
-                self._call.reset(str(exc))
-        stream.cancel(reason="the stream has ended")
-
     def _dispatch(self, messages: _Messages) -> None:
         """Run the session on what one read has brought, and hand out its deliveries.
 
         In one step, so that who cancels finds each cursor where its inbox is.
+
+        Raises:
+            StreamLost: a message breaks the protocol; what came before it is handed out.
         """
         self._received += 1
         self._note_working()

@@ -236,7 +236,10 @@ async def test_a_list_of_a_hundred_thousand_urls(
         assert made.known("given") == made.endpoints
     logged = [record.getMessage() for record in caplog.records]
     assert len(logged) < 10
-    assert any(f"a list of {len(reply)} bytes is longer than any of etcd's" in t for t in logged)
+    assert any(
+        f"a list of {len(reply)} bytes is longer than any of etcd's" in t
+        for t in logged
+    )
 
 
 async def test_a_list_that_changes_each_time_leaves_nothing_behind() -> None:
