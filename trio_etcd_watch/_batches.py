@@ -8,8 +8,8 @@ parse and one step of the session.
 
 A message joins a batch if its watch id follows its header at once, and its events follow
 that. Any other message (a creation, a cancel, progress, a fragment, fields in another
-order) is a batch of its own, and keeps its place among the others. It takes the slow path,
-message by message, which the tests use as the oracle.
+order) is a batch of its own, after all messages before it and before all that follow. It
+takes the slow path, message by message, which the tests use as the oracle.
 """
 
 from __future__ import annotations

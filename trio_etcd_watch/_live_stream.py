@@ -1,21 +1,22 @@
-"""One gRPC stream of watches while it lives: a nursery, from its opening to its end.
+"""Runs one gRPC stream of watches as a nursery with its tasks, until the stream ends.
 
     the connection's reader -> receive task, which dispatches -> the inbox of each watch
 
-The reader puts what one read has brought into a memory channel, in the same step, and
-goes on. The receive task takes it, runs the session on it, and dispatches what that
-delivers into the memory channels of the watches. It waits for nothing but its channel, and
-so takes one read a turn of Trio's loop; as the reader brings one a turn, no more than two
-wait. What the watches hold is bounded by parking, in the session.
+The reader puts the messages of each read into a memory channel, without waiting. The
+receive task takes them, runs the session on them, and dispatches the deliveries into the
+memory channels of the watches. It waits only for its own channel, and so takes one read in
+each turn of Trio's loop. As the reader brings one read a turn, at most two reads wait.
+What the watches hold is bounded by parking, in the session.
 
-Measured beside a callback of the reader, in interleaved rounds on a busy machine, medians
-of ratios: the receive task costs 2 to 8 % of client CPU an event at 1, 10 and 500 events a
-response, which is within the noise of 5 %, and 4 to 9 % of the time from a put to its event
-(p50). A dispatcher of its own, one hop more, costs 5 to 12 % and 9 to 22 %: so what the
-session delivers is dispatched in the same step, which also leaves nothing in between.
+The receive task was measured against a callback of the reader, in interleaved rounds on a
+busy machine, as medians of ratios. It costs 2 to 8 % more client CPU for each event, at 1,
+10 and 500 events a response, where the noise is 5 %, and 4 to 9 % more time from a put to
+its event (p50). A separate dispatcher task, which adds another hop, costs 5 to 12 % and 9
+to 22 %. So the receive task dispatches the deliveries itself, in the same step, and no
+delivery is ever held between two tasks.
 
-Beside them the send task sends what the session asks for, and others watch the time: that
-replies come, that the stream lasts. `_stream` says what follows its end.
+The send task sends the requests of the session. Other tasks check that replies come in
+time, and note when the stream has lasted. `_stream` handles the end of the stream.
 """
 
 from __future__ import annotations
@@ -48,25 +49,25 @@ _WATCH = "/etcdserverpb.Watch/Watch"
 _RANGE = "/etcdserverpb.KV/Range"
 
 REPLY_TIMEOUT = 10.0
-"""Seconds that a member may be silent on a stream that waits for a reply to a creation.
-Then it is left: one that answers PING and nothing else is stuck."""
+"""Seconds that a member may be silent on a stream that awaits a reply to a creation. Then
+the next stream is opened elsewhere: a member that answers only PING is stuck."""
 
 LEAST_PROGRESS = 10_240
-"""Bytes in REPLY_TIMEOUT that a response has to bring to be waited for without a limit:
-a peer that sends a few now and then is stuck too."""
+"""Bytes that must come within REPLY_TIMEOUT for a large response to be waited for without
+a limit: a peer that sends a few bytes now and then is stuck, too."""
 
 MAX_SILENCES = 6
-"""So many times REPLY_TIMEOUT a creation may wait while other replies come."""
+"""How many times REPLY_TIMEOUT a creation may wait while other responses come."""
 
 MAX_ABANDONED = 10_000
-"""Creations of one stream that were left before their replies have come."""
+"""How many creations on one stream may be abandoned before their replies come."""
 
 _Messages: TypeAlias = "list[bytes | Oversized]"
 
 
 @dataclass(slots=True)
 class Totals:
-    """What the streams of a watcher count and share, also those closed by now."""
+    """The counters that all streams of a watcher share, and its budget of log lines."""
 
     reconnects: int = 0
     last_loss: str | None = None
@@ -78,13 +79,13 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a stream goes, and what it is opened with.
+    """The connection and the metadata of a stream.
 
     Attributes:
-        connector: has made the connection.
-        connection: carries the stream.
-        metadata: of the stream.
-        token: in this metadata; None without one.
+        connector: the connector that made the connection.
+        connection: the connection that carries the stream.
+        metadata: the metadata of the stream.
+        token: the token in this metadata; None if it has none.
     """
 
     connector: Connector
@@ -97,7 +98,7 @@ class Route:
         self.connector.leave(self.connection)
 
     def forget_token(self) -> None:
-        """Have the next stream come with a new token."""
+        """Open the next stream with a new token, unless there is one already."""
         self.connector.forget_token(self.token)
 
 
@@ -106,15 +107,15 @@ class LiveStream:
     """One gRPC stream and its tasks.
 
     Attributes:
-        opened: when the first reply came; infinity before it has.
+        opened: when the first reply came; infinity before that.
 
     Args:
-        route: of the stream.
-        session: of the watches; connected by who runs this.
-        totals: of the watcher.
-        outage: that the stream ends, if it lasts.
-        worked: is called at the first reply.
-        expel: takes a watch that needs a stream with a new token.
+        route: the route of the stream.
+        session: the session of the watches; the caller of `run()` connects it.
+        totals: the counters of the watcher.
+        outage: the outage that ends once this stream has lasted.
+        worked: called at the first reply.
+        expel: moves a watch to a stream with a new token.
 
     Raises:
         StreamLost: the connection can carry no such stream.
@@ -139,7 +140,7 @@ class LiveStream:
         self._expel = expel
         self._reads_in, self._reads = trio.open_memory_channel[_Messages](math.inf)
         self._fault: StreamLost | None = None
-        # How many reads have brought whole messages.
+        # How many reads have brought complete messages.
         self._received = 0
         self._wanted = trio.Event()
         self._asked = trio.Event()
@@ -152,12 +153,12 @@ class LiveStream:
     async def run(self) -> CallEnd:
         """Serve the stream until it ends; return how.
 
-        All that came whole before the end is handed out first; a message of it that
-        breaks the protocol is how the stream ended, whatever followed.
+        Complete messages that came before the end are dispatched first. If one of them
+        breaks the protocol, that is how the stream ended, whatever came after it.
         """
         try:
             if not self._session.unanswered:
-                # All are parked: nobody asks anything.
+                # All watches are parked, so no reply will come.
                 self._note_working()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._send)
@@ -166,14 +167,14 @@ class LiveStream:
                 nursery.start_soon(self._prove)
                 nursery.start_soon(self._outlive)
                 end = await self._call.wait_end()
-                # The receive task takes what is there, and ends the others.
+                # The receive task dispatches what is there, and ends the other tasks.
                 self._reads_in.close()
             return self._fault or end
         finally:
             self._call.reset()
 
     def wake(self) -> None:
-        """Go on with what the session asks for by now."""
+        """Wake the tasks that the present state of the session concerns."""
         if self._session.abandoned > MAX_ABANDONED:
             self._call.reset("replies to creations that were left do not come")
         if self._session.has_requests:
@@ -195,18 +196,18 @@ class LiveStream:
                     self._wanted = trio.Event()
                     await self._wanted.wait()
         except StreamLost:
-            # Whoever waits for the end learns of it too, and says how.
+            # `run()` returns how the stream ended.
             return
 
     # What is received
 
     @trio.lowlevel.enable_ki_protection
     async def _receive(self, stream: trio.CancelScope) -> None:
-        """Dispatch what the connection has read; end the stream after the last of it."""
+        """Dispatch the messages of each read; end the stream after the last of them."""
         with contextlib.suppress(trio.EndOfChannel):
             try:
                 while True:
-                    # No variable holds it, which would last until the next read.
+                    # A variable would keep the messages in memory until the next read.
                     self._dispatch(await self._reads.receive())
             except StreamLost as exc:
                 self._fault = exc
@@ -214,9 +215,10 @@ class LiveStream:
         stream.cancel(reason="the stream has ended")
 
     def _dispatch(self, messages: _Messages) -> None:
-        """Run the session on what one read has brought, and hand out its deliveries.
+        """Run the session on the messages of one read, and dispatch its deliveries.
 
-        In one step, so that who cancels finds each cursor where its inbox is.
+        There is no checkpoint in between, so at a cancellation each cursor agrees with
+        its inbox.
         """
         self._received += 1
         self._note_working()
@@ -243,7 +245,7 @@ class LiveStream:
 
     @trio.lowlevel.enable_ki_protection
     async def _bound_replies(self) -> None:
-        """Leave a member that does not answer creations."""
+        """Reset the stream, and reconnect elsewhere, if creations are not answered."""
         session, call = self._session, self._call
         silences = 0
         while True:
@@ -253,14 +255,15 @@ class LiveStream:
             answered, came_before = session.answered, call.bytes_received
             received = self._received
             for _ in range(4):
-                # In parts: while the application blocks the loop, nothing is read.
+                # A single long wait could end early: while the application blocks the
+                # loop, nothing is read.
                 await trio.sleep(REPLY_TIMEOUT / 4)
             if not session.unanswered or session.answered != answered:
                 silences = 0
                 continue
             came = call.bytes_received - came_before
             if came >= LEAST_PROGRESS and self._received == received:
-                # One large response is on its way; etcd answers nothing meanwhile.
+                # One large response is arriving; etcd answers nothing meanwhile.
                 continue
             silences += 1
             if not came or silences >= MAX_SILENCES:
@@ -271,7 +274,7 @@ class LiveStream:
 
     @trio.lowlevel.enable_ki_protection
     async def _prove(self) -> None:
-        """Ask how far the cluster is, for the watches that this member is behind."""
+        """Read the cluster's newest revision for the watches that this member is behind."""
         while True:
             doubtful = self._session.unproved
             if not doubtful:
@@ -296,10 +299,10 @@ class LiveStream:
         """Read the cluster's newest revision, linearizably.
 
         Raises:
-            StreamLost: this member cannot tell. What is final for the watch, its next
-                creation tells.
+            StreamLost: the read failed. An error that is final for the watch is the
+                answer to its next creation.
         """
-        # A key that the watch may read, so that its user may.
+        # The user may read a key of the watch.
         request = pb.RangeRequest(key=subscription.spec.key, count_only=True)
         route = self._route
         reply = await route.connection.unary(
@@ -319,7 +322,7 @@ class LiveStream:
 
     @trio.lowlevel.enable_ki_protection
     async def _outlive(self) -> None:
-        """Note that the stream works, and that it lasts."""
+        """Note when the stream works, and when it has lasted."""
         await self._working.wait()
         if not self._outage.lasts and self._totals.lines.take(self.opened):
             logger.info("connected to %s", self._route.connection.authority)

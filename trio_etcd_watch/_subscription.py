@@ -133,7 +133,7 @@ class Subscription:
         cluster_id: the id of the cluster that confirmed it; 0 if none has given its id.
         tokens: counts the tokens that were refused for it.
         splits: whether it requests fragments, since one of its responses was too large.
-        oversized: how many responses were too large since the last one that was not.
+        oversized: how many responses were too large in a row.
         last_loss: why its stream was last lost, refused or not opened; None if never.
         lost_at: when it lost its stream, by the server's clock; None while it is
             confirmed on one.
