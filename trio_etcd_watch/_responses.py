@@ -21,7 +21,7 @@ from ._verdicts import error_of_cancel
 twin = _pure
 if not TYPE_CHECKING and speedups is not None:
     twin = speedups
-"""The module that makes values of bytes: the one in C, or else the one in Python."""
+"""The module that makes values of bytes: in C if that is built, otherwise in Python."""
 
 SPEEDUPS = speedups is not None
 """Whether messages are decoded in C."""
@@ -74,7 +74,7 @@ class KeyValue(_pure.KeyValueFields):
     mod_revision: int
     """The revision of this change."""
     version: int
-    """How many puts the key has had since its creation, which is 1; 0 in a DELETE."""
+    """How many puts the key has had since its creation, including that; 0 in a DELETE."""
     lease: int
     """The id of the lease that the key is attached to; 0 if there is none."""
 
@@ -344,8 +344,8 @@ _CLASSES = _pure.Classes(
 def decode(*messages: bytes) -> RawResponse:
     """Decode a message of a Watch stream, or the merge of several.
 
-    By protobuf's rules, a merge has the events of all messages, in order, and each other
-    field as in the last message that has it.
+    By protobuf's rules, a merge has the events of all messages, in order. It has every
+    other field, including each of the header, as in the last message that has it.
 
     Raises:
         StreamLost: a message is no `WatchResponse`, so the stream cannot be trusted.
@@ -373,5 +373,5 @@ def watch_id_of_head(head: bytes) -> int:
 
 
 def changes_of(events: Iterable[Event]) -> list[Event]:
-    """Return the events of keys that existed before, which therefore have a `prev_kv`."""
+    """Return the events of keys that existed before, which may have a `prev_kv`."""
     return [event for event in events if not event.is_create]
