@@ -1,4 +1,4 @@
-"""Gets tokens: `token=` itself, or one from the user's function or from Authenticate."""
+"""Gets tokens: from `token=` itself, from the user's function, or by Authenticate."""
 
 from __future__ import annotations
 

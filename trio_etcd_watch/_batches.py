@@ -1,15 +1,15 @@
 """The fast path of decoding: parses several small responses of one watch as one.
 
-Sans-IO. If a server sends each event in a message of its own, each would cost a parse and
-a step of the session. But concatenated protobuf messages parse as their merge
+Sans-IO. If a server sends each event in a message of its own, each would cost a parse
+and a step of the session. But concatenated protobuf messages parse as their merge
 (protobuf.dev, "Encoding", "Last One Wins"): repeated fields append, and the last header
-stays. So the messages of one watch in one socket read form a batch, and a batch costs one
-parse and one step of the session.
+stays. So the messages of one watch in one socket read form a batch, and a batch costs
+one parse and one step of the session.
 
-A message joins a batch if its watch id follows its header at once, and its events follow
-that. Any other message (a creation, a cancel, progress, a fragment, fields in another
-order) is a batch of its own, after all messages before it and before all that follow. It
-takes the slow path, message by message, which the tests use as the oracle.
+A message joins a batch if its watch id follows its header at once, and its events
+follow that. Any other message (a creation, a cancel, progress, a fragment, fields in
+another order) is a batch of its own, after all messages before it and before all that
+follow. It takes the slow path, message by message, which the tests use as the oracle.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from ._grpc.status import StreamLost
 from ._responses import RawResponse, decode
 
 MAX_SIZE = 4096
-"""Bytes of a message that may join a batch: in larger ones the events dominate the cost."""
+"""Bytes of a message that may join a batch; in larger ones the events are the cost."""
 
 _HEADER = 0x0A
 """The tag of field 1 of WatchResponse, the header."""
 _ID_AND_EVENTS = re.compile(rb"(?:\x10[\x80-\xff]*[\x00-\x7f])?\x5a")
-"""Field 2, the watch id (a varint, left out if 0), and the tag of field 11, the events."""
+"""Field 2, the watch id (a varint, left out if 0), and the tag of field 11, events."""
 
 
 def split_batches(
@@ -80,7 +80,7 @@ def merge_batch(batch: Sequence[bytes]) -> RawResponse | None:
     ):
         return None
     # Events that a server repeats must be dropped response by response. They show as a
-    # revision that does not rise. So does a transaction, which takes the slow path, too.
+    # revision that does not rise. A transaction does so, too, and takes the slow path.
     return merged if merged.rising else None
 
 

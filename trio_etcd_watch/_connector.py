@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("trio_etcd_watch")
 
 HAS_LEADER: Metadata = (("hasleader", "true"),)
-"""Sent with Authenticate and with every stream. A member of etcd that has no leader then
-refuses them at once, and ends a stream within three election timeouts, instead of being
-silent (v3rpc/interceptor.go)."""
+"""Sent with Authenticate and with every stream. A member of etcd that has no leader
+then refuses them at once, and ends a stream within three election timeouts, instead of
+being silent (v3rpc/interceptor.go)."""
 
 PATIENCE = 0.25
 """Seconds after which a member that has not replied is suspected, if its users give up.
@@ -134,8 +134,8 @@ class Connector:
         next endpoint. If it is the turn of a name, that is looked up first.
 
         Raises:
-            StreamLost: the endpoint could not be reached, or there was no token that can
-                be sent.
+            StreamLost: the endpoint could not be reached, or there was no token that
+                can be sent.
             AuthenticationError: the credentials are refused, the function given as
                 `token=` raised, or several tokens in a row cannot be sent.
         """
@@ -152,7 +152,9 @@ class Connector:
     async def metadata_on(
         self, connection: Connection, *, anew: bool = False
     ) -> Metadata:
-        """Return the metadata for a unary call. This never dials or changes connections.
+        """Return the metadata for a unary call, without dialing.
+
+        The connection stays the one in use, whatever happens.
 
         Args:
             connection: the connection of the call.

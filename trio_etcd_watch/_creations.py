@@ -1,11 +1,11 @@
 """Assigns the replies to creations on one stream to their watches: replies_matched.
 
-Sans-IO. A reply to a creation does not name its request, but the replies come in the order
-of the requests. So every creation that was sent waits in a queue, even one whose watch has
-ended: its reply must still be received, and its watch id canceled. The server assigns ids
-in that order, too. If the ids show that replies come in another order (as from etcd's
-grpc-proxy), a new stream is needed, and from then on each creation waits for the reply to
-the one before.
+Sans-IO. A reply to a creation does not name its request, but the replies come in the
+order of the requests. So every creation that was sent waits in a queue, even one whose
+watch has ended: its reply must still be received, and its watch id canceled. The server
+assigns ids in that order, too. If the ids show that replies come in another order (as
+from etcd's grpc-proxy), a new stream is needed, and from then on each creation waits
+for the reply to the one before.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Creations:
         return [each for each in given_out if each.state is State.CREATING]
 
     def reply(self) -> Subscription | None:
-        """Return the watch that a reply belongs to, and remove it; None if none waits."""
+        """Return the watch whose reply has come, and remove it; None if none waits."""
         if not self._queue:
             return None
         self.answered += 1

@@ -17,8 +17,8 @@ T = TypeVar("T")
 class NoPublicConstructor(ABCMeta):
     """The metaclass of classes whose instances come from the library only.
 
-    Calling such a class raises TypeError; `construct()` makes an instance. A type checker
-    rejects the call because the constructor requires a private argument.
+    Calling such a class raises TypeError; `construct()` makes an instance. A type
+    checker rejects the call because the constructor requires a private argument.
     """
 
     if not TYPE_CHECKING:  # type checkers take the signature from `__init__`

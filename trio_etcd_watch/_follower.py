@@ -1,9 +1,9 @@
 """Keeps a replica right: reads the range, follows it by a watch, and proves it.
 
 One task reads the range, then follows it, and reads it again when the watch ends or the
-copy is shown to be wrong (goes_on, read_again_if_in_doubt). It applies events as they come
-and never waits for consumers. A second task proves the copy after each creation of the
-watch that has history to catch up with (proof), since servers lose events there.
+copy is shown to be wrong (goes_on, read_again_if_in_doubt). It applies events as they
+come and never waits for consumers. A second task proves the copy after each creation of
+the watch that has history to catch up with (proof), since servers lose events there.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ MAX_PROOFS = 5
 """How many proofs `verify()` begins if the revision of each is compacted meanwhile."""
 
 OpenWatch = Callable[[int], AbstractAsyncContextManager[Watch]]
-"""Opens the watch of the range from a revision on; it delivers each creation response."""
+"""Opens the watch of the range from a revision on. It delivers creation responses."""
 
 
 @final
@@ -233,7 +233,7 @@ class Follower:
         self.moved.unpark_all()
 
     def _distrust(self, why: str) -> None:
-        """Give up the present watch; without one, the range is about to be read anyway."""
+        """Give up the present watch; without one, the range will be read anyway."""
         if self._watching is not None and not self._watching.cancel_called:
             self._doubt = why
             self._watching.cancel(reason=why)
@@ -277,7 +277,7 @@ class Follower:
         return False
 
     async def _check(self, request: bytes, *, counted: bool) -> Check | None:
-        """Make a read; return None if it does not continue the history of the replica."""
+        """Make a read; return None if it does not continue the replica's history."""
         known = self.header
         accept = functools.partial(
             check_of, since=self.replica.revision, counted=counted
@@ -286,7 +286,7 @@ class Follower:
         return check if self._continues(known, check.header) else None
 
     def _continues(self, known: ResponseHeader, header: ResponseHeader) -> bool:
-        """Whether a read continues the history that was known before it: one_history."""
+        """Whether a read continues the history known before it: one_history."""
         try:
             _check_cluster(known, header)
             _check_term(known, header)

@@ -1,12 +1,13 @@
 """Holds the unread deliveries of one watch, and the position of its consumer in them.
 
-Deliveries go through a memory channel of Trio's, which wakes the task that waits, and ends
-every wait once it is closed. The channel has no bound, since the session parks a watch that
-holds too much, and no task here waits for the user. A receive drains what waits, and hands
-it over as one response if it consists of events. Unread progress stays one item.
+Deliveries go through a memory channel of Trio's, which wakes the task that waits, and
+ends every wait once it is closed. The channel has no bound, since the session parks a
+watch that holds too much, and no task here waits for the user. A receive drains what
+waits, and hands it over as one response if it consists of events. Unread progress stays
+one item.
 
-What was received from the channel and not handed over yet is kept here, so a cancellation
-in between loses nothing.
+What was received from the channel and not handed over yet is kept here, so a
+cancellation in between loses nothing.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Position:
 
     @property
     def next_revision(self) -> int:
-        """The resume point: past a revision only once all its events are handed over."""
+        """The resume point: past a revision once all its events are handed over."""
         if not self._revisions:
             self._revisions = [e.kv.mod_revision for e in self._response.events]
         handed = self._count - self.left
@@ -155,7 +156,7 @@ class Inbox:
             self.is_waiting = False
 
     async def wait_position(self) -> Position:
-        """Return the position of the next event once there is one; raises as `wait()`."""
+        """Return the position of the next event; wait, and raise, as `wait()` does."""
         await self.wait()
         while self.position is None:
             response, count = self._take_waiting()
@@ -180,7 +181,7 @@ class Inbox:
         return self.position is not None or self._first is not None
 
     async def _receive(self) -> None:
-        """Wait for the next item of the channel, and keep it as the first unread one."""
+        """Wait for the next item of the channel; keep it as the first unread one."""
         with contextlib.suppress(trio.EndOfChannel, trio.ClosedResourceError):
             first = await self._receiving.receive()
             if not self._closed:

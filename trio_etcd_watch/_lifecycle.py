@@ -1,8 +1,8 @@
 """Handles the replies with which the server begins and ends the watches of one stream.
 
-Sans-IO. A creation is accepted or refused, a watch is canceled, a member is behind, or the
-stream itself is refused. `_session` handles what comes in between. These are the rules, by
-their names in docs/explanation/guarantees.md:
+Sans-IO. A creation is accepted or refused, a watch is canceled, a member is behind, or
+the stream itself is refused. `_session` handles what comes in between. These are the
+rules, by their names in docs/explanation/guarantees.md:
 
 replies_matched
     Every creation that is sent gets a reply; `_creations` assigns it to its watch.
@@ -231,8 +231,8 @@ class Lifecycle(Roster):
     def _repeat_silenced(self, watch_id: int) -> None:
         """Create again the live watch whose id the server used for a refusal.
 
-        silenced_recreated: servers before 3.4.22 and 3.5.6 refuse a creation under id 0,
-        and from then on send no events of the watch that has this id.
+        silenced_recreated: servers before 3.4.22 and 3.5.6 refuse a creation under id
+        0, and from then on send no events of the watch that has this id.
         """
         if subscription := self._live.get(watch_id):
             self._repeat(subscription)

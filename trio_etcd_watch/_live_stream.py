@@ -3,17 +3,17 @@
     the connection's reader -> receive task, which dispatches -> the inbox of each watch
 
 The reader puts the messages of each read into a memory channel, without waiting. The
-receive task takes them, runs the session on them, and dispatches the deliveries into the
-memory channels of the watches. It waits only for its own channel, and so takes one read in
-each turn of Trio's loop. As the reader brings one read a turn, at most two reads wait.
-What the watches hold is bounded by parking, in the session.
+receive task takes them, runs the session on them, and dispatches the deliveries into
+the memory channels of the watches. It waits only for its own channel, and so takes one
+read in each turn of Trio's loop. As the reader brings one read a turn, at most two
+reads wait. What the watches hold is bounded by parking, in the session.
 
-The receive task was measured against a callback of the reader, in interleaved rounds on a
-busy machine, as medians of ratios. It costs 2 to 8 % more client CPU for each event, at 1,
-10 and 500 events a response, where the noise is 5 %, and 4 to 9 % more time from a put to
-its event (p50). A separate dispatcher task, which adds another hop, costs 5 to 12 % and 9
-to 22 %. So the receive task dispatches the deliveries itself, in the same step, and no
-delivery is ever held between two tasks.
+The receive task was measured against a callback of the reader, in interleaved rounds on
+a busy machine, as medians of ratios. It costs 2 to 8 % more client CPU for each event,
+at 1, 10 and 500 events a response, where the noise is 5 %, and 4 to 9 % more time from
+a put to its event (p50). A separate dispatcher task, which adds another hop, costs 5 to
+12 % and 9 to 22 %. So the receive task dispatches the deliveries itself, in the same
+step, and no delivery is ever held between two tasks.
 
 The send task sends the requests of the session. Other tasks check that replies come in
 time, and note when the stream has lasted. `_stream` handles the end of the stream.
@@ -49,12 +49,12 @@ _WATCH = "/etcdserverpb.Watch/Watch"
 _RANGE = "/etcdserverpb.KV/Range"
 
 REPLY_TIMEOUT = 10.0
-"""Seconds that a member may be silent on a stream that awaits a reply to a creation. Then
-the next stream is opened elsewhere: a member that answers only PING is stuck."""
+"""Seconds that a member may be silent on a stream that awaits a reply to a creation.
+Then the next stream is opened elsewhere: a member that answers only PING is stuck."""
 
 LEAST_PROGRESS = 10_240
-"""Bytes that must come within REPLY_TIMEOUT for a large response to be waited for without
-a limit: a peer that sends a few bytes now and then is stuck, too."""
+"""Bytes that must come within REPLY_TIMEOUT for a large response to be waited for
+without a limit: a peer that sends a few bytes now and then is stuck, too."""
 
 MAX_SILENCES = 6
 """How many times REPLY_TIMEOUT a creation may wait while other responses come."""
@@ -274,7 +274,7 @@ class LiveStream:
 
     @trio.lowlevel.enable_ki_protection
     async def _prove(self) -> None:
-        """Read the cluster's newest revision for the watches that this member is behind."""
+        """Read the cluster's revision for the watches that this member is behind."""
         while True:
             doubtful = self._session.unproved
             if not doubtful:

@@ -110,7 +110,8 @@ class RangeCalls(metaclass=NoPublicConstructor):
         nothing of the watch remains.
 
         Args:
-            key: the key, or the start of the prefix or range; a str is encoded as UTF-8.
+            key: the key, or the start of the prefix or range; a str is encoded as
+                UTF-8.
             prefix: watch every key that begins with `key`; with an empty `key`, all.
             range_end: watch every key from `key` up to, not including, this one.
             from_key: watch every key from `key` on; with an empty `key`, all.
@@ -132,8 +133,8 @@ class RangeCalls(metaclass=NoPublicConstructor):
             max_buffered_bytes: the same bound in bytes, as the server sent them.
 
         Raises:
-            TypeError, ValueError: An argument is wrong; raised by the call, and the text
-                names the argument.
+            TypeError, ValueError: An argument is wrong; raised by the call, and the
+                text names the argument.
             trio.ClosedResourceError: From entering: the watcher is closed.
             WatchCanceledError: From entering: the server refuses the watch; a subclass
                 says why.
@@ -220,7 +221,8 @@ class RangeCalls(metaclass=NoPublicConstructor):
         1.5 times as long as in one message.
 
         Args:
-            key: the key, or the start of the prefix or range; a str is encoded as UTF-8.
+            key: the key, or the start of the prefix or range; a str is encoded as
+                UTF-8.
             prefix: read every key that begins with `key`; with an empty `key`, all.
             range_end: read every key from `key` up to, not including, this one.
             from_key: read every key from `key` on; with an empty `key`, all.
@@ -231,8 +233,8 @@ class RangeCalls(metaclass=NoPublicConstructor):
         Raises:
             TypeError, ValueError: An argument is wrong; the text names it.
             trio.ClosedResourceError: The watcher is closed.
-            CompactedError: The given revision has been compacted; or the newest one was,
-                several times in a row, before all of its pages had come.
+            CompactedError: The given revision has been compacted; or the newest one
+                was, several times in a row, before all of its pages had come.
             FutureRevisionError: The given revision is ahead of the store.
             PermissionDeniedError: The user may not read the range.
             AuthenticationError: The credentials are refused.
@@ -297,7 +299,8 @@ class RangeCalls(metaclass=NoPublicConstructor):
         If entering or leaving is cancelled, nothing of the mirror remains.
 
         Args:
-            key: the key, or the start of the prefix or range; a str is encoded as UTF-8.
+            key: the key, or the start of the prefix or range; a str is encoded as
+                UTF-8.
             prefix: mirror every key that begins with `key`; with an empty `key`, all.
             range_end: mirror every key from `key` up to, not including, this one.
             from_key: mirror every key from `key` on; with an empty `key`, all.
@@ -305,8 +308,8 @@ class RangeCalls(metaclass=NoPublicConstructor):
                 channel's.
 
         Raises:
-            TypeError, ValueError: An argument is wrong; raised by the call, and the text
-                names the argument.
+            TypeError, ValueError: An argument is wrong; raised by the call, and the
+                text names the argument.
             trio.ClosedResourceError: From entering: the watcher is closed.
             PermissionDeniedError, AuthenticationError, ClusterChangedError, RpcError:
                 From the block, which is cancelled: an error that a retry cannot change.

@@ -86,11 +86,16 @@ class Check:
 
 
 def is_settled(check: Check, *, applied: int, count: int) -> bool:
-    """Whether a mapping that is right at `applied`, with `count` keys, is right at a check.
+    """Whether a mapping that is right at `applied` is also right at a check.
 
     If no key in the later state was put after `applied`, each of them is as it was at
     `applied`. So the later state is a part of the earlier one, and equal to it if both
     have the same number of keys.
+
+    Args:
+        check: the read.
+        applied: the revision of the mapping.
+        count: how many keys the mapping has.
     """
     if applied >= check.revision:
         return True
@@ -307,7 +312,7 @@ class Replica:
     # Views
 
     def position(self) -> Position:
-        """Return the present state as a position, which is kept while a caller holds it."""
+        """Return the present state as a position, kept as long as a caller holds it."""
         if self._present is None:
             self._present = Position()
             self._positions.add(self._present)

@@ -74,7 +74,7 @@ class KeyValue(_pure.KeyValueFields):
     mod_revision: int
     """The revision of this change."""
     version: int
-    """How many puts the key has had since its creation, including that; 0 in a DELETE."""
+    """How many puts the key has had, starting with its creation; 0 in a DELETE."""
     lease: int
     """The id of the lease that the key is attached to; 0 if there is none."""
 
@@ -130,8 +130,8 @@ class Event(_pure.EventFields):
     prev_kv: KeyValue | None
     """The key before this change.
 
-    None unless the watch has `prev_kv=True`, for a key that did not exist before, and if
-    the earlier revision has been compacted.
+    None if the watch lacks `prev_kv=True`, if the key did not exist before, or if the
+    earlier revision has been compacted.
     """
 
     if TYPE_CHECKING:
@@ -224,7 +224,7 @@ class WatchResponse(metaclass=NoPublicConstructor):
 
     @property
     def events(self) -> Sequence[Event]:
-        """The events, in the order of revisions; those of one revision come together."""
+        """The events, by revision; those of one revision are in the same response."""
         return self._events
 
     @property
@@ -270,7 +270,7 @@ class WatchResponse(metaclass=NoPublicConstructor):
         return construct(WatchResponse, others[-1]._raw, join(parts))
 
     def after(self, events: int) -> WatchResponse:
-        """Return this response without its first events, of which `events` is the count."""
+        """Return this response without this many of its first events."""
         return construct(WatchResponse, self._raw, self._events[events:])
 
     def _values(self) -> tuple[Any, ...]:

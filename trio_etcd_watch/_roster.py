@@ -1,8 +1,8 @@
-"""Keeps the watches of one stream, the state of each, and the requests to send for them.
+"""Keeps the watches of one stream, their states, and the requests to send for them.
 
 Sans-IO. It handles requests and no replies; `_session` handles those. It is the only
-register of watches: each watch whose user has not left it is in exactly one roster, that
-of the stream that serves it or served it last.
+register of watches: each watch whose user has not left it is in exactly one roster,
+that of the stream that serves it or served it last.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from ._subscription import (
 )
 
 MAX_UNKNOWN_IDS = 10_000
-"""How many unknown watch ids a stream may bring. A healthy server sends a few, of watches
-that were just closed."""
+"""How many unknown watch ids a stream may bring. A healthy server sends a few, of
+watches that were just closed."""
 
 
 class Roster:
@@ -190,7 +190,7 @@ class Roster:
     def _repeat(
         self, subscription: Subscription, prev_kv_tries: int | None = None
     ) -> None:
-        """Create a live watch again; what still comes of its present creation is dropped.
+        """Create a live watch again, and drop what still comes of its old creation.
 
         prev_kv may need this: etcd begins to send events before it has noted that
         prev_kv is wanted (recvLoop, v3rpc/watch.go), so the first responses sometimes

@@ -1,15 +1,16 @@
 """Processes the messages of one Watch stream into deliveries for its watches.
 
 Sans-IO. The messages that a read brought and the calls of the users go in; requests to
-send and deliveries for the watches come out. `_roster` keeps the watches and the requests,
-`_lifecycle` handles how a watch begins and ends, and this module handles what comes in
-between. These are the rules, by their names in docs/explanation/guarantees.md. The rules
-of the cursor are in `_cursor`, those of creations and refusals in `_lifecycle`.
+send and deliveries for the watches come out. `_roster` keeps the watches and the
+requests, `_lifecycle` handles how a watch begins and ends, and this module handles what
+comes in between. These are the rules, by their names in docs/explanation/guarantees.md.
+The rules of the cursor are in `_cursor`, those of creations and refusals in
+`_lifecycle`.
 
 live_ids_only
     A watch is in one phase. Only a live one has a watch id, and only responses with ids
-    of live watches are processed. A response with another id is answered with one cancel
-    request.
+    of live watches are processed. A response with another id is answered with one
+    cancel request.
 reliable, unread_survives
     What is delivered moves the cursor in the same step, and what is dropped does not
     move it: so what was dropped is requested again, and what was delivered is not.
@@ -54,9 +55,9 @@ response of endless empty fragments."""
 
 
 MAX_OVERSIZED = 20
-"""How many responses over the limit in a row a watch may be created again for. etcd does
-not split events that it has ready before it announces the watch; a busy server did this
-four times in a row. A single event that is over the limit is so each time."""
+"""How many responses over the limit in a row a watch may be created again for. etcd
+does not split events that it has ready before it announces the watch; a busy server did
+this four times in a row. A single event that is over the limit is so each time."""
 
 
 class Session(Lifecycle):
@@ -120,7 +121,7 @@ class Session(Lifecycle):
             yield from self._receive(decode(message), now)
 
     def _receive(self, response: RawResponse, now: float) -> Sequence[Delivery]:
-        """Process one response of the stream; return what it delivers to the watches."""
+        """Process one response of the stream; return its deliveries to the watches."""
         if response.created:
             return self._receive_created(response, now)
         if response.canceled or response.compact_revision:

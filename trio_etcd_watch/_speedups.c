@@ -1,10 +1,10 @@
 /* Decodes bytes into values. This is the twin of _pure.py, with the same names, of
  * `take_messages` in _grpc/messages.py and of `put_again` in _chain.py.
  *
- * Messages are decoded directly into the objects that users get. For any bytes the result
- * is that of protobuf's own parser (upb): the same values, or an error from both. What
- * upb accepts although the encoding does not permit it is accepted here, too, with a
- * comment at each such place.
+ * Messages are decoded directly into the objects that users get. For any bytes the
+ * result is that of protobuf's own parser (upb): the same values, or an error from
+ * both. What upb accepts although the encoding does not permit it is accepted here,
+ * too, with a comment at each such place.
  *
  * The parts are headers, so that they form one translation unit, in which the compiler
  * inlines across them.
@@ -81,8 +81,8 @@ decode(PyObject *module, PyObject *args)
     return (PyObject *)response;
 }
 
-/* Decode a RangeResponse, and put its keys into the mapping if there is one; false, with
- * an exception, if that fails. */
+/* Decode a RangeResponse, and put its keys into the mapping if there is one; false,
+ * with an exception, if that fails. */
 static bool
 read_reply(PyObject *message, RangeHead *head, PyObject *kvs, PyTypeObject *type)
 {

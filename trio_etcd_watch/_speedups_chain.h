@@ -1,4 +1,5 @@
-/* Applies puts that continue their keys to a mapping: the twin of `put_again` in _chain.py.
+/* Applies puts that continue their keys to a mapping: the twin of `put_again` in
+ * _chain.py.
  */
 #ifndef TRIO_ETCD_WATCH_CHAIN_H
 #define TRIO_ETCD_WATCH_CHAIN_H

@@ -1,5 +1,5 @@
-/* Takes messages from frames (https://www.rfc-editor.org/rfc/rfc9113#section-4.1): the twin
- * of `take_messages` in _grpc/messages.py.
+/* Takes messages from frames (https://www.rfc-editor.org/rfc/rfc9113#section-4.1): the
+ * twin of `take_messages` in _grpc/messages.py.
  */
 #ifndef TRIO_ETCD_WATCH_FRAMES_H
 #define TRIO_ETCD_WATCH_FRAMES_H
@@ -8,8 +8,8 @@
 
 #include <string.h>
 
-/* The head of a frame with a message: length and type, flags and stream of the frame, then
- * compressed flag and length of the gRPC message. The bytes from the flags to the
+/* The head of a frame with a message: length and type, flags and stream of the frame,
+ * then compressed flag and length of the gRPC message. The bytes from the flags to the
  * compressed flag are compared with `whose`. */
 enum { HEAD = 14, WHOSE_AT = 4, WHOSE = 6, SIZE_AT = 10, PREFIX = 5 };
 
@@ -19,9 +19,9 @@ read_u32(const uint8_t *at)
     return (uint32_t)at[0] << 24 | (uint32_t)at[1] << 16 | (uint32_t)at[2] << 8 | at[3];
 }
 
-/* The size of the message in the frame at `in`, if that has exactly one message, its head
- * matches `whose`, and the message is complete and of at most `limit` bytes; otherwise
- * -1. */
+/* The size of the message in the frame at `in`, if that has exactly one message, its
+ * head matches `whose`, and the message is complete and of at most `limit` bytes;
+ * otherwise -1. */
 static Py_ssize_t
 whole_message(Span in, const char *whose, Py_ssize_t limit)
 {

@@ -1,5 +1,5 @@
-/* Decodes the parts of a message: a key, an event, a header. If a field comes twice, the
- * last one wins; if that is a message, both are merged.
+/* Decodes the parts of a message: a key, an event, a header. If a field comes twice,
+ * the last one wins; if that is a message, both are merged.
  */
 #ifndef TRIO_ETCD_WATCH_MESSAGES_H
 #define TRIO_ETCD_WATCH_MESSAGES_H

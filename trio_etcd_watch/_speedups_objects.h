@@ -1,5 +1,5 @@
-/* Makes objects of decoded fields: a watch response with its events, and a page of a range
- * with its keys.
+/* Makes objects of decoded fields: a watch response with its events, and a page of a
+ * range with its keys.
  */
 #ifndef TRIO_ETCD_WATCH_OBJECTS_H
 #define TRIO_ETCD_WATCH_OBJECTS_H
@@ -60,7 +60,8 @@ new_event(const Classes *classes, const EventBytes *from)
     return (PyObject *)event;
 }
 
-/* Decode one event and append it; false, with or without an exception, if that fails. */
+/* Decode one event and append it; false, with or without an exception, if that
+ * fails. */
 static bool
 add_event(Span in, Response *response, PyObject *events, const Classes *classes)
 {
@@ -158,8 +159,8 @@ typedef struct {
     Span last_key;
 } RangeHead;
 
-/* Decode one key, and put it into the mapping if there is one; false, with or without an
- * exception, if that fails. A separate loop over the new keys would take as long as
+/* Decode one key, and put it into the mapping if there is one; false, with or without
+ * an exception, if that fails. A separate loop over the new keys would take as long as
  * making them, since they would no longer be in the processor's cache. */
 static bool
 add_key_value(Span in, RangeHead *head, PyObject *kvs, PyTypeObject *type)
@@ -178,8 +179,8 @@ add_key_value(Span in, RangeHead *head, PyObject *kvs, PyTypeObject *type)
     return added;
 }
 
-/* Decode a RangeResponse, and put its keys into the mapping if there is one; false, with
- * or without an exception, if that fails. */
+/* Decode a RangeResponse, and put its keys into the mapping if there is one; false,
+ * with or without an exception, if that fails. */
 static bool
 read_range(Span in, RangeHead *head, PyObject *kvs, PyTypeObject *type)
 {

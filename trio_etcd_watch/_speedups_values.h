@@ -129,7 +129,8 @@ response_dealloc(PyObject *self)
     free_object(self);
 }
 
-/* A function as the value of a slot. ISO C converts it to void * only through a number. */
+/* A function as the value of a slot. ISO C converts it to void * only through a
+ * number. */
 #define SLOT(function) ((void *)(uintptr_t)(function))
 
 #define SPEC(prefix, fields, struct_name, text)                                          \

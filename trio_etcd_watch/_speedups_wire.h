@@ -1,9 +1,9 @@
 /* Reads the wire format of protobuf, without Python's API:
  * https://protobuf.dev/programming-guides/encoding/
  *
- * The bytes come from the network and are not trusted: everything is read through a Span,
- * whose `at` never passes its `end`. Nothing recurses, and no memory is allocated for an
- * announced length before that many bytes are known to be there.
+ * The bytes come from the network and are not trusted: everything is read through a
+ * Span, whose `at` never passes its `end`. Nothing recurses, and no memory is allocated
+ * for an announced length before that many bytes are known to be there.
  */
 #ifndef TRIO_ETCD_WATCH_WIRE_H
 #define TRIO_ETCD_WATCH_WIRE_H
@@ -32,8 +32,8 @@ typedef struct {
 /* How deep messages and groups may be nested; the same as in upb. */
 #define MAX_DEPTH 100
 
-/* Read a varint of at most `most` bytes; false if it is longer, or cut off. Of the tenth
- * byte one bit is used, and the others are dropped, as upb does. */
+/* Read a varint of at most `most` bytes; false if it is longer, or cut off. Of the
+ * tenth byte one bit is used, and the others are dropped, as upb does. */
 static inline bool
 read_varint(Span *in, int most, uint64_t *value)
 {
@@ -75,8 +75,8 @@ skip(Span *in, ptrdiff_t length)
     return true;
 }
 
-/* Read a tag and the number or bytes that follow it; in a group, only the tag. etcd does
- * not use groups, so the caller must skip them. */
+/* Read a tag and the number or bytes that follow it; in a group, only the tag. etcd
+ * does not use groups, so the caller must skip them. */
 static inline bool
 read_field(Span *in, Field *field)
 {

@@ -1,8 +1,9 @@
 """Keeps a stream open for the watches that share it, and reopens it after each loss.
 
-Each open stream is a `LiveStream`, a nursery with its tasks. A loss cancels that nursery.
-After a delay the next stream is opened, with the resume queue: the watches that have not
-ended, each from its cursor. Watches outlive the streams. No task here waits for a user.
+Each open stream is a `LiveStream`, a nursery with its tasks. A loss cancels that
+nursery. After a delay the next stream is opened, with the resume queue: the watches
+that have not ended, each from its cursor. Watches outlive the streams. No task here
+waits for a user.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class WatchStream:
 
     @property
     def closed(self) -> bool:
-        """Whether it takes no more watches, since the last was closed or it failed."""
+        """Whether it takes no more watches, since its last one is gone or it failed."""
         return self._scope.cancel_called
 
     @property

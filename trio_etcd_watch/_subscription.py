@@ -23,16 +23,16 @@ BROADCAST_ID = -1
 
 
 MAX_PREV_KV_TRIES = 3
-"""How often a watch may be created again because etcd left out prev_kv. etcd's race left
-it out in 3 of 10,000 tries. If prev_kv is compacted, another try does not help."""
+"""How often a watch may be created again because etcd left out prev_kv. etcd's race
+left it out in 3 of 10,000 tries. If prev_kv is compacted, another try does not help."""
 
 
 class State(enum.Enum):
     """The name of the phase of a watch."""
 
     RESUMING = "resuming"
-    """It waits for a stream, which begins by creating it; or, if the member is behind it,
-    for the proof that the cluster is not."""
+    """It waits for a stream, which begins by creating it; or, if the member is behind
+    it, for the proof that the cluster is not."""
     CREATING = "creating"
     """Its creation was sent, or waits for its turn, and the reply is awaited."""
     LIVE = "live"

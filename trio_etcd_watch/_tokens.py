@@ -1,9 +1,9 @@
 """Decides what a refused token means, for a stream and for each of its watches.
 
-Sans-IO: time is an argument. The refusal of a stream is counted by that stream alone, and
-the refusal of a watch by that watch alone, which takes its count along to its next stream
-(own_token_trouble, refused_tokens_bounded). So streams that are refused at the same time
-each have all of their tries, and no refusal counts for another watch.
+Sans-IO: time is an argument. The refusal of a stream is counted by that stream alone,
+and the refusal of a watch by that watch alone, which takes its count along to its next
+stream (own_token_trouble, refused_tokens_bounded). So streams that are refused at the
+same time each have all of their tries, and no refusal counts for another watch.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class StreamTokens:
         self._refused = 0
 
     def opening(self, renewed: float) -> None:
-        """Note when the token of the next stream replaced a refused one; -inf if never."""
+        """Note when the next stream's token replaced a refused one; -inf if never."""
         self._renewed = renewed
 
     def worked(self) -> None:
@@ -93,7 +93,7 @@ class StreamTokens:
         denied: bool,
         is_precise: bool,
     ) -> Refusal:
-        """Return the cause of the refusal of a watch, and count it if that is the token.
+        """Return the cause of the refusal of a watch; count it if that is the token.
 
         Args:
             watch: the tokens of the watch that is refused.

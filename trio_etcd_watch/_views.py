@@ -3,8 +3,8 @@
 Sans-IO. These are the rules, by their names in docs/explanation/guarantees.md:
 
 state_to_state, memory_for_keys
-    For each consumer only the keys that have changed since it last looked are kept, with
-    the values that it saw: memory for keys, never for events (`Position`).
+    For each consumer only the keys that have changed since it last looked are kept,
+    with the values that it saw: memory for keys, never for events (`Position`).
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class WatchStatistics:
     unread_events: int
     """How many of these events are held for the user."""
     lag: int
-    """How many revisions there are from `Watch.next_revision` to the newest header seen."""
+    """How many revisions `Watch.next_revision` is behind the newest header seen."""
     last_loss: str | None
     """Why its stream was last lost, refused or not opened; None if never."""
     disconnected_since: float | None
@@ -43,10 +43,10 @@ class WatchStatistics:
 class Watch(metaclass=NoPublicConstructor):
     """One watch: an async iterator of `WatchResponse`. Made by `Watcher.watch()`.
 
-    A watch that fails first hands over everything that it has received, and then raises,
-    again at each later step. Responses that waited for the consumer are merged into one,
-    with whole revisions in order, so the cost of a slow consumer is per batch and not per
-    message.
+    A watch that fails first hands over everything that it has received, and then
+    raises, again at each later step. Responses that waited for the consumer are merged
+    into one, with whole revisions in order, so the cost of a slow consumer is per batch
+    and not per message.
     """
 
     def __init__(self, inbox: Inbox) -> None:
@@ -64,9 +64,9 @@ class Watch(metaclass=NoPublicConstructor):
         """The `start_revision` that continues exactly after what was handed over.
 
         Store it once you have processed a response, and give it to `Watcher.watch()` as
-        `start_revision` after a restart. With `events()` it moves past a revision at the
-        last event of that revision. While the watch is idle it moves with the server's
-        progress notifications, every 10 minutes by default.
+        `start_revision` after a restart. With `events()` it moves past a revision at
+        the last event of that revision. While the watch is idle it moves with the
+        server's progress notifications, every 10 minutes by default.
         """
         return self._inbox.next_revision
 

@@ -1,4 +1,4 @@
-"""Provides `Watcher`, with one stream for each set of metadata, and one nursery for all."""
+"""Provides `Watcher`: one stream for each set of metadata, and one nursery for all."""
 
 from __future__ import annotations
 
