@@ -6,7 +6,7 @@ and a step of the session. But concatenated protobuf messages parse as their mer
 stays. So the messages of one watch in one socket read form a batch, and a batch costs
 one parse and one step of the session.
 
-A message joins a batch if its watch id follows its header at once, and its events
+A message joins a batch if its watch id directly follows its header, and its events
 follow that. Any other message (a creation, a cancel, progress, a fragment, fields in
 another order) is a batch of its own, after all messages before it and before all that
 follow. It takes the slow path, message by message, which the tests use as the oracle.

@@ -200,7 +200,7 @@ class Inbox:
         raise afresh(self._error)
 
     def _take_waiting(self) -> tuple[WatchResponse, int]:
-        """Consume the oldest delivery, and those with events that follow it at once.
+        """Consume the oldest delivery; if it has events, also those with events behind.
 
         Returns:
             The response, and how many events it has.

@@ -40,8 +40,8 @@ from ._tokens import Refusal, StreamTokens
 from ._verdicts import error_of_cancel, status_of_reason
 
 LARGE_REQUEST = 262_144
-"""Bytes of a key and range_end from which on a creation may be over the limit of a
-server. etcd's limit for a request is 1.5 MiB and 512 KiB by default."""
+"""Bytes of a key and range_end above which a creation may be over the server's limit.
+etcd's limit for a request is 1.5 MiB and 512 KiB by default."""
 
 
 class Lifecycle(Roster):

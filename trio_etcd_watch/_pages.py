@@ -21,7 +21,7 @@ class RangePage:
     revision: int
     raft_term: int
     more: bool
-    """Whether the range has more keys than this page."""
+    """Whether more keys of the range follow this page."""
     count: int
     """How many keys the range has."""
     size: int

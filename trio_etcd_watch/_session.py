@@ -57,7 +57,7 @@ response of endless empty fragments."""
 MAX_OVERSIZED = 20
 """How many responses over the limit in a row a watch may be created again for. etcd
 does not split events that it has ready before it announces the watch; a busy server did
-this four times in a row. A single event that is over the limit is so each time."""
+this four times in a row. A single event over the limit does not pass at any try."""
 
 
 class Session(Lifecycle):

@@ -153,9 +153,9 @@ class WatchStream:
             await trio.sleep(wait)
 
     async def _serve_once(self) -> tuple[float, StreamLost | WatchError]:
-        """Open and serve a stream; return the time of its first reply, and its end.
+        """Open and serve a stream; return when it began to work, and how it ended.
 
-        The time is infinity if there was no reply.
+        The time is infinity if it never worked.
         """
         try:
             live, route = await self._open_stream()

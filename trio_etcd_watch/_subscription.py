@@ -83,7 +83,7 @@ class Live:
 
 @dataclass(frozen=True, slots=True)
 class Parked:
-    """What it holds is to be taken first."""
+    """Its buffer is full, so its user must consume half of that first."""
 
     state: ClassVar = State.PARKED
 

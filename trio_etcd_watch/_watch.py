@@ -31,7 +31,7 @@ class WatchStatistics:
     unread_events: int
     """How many of these events are held for the user."""
     lag: int
-    """How many revisions `Watch.next_revision` is behind the newest header seen."""
+    """How many revisions from `Watch.next_revision` up to the newest header seen."""
     last_loss: str | None
     """Why its stream was last lost, refused or not opened; None if never."""
     disconnected_since: float | None
