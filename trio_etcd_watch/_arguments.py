@@ -1,7 +1,7 @@
-"""What a user's argument may be, and the error that names it.
+"""Checks the arguments of users, and raises errors that name them.
 
-Sans-IO. All is checked before anything is sent. What is a channel's alone is checked in
-`_channel` and `_endpoints`, and metadata in `_grpc.metadata`.
+Sans-IO. All arguments are checked before anything is sent. Those of a channel alone are
+checked in `_channel` and `_endpoints`, and metadata in `_grpc.metadata`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 _LEAST_KEY = b"\0"
 _NO_END = b"\0"
-"""As range_end: every key from `key` on (etcd's rpc.proto, RangeRequest)."""
+"""As range_end, it means every key from `key` on (etcd's rpc.proto, RangeRequest)."""
 
 
 def key_range(
@@ -21,12 +21,12 @@ def key_range(
     range_end: str | bytes | None = None,
     from_key: bool = False,
 ) -> tuple[bytes, bytes]:
-    """Return (key, range_end) as etcd wants them.
+    """Return key and range_end of a request for this range.
 
     Raises:
         TypeError: key or range_end is neither str nor bytes.
-        ValueError: two of prefix, range_end and from_key are given, or the range
-            is empty.
+        ValueError: more than one of prefix, range_end and from_key is given, or the
+            range is empty.
     """
     start = as_bytes("key", key)
     given = [
@@ -57,10 +57,11 @@ def key_range(
 
 
 def as_bytes(name: str, value: object) -> bytes:
-    """Return an argument as a key; str is UTF-8.
+    """Return an argument as the bytes of a key; a str is encoded as UTF-8.
 
     Raises:
-        TypeError, ValueError: naming the argument and its value.
+        TypeError, ValueError: it is neither, or cannot be encoded; the text has the
+            name and the value.
     """
     if isinstance(value, str):
         try:
@@ -73,7 +74,7 @@ def as_bytes(name: str, value: object) -> bytes:
 
 
 def _prefix_end(prefix: bytes) -> bytes:
-    """Return the least key above all that begin with prefix."""
+    """Return the least key that is greater than all keys with this prefix."""
     stem = prefix.rstrip(b"\xff")
     if not stem:
         return _NO_END
@@ -81,7 +82,7 @@ def _prefix_end(prefix: bytes) -> bytes:
 
 
 def check_int(name: str, value: object, *, low: int, high: int) -> None:
-    """Refuse what is not an int between low and high."""
+    """Raise unless the value is an int from `low` to `high`; a bool is none."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} must be an int, got {value!r}")
     if not low <= value <= high:
@@ -89,14 +90,14 @@ def check_int(name: str, value: object, *, low: int, high: int) -> None:
 
 
 def check_type(name: str, value: object, kind: type) -> None:
-    """Refuse what is neither None nor of this type."""
+    """Raise unless the value is None or of this type."""
     if value is not None and not isinstance(value, kind):
-        # The type alone: the value may hold a password.
+        # Only the type is shown, since the value may hold a password.
         raise TypeError(f"{name} must be {kind.__name__}, got {type(value).__name__}")
 
 
 def check_seconds(given: Mapping[str, object]) -> None:
-    """Refuse what is not a number of seconds, above 0. Infinity is one."""
+    """Raise unless each value is a number of seconds above 0; infinity is allowed."""
     for name, value in given.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise TypeError(f"{name} must be a number of seconds, got {value!r}")

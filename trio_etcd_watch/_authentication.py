@@ -1,4 +1,4 @@
-"""Where tokens come from: `token=` itself, the user's function, or Authenticate."""
+"""Gets tokens: from `token=` itself, from the user's function, or by Authenticate."""
 
 from __future__ import annotations
 
@@ -19,27 +19,34 @@ from ._verdicts import Call, Verdict, verdict_on
 _AUTHENTICATE = "/etcdserverpb.Auth/Authenticate"
 
 AUTHENTICATE_TIMEOUT = 20.0
-"""Seconds, or connect_timeout if that is longer: etcd compares a password by bcrypt,
-which takes some 8 s at a cost of 17."""
+"""Seconds that Authenticate may take, unless connect_timeout is longer: etcd checks a
+password with bcrypt, which takes about 8 s at a cost of 17."""
 
 
 @final
 class Authenticator:
-    """Gives one token after the other; keeps none.
+    """Gets a new token at each call, and keeps none.
 
     Args:
-        channel: says what the source is.
-        metadata: what goes with Authenticate, beside the channel's.
+        channel: has the token, the function or the credentials.
+        metadata: metadata for Authenticate, in addition to the channel's.
     """
 
     def __init__(self, channel: Channel, metadata: Metadata) -> None:
         self._channel = channel
         self._metadata = metadata
-        # The user's function for tokens need not stand two calls at once.
+        # The user's function is never called by two tasks at once.
         self._lock = trio.Lock()
 
     async def new_token(self, connection: Connection) -> str | None:
-        """Return a token; None where there is none, or the cluster wants none."""
+        """Return a token; None if there is no source, or the cluster requires none.
+
+        Raises:
+            StreamLost: there was no answer in time, or none that gives a token; another
+                try may help.
+            AuthenticationError: the credentials are refused, or the user's function
+                raised or returned no str.
+        """
         source, credentials = self._channel.token, self._channel.credentials
         if isinstance(source, str):
             return source
@@ -51,13 +58,13 @@ class Authenticator:
         return None
 
     async def _call(self, source: Callable[[], Awaitable[str]]) -> str:
-        """Ask the user's function for a token."""
+        """Call the user's function for a token."""
         timeout = self._channel.connect_timeout
         with trio.move_on_after(timeout):
             try:
                 token: object = await source()
             except Exception as exc:
-                # The cause says more; its text may hold what a log must not.
+                # The text of the cause may hold a secret, so it is not in this one.
                 what = f"the function given as token= raised {type(exc).__name__}"
                 raise AuthenticationError(StatusCode.UNAUTHENTICATED, what) from exc
             if isinstance(token, str):
@@ -82,7 +89,7 @@ class Authenticator:
         if isinstance(reply, Status):
             match verdict_on(Call.AUTHENTICATE, reply):
                 case Verdict.NO_AUTH:
-                    # The next stream asks again.
+                    # Auth may be enabled later; the next stream tries again.
                     return None
                 case Verdict.FINAL:
                     raise AuthenticationError(reply.code, reply.message)

@@ -1,15 +1,15 @@
-"""The fast path of decoding: small responses of one watch are parsed as one.
+"""The fast path of decoding: parses several small responses of one watch as one.
 
-Sans-IO. A server that sends an event a message would cost us a parse and a walk
-through the session for each. But protobuf messages that stand one behind another parse
-as their merge (protobuf.dev, "Encoding", "Last One Wins"): repeated fields append, and
-the last header stays. So of the messages of one socket read those of one watch make a
-batch, and a batch is one parse and one step of the session.
+Sans-IO. If a server sends each event in a message of its own, each would cost a parse
+and a step of the session. But concatenated protobuf messages parse as their merge
+(protobuf.dev, "Encoding", "Last One Wins"): repeated fields append, and the last header
+stays. So the messages of one watch in one socket read form a batch, and a batch costs
+one parse and one step of the session.
 
-Such a message has its watch id right after the header, and events right after that.
-Anything else (a creation, a cancel, progress, a fragment, fields in another order) is a
-batch of its own, which what came before it precedes and what came after it follows. It
-takes the slow path, message by message, which is the oracle in the tests.
+A message joins a batch if its watch id directly follows its header, and its events
+follow that. Any other message (a creation, a cancel, progress, a fragment, fields in
+another order) is a batch of its own, after all messages before it and before all that
+follow. It takes the slow path, message by message, which the tests use as the oracle.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from ._grpc.status import StreamLost
 from ._responses import RawResponse, decode
 
 MAX_SIZE = 4096
-"""Of a message that joins a batch, in bytes: in larger ones the events are what costs."""
+"""Bytes of a message that may join a batch; in larger ones the events are the cost."""
 
 _HEADER = 0x0A
-"""The tag of WatchResponse's field 1."""
+"""The tag of field 1 of WatchResponse, the header."""
 _ID_AND_EVENTS = re.compile(rb"(?:\x10[\x80-\xff]*[\x00-\x7f])?\x5a")
-"""Field 2 (a varint, left out if 0) and the tag of field 11."""
+"""Field 2, the watch id (a varint, left out if 0), and the tag of field 11, events."""
 
 
 def split_batches(
     messages: Sequence[bytes | Oversized],
 ) -> Iterator[list[bytes] | Oversized]:
-    """Cut what one read brought into batches; what is said of one watch stays in order."""
+    """Split the messages of one read into batches; those of one watch stay in order."""
     batches: dict[bytes, list[bytes]] = {}
     batch: list[bytes] = []
     mark: bytes | None = None
@@ -43,7 +43,7 @@ def split_batches(
             batches, mark = {}, None
             yield message
         elif (
-            # Nearly always of the same watch as the one before.
+            # Nearly always it is of the same watch as the one before.
             mark is not None
             and 1 < len(message) <= MAX_SIZE
             and message[0] == _HEADER
@@ -61,16 +61,16 @@ def split_batches(
 
 
 def merge_batch(batch: Sequence[bytes]) -> RawResponse | None:
-    """Decode a batch as one response; None if that is not the same as one by one."""
+    """Decode a batch as one response; None if it must be decoded message by message."""
     try:
-        # Where a response is a transaction, its neighbours probably are as well.
+        # If one response is a transaction, the others probably are, too.
         if not decode(batch[0]).rising:
             return None
         merged = decode(*batch)
     except StreamLost:
-        # What came before the one that cannot be decoded is good.
+        # The messages before the one that cannot be decoded are valid.
         return None
-    # What a later message of the batch says in any field stays set.
+    # A field that any message of the batch sets is set in the merge.
     if (
         merged.created
         or merged.canceled
@@ -79,15 +79,15 @@ def merge_batch(batch: Sequence[bytes]) -> RawResponse | None:
         or merged.fragment
     ):
         return None
-    # What a server repeats, the session drops response by response. Here that shows as
-    # a revision that does not rise; so does a transaction, and pays the slow path.
+    # Events that a server repeats must be dropped response by response. They show as a
+    # revision that does not rise. A transaction does so, too, and takes the slow path.
     return merged if merged.rising else None
 
 
 def _mark(message: bytes) -> bytes | None:
-    """Return the watch id and the tag of the first event, as they stand in message.
+    """Return the bytes of the watch id and of the tag of the first event in a message.
 
-    None if it is no plain response with events, or large.
+    None if it is large, or not a plain response with events.
     """
     if not 2 < len(message) <= MAX_SIZE or message[0] != _HEADER or message[1] > 127:
         return None

@@ -1,4 +1,4 @@
-"""Connections to the cluster: one endpoint at a time, and the token for its streams."""
+"""Keeps a connection to one endpoint of the cluster, and the token for its streams."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ if TYPE_CHECKING:
 logger = logging.getLogger("trio_etcd_watch")
 
 HAS_LEADER: Metadata = (("hasleader", "true"),)
-"""Sent with Authenticate and with every stream: etcd then refuses them at once when its
-member knows no leader, and ends a stream within three election timeouts, instead of
+"""Sent with Authenticate and with every stream. A member of etcd that has no leader
+then refuses them at once, and ends a stream within three election timeouts, instead of
 being silent (v3rpc/interceptor.go)."""
 
 PATIENCE = 0.25
 """Seconds after which a member that has not replied is suspected, if its users give up.
-When they do so twice, what they open next goes elsewhere; once may mean that they are in
-a hurry, and another connection has to be made first."""
+If they do so twice, the next stream is opened elsewhere. Once is not enough, since they
+may have a short timeout, and another connection has to be made first."""
 
 MAX_KEEPALIVE_TIME = 600.0
-"""Seconds up to which a server may stretch keepalive_time: twice the longest interval
-that gRPC servers ask for, and after it a dead connection is still noticed."""
+"""Seconds up to which a server may increase keepalive_time. This is twice the longest
+interval that gRPC servers ask for, and a dead connection is still noticed after it."""
 
 
-# Who wants neither imports neither.
+# The modules of these two features are imported only if the channel uses them.
 
 
 def _discovery_of(channel: Channel) -> Discovery | None:
@@ -80,10 +80,12 @@ class Connector:
     """Keeps one connection to the cluster, shared by the streams of a watcher.
 
     Attributes:
-        connections_made: how many have been opened so far.
+        channel: the channel.
+        connections_made: how many connections have been opened so far.
 
     Args:
-        nursery: serves the connections; closes them when it is cancelled.
+        channel: describes how to reach the cluster.
+        nursery: runs the connections, and closes them when it is cancelled.
     """
 
     def __init__(self, channel: Channel, nursery: trio.Nursery) -> None:
@@ -99,14 +101,16 @@ class Connector:
         self._discovery = _discovery_of(channel)
         self._dialer = Dialer(channel, self._start)
         self._connection: Connection | None = None
-        # Where it leads, where from that is known, and from when until when it was there.
+        # The endpoint of the connection, its source, and from when until when the
+        # connection lasted.
         self._reached: Endpoint | None = None
         self._source: Source = "given"
         self._since, self._until = 0.0, math.inf
-        # The one that told the members.
+        # The connection on which the list of members was read.
         self._served: Connection | None = None
         self._token: str | None = None
-        # Where and when the token was taken in place of a refused one.
+        # The connection on which the token was obtained, and the time if it replaced a
+        # refused one, otherwise -inf.
         self._token_origin: tuple[Connection | None, float] = (None, -math.inf)
         self._token_refused = False
         self._flawed_tokens = 0
@@ -120,19 +124,20 @@ class Connector:
 
     @property
     def can_authenticate(self) -> bool:
-        """Whether a new stream may come with a new token."""
+        """Whether a new stream can have a new token."""
         return self.channel.credentials is not None or self.channel.token is not None
 
     async def connect(self) -> tuple[Connection, Metadata]:
-        """Return a living connection, and the metadata for a new stream on it.
+        """Return a working connection, and the metadata for a new stream on it.
 
-        Tries one endpoint, with all its addresses, once; the next call tries the next.
-        If it is the turn of a name, that is looked up first.
+        This tries one endpoint, with all its addresses, once; the next call tries the
+        next endpoint. If it is the turn of a name, that is looked up first.
 
         Raises:
-            StreamLost: it could not be reached, or gave no token that can be sent.
-            AuthenticationError: the credentials are refused, `token=` raised, or one
-                token after the other cannot be sent.
+            StreamLost: the endpoint could not be reached, or there was no token that
+                can be sent.
+            AuthenticationError: the credentials are refused, the function given as
+                `token=` raised, or several tokens in a row cannot be sent.
         """
         async with self._lock:
             self._check_open()
@@ -147,19 +152,22 @@ class Connector:
     async def metadata_on(
         self, connection: Connection, *, anew: bool = False
     ) -> Metadata:
-        """Return the metadata for a call that is no stream's. Dials and leaves nobody.
+        """Return the metadata for a unary call, without dialing.
+
+        The connection stays the one in use, whatever happens.
 
         Args:
-            connection: that the call is on.
-            anew: come with another token than the streams, which keep theirs. Whatever
-                becomes of it, it is none of their tries.
+            connection: the connection of the call.
+            anew: get another token than that of the streams, which keep theirs. If it
+                is refused, that does not count as a try of the streams.
 
         Raises:
-            StreamLost: it is not the one in use any more, or gave no token that can be
-                sent.
-            AuthenticationError: the credentials are refused, or `token=` raised.
+            StreamLost: the connection is no longer in use, or there was no token that
+                can be sent.
+            AuthenticationError: the credentials are refused, or the function given as
+                `token=` raised.
         """
-        async with self._lock:  # streams may be about to have a token
+        async with self._lock:  # a stream may be getting a token just now
             self._check_open()
             if connection is not self._connection or connection.lost:
                 raise StreamLost("there is another connection by now, or none")
@@ -176,19 +184,19 @@ class Connector:
 
     @property
     def reached(self) -> tuple[Connection, Endpoint] | None:
-        """The connection that lives just now, and where it leads."""
+        """The present connection and its endpoint; None while there is none."""
         connection, endpoint = self._connection, self._reached
         if connection is None or endpoint is None or connection.lost:
             return None
         return connection, endpoint
 
     def endpoints(self) -> tuple[EndpointStatistics, ...]:
-        """Return the endpoints that are known."""
+        """Return the statistics of the endpoints that are known."""
         known = dict(self._rotation.known())
         reached = self.reached
         in_use = reached[1] if reached else None
         if in_use:
-            # Its member may be gone, or its record.
+            # Its member, or its SRV record, may have been removed.
             known.setdefault(in_use, self._source)
         return tuple(
             EndpointStatistics(str(endpoint), source, endpoint == in_use)
@@ -196,10 +204,10 @@ class Connector:
         )
 
     def join(self, connection: Connection, members: Sequence[Endpoint]) -> None:
-        """Take these for the members that are there, beside the given endpoints.
+        """Set the current members, which are tried in addition to the given endpoints.
 
         Args:
-            connection: that tells, and so serves.
+            connection: the connection on which they were read, which therefore works.
             members: their endpoints.
         """
         self._served = connection
@@ -210,9 +218,9 @@ class Connector:
             self._dialer.keep(endpoint for endpoint, _ in self._rotation.known())
 
     def leave(self, connection: Connection) -> None:
-        """Open the next streams elsewhere: this one takes no more of them.
+        """Open the next streams elsewhere, and no more on this connection.
 
-        Streams that it serves go on; with the last of them the connection ends.
+        Its streams continue; the connection is closed with the last of them.
         """
         if connection is self._connection:
             self._note_loss()
@@ -220,9 +228,9 @@ class Connector:
             connection.retire()
 
     def _note_loss(self) -> None:
-        """If the connection is lost that has told the members, tell the rotation.
+        """Report a lost connection to the rotation if the members were read on it.
 
-        What has told nothing serves nobody, perhaps: then the next has its turn.
+        If they were not, it perhaps served nobody, and the next endpoint has its turn.
         """
         connection = self._connection
         if connection is None or not connection.lost:
@@ -234,30 +242,31 @@ class Connector:
         self._served = None
 
     def suspect(self, connection: Connection) -> None:
-        """Note that users gave up before any reply; at the second time leave it."""
+        """Note that users gave up before any reply; `leave()` at the second time."""
         if self._suspect is connection:
             self.leave(connection)
         self._suspect = connection
 
     def trust(self) -> None:
-        """Note that there was a reply."""
+        """Note that the member has replied."""
         self._suspect = None
 
     def token_renewed(self, connection: Connection) -> float:
-        """Return when the present token replaced a refused one, or -inf.
+        """Return when the present token replaced a refused one; -inf if it did not.
 
-        Only what was taken on this very connection counts: a server that restarts
-        forgets its tokens, and with it goes the connection. Nor does a first token: that
-        of `token=` may be old, and auth may have been off and on since.
+        Only a token that was obtained on this very connection counts: a server that
+        restarts forgets its tokens, and loses its connections. A first token does not
+        count either: that of `token=` may be old, and auth may have been disabled and
+        enabled since.
         """
         origin, taken = self._token_origin
         return taken if origin is connection else -math.inf
 
     def forget_token(self, token: str | bytes | None) -> bool:
-        """Take a new token for the next stream: the server refused this one.
+        """Get a new token for the next stream, since the server refused this one.
 
         Returns:
-            Whether it was the present one; otherwise nothing happens.
+            Whether it was the present token; if not, nothing is changed.
         """
         if token != self._token:
             return False
@@ -266,11 +275,11 @@ class Connector:
         return True
 
     def close(self) -> None:
-        """Serve no connection that is made from now on: the nursery is about to end."""
+        """Make no more connections: the nursery is about to end."""
         self._closed = True
 
     def _check_open(self) -> None:
-        # Those who waited while another dialed would dial in turn, for nobody.
+        # Tasks that wait for the lock while another dials would dial in turn, in vain.
         if self._closed:
             raise StreamLost("the watcher is closed")
 
@@ -315,9 +324,9 @@ class Connector:
             logger.debug("lost the connection to %s: %s", printable(endpoint), reason)
 
     def _ping_less(self, connection: Connection, endpoint: Endpoint) -> None:
-        """Double the interval of pings for the connections to come (gRFC A8).
+        """Double the interval of pings of new connections (gRFC A8).
 
-        Once, for connections that are refused together.
+        It is doubled only once if several connections are refused together.
         """
         interval = min(2 * connection.keepalive_time, MAX_KEEPALIVE_TIME)
         if interval > self._dialer.keepalive_time:
@@ -331,13 +340,13 @@ class Connector:
     # Tokens
 
     async def _take_token(self, connection: Connection) -> None:
-        """Take one for the streams."""
+        """Get a token for the streams."""
         asked = trio.current_time()
         try:
             token = await self._authenticator.new_token(connection)
         except StreamLost:
             if self.channel.credentials is not None:
-                # It takes a quorum, which another member may have.
+                # Authenticate requires a quorum, which another member may have.
                 self.leave(connection)
             raise
         except trio.Cancelled:

@@ -1,10 +1,11 @@
-"""The creations of one stream whose replies are awaited: replies_matched.
+"""Assigns the replies to creations on one stream to their watches: replies_matched.
 
-Sans-IO. Replies to creations carry nothing that names their request, but come in its
-order. So every creation sent waits in a queue, also one that nobody wants any more: its
-reply must still be met, and its watch id canceled. Ids are given in that order too.
-Where they show that replies are not (etcd's grpc-proxy), a new stream is needed, and
-from then on each creation waits for the reply to the one before.
+Sans-IO. A reply to a creation does not name its request, but the replies come in the
+order of the requests. So every creation that was sent waits in a queue, even one whose
+watch has ended: its reply must still be received, and its watch id canceled. The server
+assigns ids in that order, too. If the ids show that replies come in another order (as
+from etcd's grpc-proxy), a new stream is needed, and from then on each creation waits
+for the reply to the one before.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from ._subscription import State, Subscription
 
 
 class Creations:
-    """The queue. Unless pipelined, only the first in it has been sent.
+    """The queue of creations. Unless pipelined, only the first one has been sent.
 
     Attributes:
         pipelined: whether creations are sent without waiting for each other.
-        answered: how many replies have come on all streams so far.
-        abandoned: how many in the queue nobody wants any more.
+        answered: how many replies have come, on all streams so far.
+        abandoned: how many creations in the queue are of watches that have ended.
     """
 
     def __init__(self) -> None:
@@ -35,38 +36,38 @@ class Creations:
         return len(self._queue)
 
     def clear(self) -> None:
-        """Forget all: the stream is gone."""
+        """Forget all creations: the stream is lost."""
         self._queue.clear()
         self.abandoned = 0
         self._next_watch_id = 0
 
     def add(self, subscription: Subscription) -> bool:
-        """Let it wait for its reply; return whether it is to be sent now."""
+        """Add a creation to the queue; return whether it is to be sent now."""
         self._queue.append(subscription)
         return self.pipelined or len(self._queue) == 1
 
     def sent(self, unsent: int) -> list[Subscription]:
-        """Return those that the server has to answer, and somebody still wants.
+        """Return the watches whose creations were sent, and that have not ended.
 
         Args:
-            unsent: how many requests have not been given out, which are the last ones.
+            unsent: how many creations, the last ones, were requested but not sent.
         """
         queue = list(self._queue) if self.pipelined else list(self._queue)[:1]
         given_out = queue[: len(queue) - unsent]
         return [each for each in given_out if each.state is State.CREATING]
 
     def reply(self) -> Subscription | None:
-        """Take the one that a reply is for; None if there is none."""
+        """Return the watch whose reply has come, and remove it; None if none waits."""
         if not self._queue:
             return None
         self.answered += 1
         return self._pop()
 
     def next_to_send(self) -> Subscription | None:
-        """Return whose turn it is after a reply, where they are not pipelined."""
+        """Return the watch to create after a reply; None if creations are pipelined."""
         if self.pipelined:
             return None
-        # Of those that were left meanwhile the server has never heard.
+        # Those whose watches have ended meanwhile were never sent.
         while self._queue and self._queue[0].state is not State.CREATING:
             self._pop()
         return self._queue[0] if self._queue else None
@@ -78,13 +79,13 @@ class Creations:
         return subscription
 
     def check_order(self, watch_id: int) -> None:
-        """Check that ids are given in the order of the requests.
+        """Check that the server assigns ids in the order of the requests.
 
         Raises:
-            StreamLost: they are not. It cannot be known whose replies are whose.
+            StreamLost: it does not, so replies cannot be assigned to their watches.
         """
         expected, self._next_watch_id = self._next_watch_id, watch_id + 1
-        # The only reply that was awaited is the right one, whatever its id.
+        # If no other reply is awaited, this one is the right one, whatever its id.
         if self.pipelined and self._queue and watch_id != expected:
             self.pipelined = False
             raise StreamLost("the server answers creations out of order")

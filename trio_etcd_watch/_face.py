@@ -1,4 +1,4 @@
-"""The public face: who may construct what, and under which name a class is known.
+"""Decides which classes users may construct, and gives them their public module names.
 
 Sans-IO.
 """
@@ -15,16 +15,16 @@ T = TypeVar("T")
 
 
 class NoPublicConstructor(ABCMeta):
-    """The metaclass of what users get from the library, and never construct.
+    """The metaclass of classes whose instances come from the library only.
 
-    Calling such a class raises TypeError; `construct()` makes an instance. A type checker
-    refuses the call because the constructor wants something that is private.
+    Calling such a class raises TypeError; `construct()` makes an instance. A type
+    checker rejects the call because the constructor requires a private argument.
     """
 
-    if not TYPE_CHECKING:  # for type checkers a call is that of `__init__`
+    if not TYPE_CHECKING:  # type checkers take the signature from `__init__`
 
         def __call__(cls, *args: object, **kwargs: object) -> object:
-            """Refuse."""
+            """Raise TypeError."""
             article = "an" if cls.__name__[0] in "AEIOU" else "a"
             raise TypeError(
                 f"{article} {cls.__name__} comes from the library, and is not constructed"
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
         """Make an instance of a class without a public constructor."""
 
 else:
-    # Without a function of ours between: one is made for each response.
+    # A Python function would cost a call for each response.
     construct = type.__call__
 
 
 @final
 class LibraryOnly:
-    """An argument of constructors that otherwise take only what users have, too."""
+    """A private argument, for constructors whose other arguments users can make."""
 
     __slots__ = ()
 
@@ -52,15 +52,15 @@ LIBRARY: Final = LibraryOnly()
 
 
 def publish(module: str, namespace: dict[str, object], names: Iterable[str]) -> None:
-    """Have classes and functions say that they are defined where they are public.
+    """Set `__module__` of classes and functions to the module in which they are public.
 
-    So reprs and tracebacks name what users import, and what is pickled can be loaded
-    after a private module was renamed.
+    So reprs and tracebacks show the name that users import, and pickled objects can
+    still be loaded after a private module was renamed.
     """
     for name in names:
         public = namespace[name]
         if inspect.isclass(public) and public.__module__ != module:
-            # Names in annotations are those of the module that has the source.
+            # Annotations refer to names of the module that has the source.
             public.__annotations__ = inspect.get_annotations(public, eval_str=True)
             public.__module__ = module
         elif inspect.isfunction(public):

@@ -1,10 +1,9 @@
 """Keeps a replica right: reads the range, follows it by a watch, and proves it.
 
-One task reads, then follows, and reads anew when the watch ends or the copy is shown to
-be wrong (goes_on, read_again_if_in_doubt). It applies events as they come: whoever looks
-at the copy waits for it, and it never for them. A second task proves the copy after each
-creation of the watch that has history to catch up with (proof), which is where servers
-lose events.
+One task reads the range, then follows it, and reads it again when the watch ends or the
+copy is shown to be wrong (goes_on, read_again_if_in_doubt). It applies events as they
+come and never waits for consumers. A second task proves the copy after each creation of
+the watch that has history to catch up with (proof), since servers lose events there.
 """
 
 from __future__ import annotations
@@ -51,38 +50,40 @@ from ._watch import Watch
 logger = logging.getLogger("trio_etcd_watch")
 
 PATIENCE = 1.0
-"""Seconds that `sync()` waits for the events of a living watch before the range is read
-anew, which is always right."""
+"""Seconds that `sync()` waits for the events of a live watch before the range is read
+again, which is always right."""
 
 MAX_PATIENCE = 10.0
-"""The same of a watch that is created again and again, which has time each time."""
+"""The bound of that wait in seconds if the watch is created again and again, and each
+creation gives it more time."""
 
 HURRY = 0.02
-"""Seconds that `sync()` waits for events before it asks for more than a count."""
+"""Seconds that `sync()` waits for events before it makes a read that costs more than a
+count."""
 
 MAX_PROOFS = 5
-"""How often `verify()` begins anew because what it compares was compacted."""
+"""How many proofs `verify()` begins if the revision of each is compacted meanwhile."""
 
 OpenWatch = Callable[[int], AbstractAsyncContextManager[Watch]]
-"""Opens the watch of the range from a revision on; each creation is handed over."""
+"""Opens the watch of the range from a revision on. It delivers creation responses."""
 
 
 @final
 class Follower:
-    """A replica, and what keeps it right.
+    """A replica, and the tasks that keep it right.
 
     Attributes:
-        ready: set once there is a replica, and a watch that goes on from it.
-        moved: where to wait for another state.
-        resyncs: how often the range was read anew.
-        header: of the newest response.
-        failure: what cannot be mended, once it has ended the tasks.
+        ready: set once there is a replica, and a watch that continues it.
+        moved: where tasks wait for another state.
+        resyncs: how often the range was read again.
+        header: the header of the newest response.
+        failure: the final error that ended the tasks; None before that.
 
     Args:
         keys: the range.
-        reads: asks the cluster.
+        reads: makes the reads.
         open_watch: opens the watch.
-        lines: of the watcher's log.
+        lines: the watcher's budget of lines in the log.
     """
 
     def __init__(
@@ -99,28 +100,29 @@ class Follower:
         self._replica: Replica | None = None
         self._header: ResponseHeader | None = None
         self._proof_wanted = trio.Event()
-        # The present watch, and why it was given up.
+        # The present watch, its scope, and why the last watch was given up.
         self._watch: Watch | None = None
         self._watching: trio.CancelScope | None = None
         self._doubt = ""
-        # When it ended, or lost its stream before that; it matters while there is none.
+        # When the last watch ended, or lost its stream before that. It is used only
+        # while there is no watch.
         self._unwatched_since = 0.0
 
     @property
     def replica(self) -> Replica:
-        """What is kept right."""
+        """The replica, once there is one."""
         assert self._replica is not None, "looked at before it is ready"
         return self._replica
 
     @property
     def header(self) -> ResponseHeader:
-        """Of the newest response."""
+        """The header of the newest response, once there is one."""
         assert self._header is not None, "looked at before it is ready"
         return self._header
 
     @property
     def disconnected_since(self) -> float | None:
-        """Since when there is no living watch; None while there is one."""
+        """Since when there is no live watch; None while there is one."""
         if self._watch is None:
             return self._unwatched_since
         return self._watch.statistics().disconnected_since
@@ -128,7 +130,7 @@ class Follower:
     # The tasks
 
     async def follow(self, ended: Callable[[], None]) -> None:
-        """Keep the replica right until what cannot be mended: then call `ended`.
+        """Keep the replica right until a final error; then call `ended`.
 
         ends_in_the_error: the block raises `failure`.
         """
@@ -143,7 +145,7 @@ class Follower:
                     why = await self._watch_once()
                     lasted = trio.current_time() - began > MAX_DELAY
                 except (CompactedError, FutureRevisionError) as exc:
-                    # While it was read, time after time.
+                    # This was raised by the read, after several tries.
                     why = str(exc)
                 # paced
                 self._warn("a mirror is read anew: %s", printable(why))
@@ -161,13 +163,13 @@ class Follower:
                 await self.sync()
                 await self.verify()
             except WatchError as exc:
-                # If it is final for the range too, the other task says so.
+                # If it is final for the range, too, the other task gets it and fails.
                 self._distrust(str(exc))
             except trio.ClosedResourceError:
                 return
 
     async def _read(self) -> None:
-        """Take over the range as it is now, in one step."""
+        """Read the range, and replace the replica with it in one step."""
         read = PagedRead(self._keys, put_key_values)
         await read_pages(self._reads.ask, read)
         self._take_over(snapshot_of(read))
@@ -187,7 +189,7 @@ class Follower:
         self.moved.unpark_all()
 
     async def _watch_once(self) -> str:
-        """Apply what one watch brings; return why the range must be read anew."""
+        """Apply the responses of one watch; return why the range must be read again."""
         try:
             with trio.CancelScope() as self._watching:
                 # watch_continues
@@ -197,7 +199,7 @@ class Follower:
                     async for response in watch:
                         self._take(watch, response)
         except PermissionDeniedError:
-            # ends_in_the_error: no read is any better.
+            # ends_in_the_error: a read would be denied, too.
             raise
         except (Diverged, WatchCanceledError, HistoryLostError) as exc:
             return str(exc)
@@ -208,22 +210,22 @@ class Follower:
             self._watching = self._watch = None
         return self._doubt
 
-    # A KeyboardInterrupt in the middle would leave half a response in the mapping.
+    # A KeyboardInterrupt in between would leave a part of a response in the mapping.
     @trio.lowlevel.enable_ki_protection
     def _take(self, watch: Watch, response: WatchResponse) -> None:
         header, known = response.header, self.header
         _check_cluster(known, header)
         if not header.cluster_id:
-            # made_up_headers_ignored: etcd's grpc-proxy does so for a watch that joins
-            # another.
+            # made_up_headers_ignored: etcd's grpc-proxy makes up the header for a watch
+            # that joins another one.
             header = known
         _check_term(known, header)
         if response.created and header.revision != self.replica.revision:
-            # It has history to send, which is where servers lose events; or it lags, or
-            # its history was lost, which the read before the proof tells apart.
+            # The server has history to send, and servers lose events there; or it lags,
+            # or has lost history, which the read before the proof tells apart.
             self._proof_wanted.set()
         self.replica.apply(response.events)
-        # What the watch has handed over, by events or by progress.
+        # Both events and progress move the resume point of the watch.
         self.replica.progressed(watch.next_revision - 1)
         self._header = header
         # entered_when_watched
@@ -231,7 +233,7 @@ class Follower:
         self.moved.unpark_all()
 
     def _distrust(self, why: str) -> None:
-        """Give up the present watch; without one, the range is being read anyway."""
+        """Give up the present watch; without one, the range will be read anyway."""
         if self._watching is not None and not self._watching.cancel_called:
             self._doubt = why
             self._watching.cancel(reason=why)
@@ -243,9 +245,9 @@ class Follower:
     # What users ask for
 
     async def sync(self) -> None:
-        """Return when all that was committed before the call is here: own_writes."""
+        """Return once all that was committed before the call is applied: own_writes."""
         while not await self._sync_once():
-            # It was read anew meanwhile, and perhaps in another history.
+            # The range was read again meanwhile, perhaps in another history.
             pass
 
     async def _sync_once(self) -> bool:
@@ -275,7 +277,7 @@ class Follower:
         return False
 
     async def _check(self, request: bytes, *, counted: bool) -> Check | None:
-        """Return what a read tells; None if it is of no continuation of what is here."""
+        """Make a read; return None if it does not continue the replica's history."""
         known = self.header
         accept = functools.partial(
             check_of, since=self.replica.revision, counted=counted
@@ -284,18 +286,18 @@ class Follower:
         return check if self._continues(known, check.header) else None
 
     def _continues(self, known: ResponseHeader, header: ResponseHeader) -> bool:
-        """Whether a read made when that much was known is of the same: one_history."""
+        """Whether a read continues the history known before it: one_history."""
         try:
             _check_cluster(known, header)
             _check_term(known, header)
         except (ClusterChangedError, Diverged) as exc:
-            # If it stays so, the read anew says it to the user.
+            # If it persists, the next read of the range raises it.
             self._distrust(str(exc))
             return False
         return True
 
     def _is_living(self) -> bool:
-        """Whether events can come; one that is just created brings none either."""
+        """Whether the watch is live, so that events can come."""
         return self._watch is not None and self._watch.statistics().state == "live"
 
     def _settle(self, check: Check | None) -> bool:
@@ -312,7 +314,11 @@ class Follower:
         return settled
 
     async def verify(self) -> bool:
-        """Prove the replica right, or have it read anew; return whether it was right."""
+        """Prove the replica right, or have the range read again.
+
+        Returns:
+            Whether the replica was right.
+        """
         for _ in range(MAX_PROOFS):
             resyncs = self.resyncs
             right = await self._prove()
@@ -320,7 +326,7 @@ class Follower:
                 return True
             if right is False:
                 break
-            # The revision of the proof is no longer there: go to a newer one.
+            # The revision of the proof was compacted; continue with a newer one.
             await self.sync()
         else:
             self._distrust("what is to be proved is compacted time after time")
@@ -329,7 +335,7 @@ class Follower:
         return False
 
     async def _prove(self) -> bool | None:
-        """Return whether the replica is right; None if that can no longer be told."""
+        """Return whether the replica is right; None if the proof does not count."""
         known, proof = self.header, self.replica.proof()
         read = PagedRead(
             self._keys,

@@ -1,8 +1,8 @@
 """Responses in fragments: which events are complete revisions, and which must wait.
 
 Sans-IO. etcd splits a response by its size and number of events, without regard to
-revisions, so the last revision of a fragment may continue in the next one. The revisions
-before it are complete.
+revisions, so the last revision of a fragment may continue in the next one. The
+revisions before it are complete.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Fragments:
         self._held = []
 
     def add(self, response: RawResponse) -> Sequence[Event]:
-        """Add the next fragment; return the events of the revisions that are complete."""
+        """Add the next fragment; return the events of complete revisions."""
         self.count += 1
         events = response.events
         if not response.fragment:

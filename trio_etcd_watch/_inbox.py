@@ -1,12 +1,13 @@
-"""What waits for the user of one watch, and how far the user is in it.
+"""Holds the unread deliveries of one watch, and the position of its consumer in them.
 
-Deliveries go through a memory channel of Trio's, which wakes whoever waits and ends every
-wait once it is closed. It has no bound, since a watch that holds too much is parked by its
-session, and nothing here ever waits for the user. What waits is drained at a receive, and
-handed over as one response where that is the same; unread progress stays one item.
+Deliveries go through a memory channel of Trio's, which wakes the task that waits, and
+ends every wait once it is closed. The channel has no bound, since the session parks a
+watch that holds too much, and no task here waits for the user. A receive drains what
+waits, and hands it over as one response if it consists of events. Unread progress stays
+one item.
 
-What has left the channel and is not handed over is kept here: whoever is cancelled in
-between loses nothing.
+What was received from the channel and not handed over yet is kept here, so a
+cancellation in between loses nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from ._subscription import Delivery, Subscription
 
 
 class Unread:
-    """One item of the channel: a delivery, which a later one may take the place of."""
+    """One item of the channel: a delivery, which a later one may replace."""
 
     __slots__ = ("delivery",)
 
@@ -40,7 +41,7 @@ class Unread:
 
 @final
 class Position:
-    """How far a user is in a response whose events are handed over one by one.
+    """The position of a consumer in a response whose events are handed over one by one.
 
     Attributes:
         left: how many events are still to be handed over; never 0 between two steps.
@@ -53,7 +54,7 @@ class Position:
         self._response = response
         self._count = count
         self._events: Iterator[Event] = iter(response.events)
-        # Of all events, once somebody asks how far this is.
+        # The revision of each event, from the first use of `next_revision` on.
         self._revisions: list[int] = []
 
     def take(self) -> Event:
@@ -62,12 +63,12 @@ class Position:
         return next(self._events)
 
     def rest(self) -> WatchResponse:
-        """Return what is left, as a response."""
+        """Return a response with the events that are not handed over yet."""
         return self._response.after(self._count - self.left)
 
     @property
     def next_revision(self) -> int:
-        """Where to continue after what is handed over: no revision is passed in part."""
+        """The resume point: past a revision once all its events are handed over."""
         if not self._revisions:
             self._revisions = [e.kv.mod_revision for e in self._response.events]
         handed = self._count - self.left
@@ -83,9 +84,9 @@ class Inbox:
         subscription: the watch, as its session sees it.
         created: the creation response, once it has come.
         events_received: how many events have come.
-        events_delivered: how many of them were taken.
-        newest_revision: the newest header of all that has come.
-        position: how far the user is in a response that is handed over in part.
+        events_delivered: how many of these events the user has consumed.
+        newest_revision: the newest revision in a header that has come.
+        position: the consumer's position in a response that is handed over in part.
         is_waiting: whether a task is in `wait()`.
     """
 
@@ -97,10 +98,11 @@ class Inbox:
         self.newest_revision: int = 0
         self.position: Position | None = None
         self.is_waiting: bool = False
-        # Where to continue once `position` is handed over whole.
+        # The resume point once the events of `position` are all handed over.
         self._next_revision = subscription.spec.start_revision
         self._sending, self._receiving = trio.open_memory_channel[Unread](math.inf)
-        # What has left the channel first, and what has entered it last; both unread.
+        # The item that was received from the channel, and the last one that was sent to
+        # it; both are unread.
         self._first: Unread | None = None
         self._newest: Unread | None = None
         self._error: WatchError | None = None
@@ -110,14 +112,14 @@ class Inbox:
 
     @property
     def next_revision(self) -> int:
-        """The start_revision that continues exactly after what was handed over."""
+        """The `start_revision` that continues exactly after what was handed over."""
         if self.position is not None:
             return self.position.next_revision
         return self._next_revision
 
     @property
     def unread_events(self) -> int:
-        """How many events wait to be taken."""
+        """How many events wait for the user."""
         return 0 if self._closed else self.events_received - self.events_delivered
 
     # The user's side
@@ -126,7 +128,7 @@ class Inbox:
         """Return once the server has confirmed the watch.
 
         Raises:
-            WatchError: it refuses, or the stream fails.
+            WatchError: the server refuses the watch, or the stream fails for good.
             trio.ClosedResourceError: the watcher was closed.
         """
         await self._settled.wait()
@@ -135,11 +137,11 @@ class Inbox:
             self._raise_end()
 
     async def wait(self) -> None:
-        """Return once there is something to take. A checkpoint; cancelling loses nothing.
+        """Return once `take()` has a response. A checkpoint; cancelling loses nothing.
 
         Raises:
-            WatchError: the watch has failed, and all that came before is taken.
-            trio.ClosedResourceError: it was left, or its watcher closed.
+            WatchError: the watch has failed, and all that came before is consumed.
+            trio.ClosedResourceError: the watch or its watcher was closed.
             trio.BusyResourceError: another task is waiting here.
         """
         if self.is_waiting:
@@ -154,7 +156,7 @@ class Inbox:
             self.is_waiting = False
 
     async def wait_position(self) -> Position:
-        """Return once there is an event to take, and where; as `wait()`."""
+        """Return the position of the next event; wait, and raise, as `wait()` does."""
         await self.wait()
         while self.position is None:
             response, count = self._take_waiting()
@@ -165,42 +167,43 @@ class Inbox:
         return self.position
 
     def take(self) -> WatchResponse:
-        """Hand over what comes next: call it after `wait()`."""
+        """Return the next response. Call `wait()` before."""
         if self.position is None:
             return self._take_waiting()[0]
         rest, self.position = self.position.rest(), None
         return rest
 
     def leave(self) -> None:
-        """Have the watch dropped, here and on the server."""
+        """Close the watch, here and on the server."""
         self.subscription.server.close(self.subscription)
 
     def _has_any(self) -> bool:
         return self.position is not None or self._first is not None
 
     async def _receive(self) -> None:
-        """Wait for the channel; what comes is the first to be taken."""
+        """Wait for the next item of the channel; keep it as the first unread one."""
         with contextlib.suppress(trio.EndOfChannel, trio.ClosedResourceError):
             first = await self._receiving.receive()
             if not self._closed:
                 self._first = first
-        # Whoever was woken, and is cancelled before running, learns of that instead.
+        # A task that was woken by the end, and is cancelled before it runs, gets
+        # Cancelled.
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._first is None:
             self._raise_end()
 
     def _raise_end(self) -> NoReturn:
         with contextlib.suppress(trio.EndOfChannel):
-            # Trio says so where it is closed.
+            # If the watch was closed, this raises ClosedResourceError.
             self._receiving.receive_nowait()
         assert self._error is not None, "nothing else ends the channel"
         raise afresh(self._error)
 
     def _take_waiting(self) -> tuple[WatchResponse, int]:
-        """Take the oldest delivery; if it has events, all that wait behind it too.
+        """Consume the oldest delivery; if it has events, also those with events behind.
 
         Returns:
-            What was taken, and how many events it has.
+            The response, and how many events it has.
         """
         last = self._pop()
         _, response, following, count, size, _ = last.delivery
@@ -224,7 +227,7 @@ class Inbox:
         return response, count
 
     def _look(self) -> Unread:
-        """Return what is to be taken next; something has to wait."""
+        """Return the next item, without consuming it; there must be one."""
         if self._first is None:
             self._first = self._receiving.receive_nowait()
         return self._first
@@ -236,7 +239,7 @@ class Inbox:
     # The stream's side
 
     def deliver(self, delivery: Delivery) -> None:
-        """Take what has come for this watch. Never waits."""
+        """Take a delivery for this watch. Never waits."""
         _, item, next_revision, count, _, revision = delivery
         if self._closed:
             return
@@ -263,15 +266,15 @@ class Inbox:
     def _put(self, unread: Unread) -> None:
         newest = self._newest
         if newest is not None and unread.is_progress and newest.is_progress:
-            # The newest says it all; a user who never looks holds one.
+            # The newest progress includes the earlier, so at most one is held.
             newest.delivery = unread.delivery
         else:
             self._newest = unread
             self._sending.send_nowait(unread)
 
     def close(self) -> None:
-        """End every wait with `trio.ClosedResourceError`; what is unread is gone."""
-        # What is not handed over by now never is: the bookmark stays before it.
+        """End every wait with `trio.ClosedResourceError`; discard what is unread."""
+        # The bookmark stays before what is not handed over by now.
         self._next_revision = self.next_revision
         self._closed = True
         self.position = self._first = self._newest = None

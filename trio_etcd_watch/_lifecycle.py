@@ -1,14 +1,14 @@
-"""How the watches of one stream begin and end, by the server's word.
+"""Handles the replies with which the server begins and ends the watches of one stream.
 
-Sans-IO: a creation is accepted or refused, a watch is canceled, a member is behind, or the
-stream itself is refused. `_session` has what comes in between. The rules go by the names
-under which docs/explanation/guarantees.md has them:
+Sans-IO. A creation is accepted or refused, a watch is canceled, a member is behind, or
+the stream itself is refused. `_session` handles what comes in between. These are the
+rules, by their names in docs/explanation/guarantees.md:
 
 replies_matched
-    Every creation sent has its reply; `_creations` says whose it is.
+    Every creation that is sent gets a reply; `_creations` assigns it to its watch.
 isolated, own_token_trouble
     An error belongs to one watch, and so does a refused token: a watch that needs a new
-    one is expelled, for a stream that has it, and its neighbours go on.
+    one is expelled, to move to a stream that has it, and its neighbours stay.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ from ._tokens import Refusal, StreamTokens
 from ._verdicts import error_of_cancel, status_of_reason
 
 LARGE_REQUEST = 262_144
-"""Bytes of a key and range_end that may be over the limit of a server: etcd's is 1.5 MiB
-and 512 KiB, unless told otherwise."""
+"""Bytes of a key and range_end above which a creation may be over the server's limit.
+etcd's limit for a request is 1.5 MiB and 512 KiB by default."""
 
 
 class Lifecycle(Roster):
-    """The watches of one stream: their beginnings and their ends.
+    """The watches of one stream, and how they begin and end.
 
     Args:
-        tokens: what a refused token means.
+        tokens: decides what a refused token means.
     """
 
     def __init__(self, tokens: StreamTokens) -> None:
@@ -56,15 +56,16 @@ class Lifecycle(Roster):
         self._tokens = tokens
 
     def prove(self, revision: int, watches: Iterable[Subscription]) -> list[Delivery]:
-        """Take the cluster's newest revision, as a linearizable read has it.
+        """Compare the cluster's newest revision with what it has reported to watches.
 
-        lost_history_found: what is behind what it has told is another history, and that
-        watch fails. lag_is_no_loss: otherwise only the member lags.
+        lost_history_found: if the cluster is behind what it has reported to a watch, it
+        has another history, and the watch fails. lag_is_no_loss: otherwise only the
+        member lags, and the watch is created again.
 
         Args:
-            revision: the newest when the read was made.
-            watches: that were `unproved` before it; a later one may have been told more
-                meanwhile.
+            revision: the newest revision, by a linearizable read.
+            watches: the watches that were `unproved` before that read. To a later one
+                the cluster may have reported more meanwhile.
         """
         self._proved = max(self._proved, revision)
         failed = []
@@ -81,10 +82,10 @@ class Lifecycle(Roster):
         return failed
 
     def refuse(self, error: RpcError) -> Sequence[Delivery]:
-        """The server refuses the stream, as it may for the sake of one creation.
+        """Handle that the server refused the stream, perhaps because of one creation.
 
-        Which one cannot be told while several are sent at once, so from now on each
-        waits for the reply to the one before. Call it before `disconnect()`.
+        If several creations were sent, the cause cannot be identified, so from now on
+        each waits for the reply to the one before. Call this before `disconnect()`.
         """
         suspects = self._creations.sent(self._unsent)
         if len(suspects) == 1:
@@ -93,10 +94,10 @@ class Lifecycle(Roster):
         return ()
 
     def refuse_largest(self, error: RpcError) -> Sequence[Delivery]:
-        """The stream ended over a message too large for the server, or for a proxy.
+        """Handle that a message was too large for the server, or for a proxy.
 
-        Only a creation that is large itself is to blame for it: that may also have been
-        a response. Call it before `disconnect()`.
+        Only creations that are large themselves fail: the message may also have been a
+        response. Call this before `disconnect()`.
         """
         return [
             self._fail(subscription, error)
@@ -106,7 +107,7 @@ class Lifecycle(Roster):
         ]
 
     def halt(self, error: WatchError) -> Sequence[Delivery]:
-        """The stream cannot be had again: every watch on it fails."""
+        """Handle that the stream cannot be opened again: every watch on it fails."""
         return [self._fail(each, error) for each in self.subscriptions]
 
     # Replies
@@ -120,10 +121,10 @@ class Lifecycle(Roster):
     def _receive_accepted(
         self, subscription: Subscription | None, response: RawResponse
     ) -> Sequence[Delivery]:
-        """The server has created a watch: the one whose reply was next, if any was."""
+        """Handle that the server created a watch: the next one that awaits a reply."""
         watch_id = response.watch_id
         if subscription is None:
-            # No server does this; the watch is nobody's.
+            # No server does this. The watch belongs to nobody.
             self._cancel_unknown(watch_id)
             return ()
         self._creations.check_order(watch_id)
@@ -137,12 +138,12 @@ class Lifecycle(Roster):
     def _receive_refused(
         self, subscription: Subscription | None, response: RawResponse, now: float
     ) -> Sequence[Delivery]:
-        """The server refuses to create a watch: the one whose reply was next."""
+        """Handle that the server refused a watch: the next one that awaits a reply."""
         if subscription is None:
             return ()
         self._request_following()
         # Servers before 3.4.22 and 3.5.6 refuse with id 0 instead of -1, so the id
-        # says nothing about success.
+        # does not show a refusal.
         self._repeat_silenced(response.watch_id)
         if subscription.state is not State.CREATING:
             return ()
@@ -159,7 +160,7 @@ class Lifecycle(Roster):
         if watch_id in self._live:
             raise StreamLost(f"the server gave the watch id {watch_id} twice")
         known = subscription.cluster_id
-        # etcd's grpc-proxy makes the header up where it has the same watch already.
+        # etcd's grpc-proxy makes the header up for a watch that joins another one.
         made_up = not response.cluster_id
         subscription.phase = Live(
             watch_id,
@@ -191,12 +192,12 @@ class Lifecycle(Roster):
         watch_id = response.watch_id
         subscription = self._live.get(watch_id)
         if subscription is None:
-            # The answer to a cancel of ours: nothing follows under this id.
+            # The answer to a cancel request: nothing follows under this id.
             self._canceled.discard(watch_id)
             return ()
         if response.compact_revision:
-            # compacted_id_freed: etcd keeps it until it is canceled, and withholds
-            # progress from the whole stream meanwhile.
+            # compacted_id_freed: etcd keeps the id until it is canceled, and sends no
+            # progress notification on the whole stream meanwhile.
             error = error_of_cancel(construct(WatchResponse, response))
             return [self._fail(subscription, error)]
         del self._live[watch_id]
@@ -205,7 +206,7 @@ class Lifecycle(Roster):
     def _give_up(
         self, subscription: Subscription, response: RawResponse, now: float
     ) -> Sequence[Delivery]:
-        """The server does not serve a watch: end it, or go on with another token."""
+        """End a watch that the server does not serve, or expel it for another token."""
         error: WatchError = error_of_cancel(
             construct(WatchResponse, response), anonymous=not self._tokens.can_renew
         )
@@ -230,8 +231,8 @@ class Lifecycle(Roster):
     def _repeat_silenced(self, watch_id: int) -> None:
         """Create again the live watch whose id the server used for a refusal.
 
-        silenced_recreated: servers before 3.4.22 and 3.5.6 refuse a creation under id 0,
-        and from then on hold back the events of the watch that has this id.
+        silenced_recreated: servers before 3.4.22 and 3.5.6 refuse a creation under id
+        0, and from then on send no events of the watch that has this id.
         """
         if subscription := self._live.get(watch_id):
             self._repeat(subscription)
@@ -246,7 +247,7 @@ class Lifecycle(Roster):
 
     @staticmethod
     def _delivery(subscription: Subscription, shown: RawResponse | None) -> Delivery:
-        """Tell how far the watch is, by a response without events or without a word."""
+        """Deliver the resume point, with a response without events or with none."""
         following = subscription.cursor.next_revision
         if shown is None:
             return Delivery(subscription, None, following)

@@ -1,20 +1,21 @@
-"""One gRPC stream of watches while it lives: a nursery, from its opening to its end.
+"""Runs one gRPC stream of watches as a nursery with its tasks, until the stream ends.
 
     the connection's reader, which calls the dispatcher -> the inbox of each watch
 
-The dispatcher runs the session on what one read has brought, and puts what that delivers
-into the memory channels of the watches: all in one step, in which nothing waits. What the
-watches hold is bounded by parking, in the session.
+The dispatcher runs the session on the messages of one read, and puts the deliveries into
+the memory channels of the watches. All of this is one step, in which nothing waits. What
+the watches hold is bounded by parking, in the session.
 
-So the connection's reader is the receive task of all streams on it. A receive task of each
-stream between the two was built and measured, in interleaved rounds on a loaded machine,
-relative to a callback that filled a deque for each watch: 0.94, 0.87 and 0.91 of the events
-a second at 1, 10 and 500 events a response (medians of 13 ratios), while the callback with
-memory channels had 1.14 and 1.02 at 10 and 500 (11 ratios). With the dispatcher in another
-task, the time from a put to its event (p50) was 1.09 and 1.22 in two series.
+So the connection's reader is the receive task of all streams on it. A separate receive
+task for each stream was built and measured, in interleaved rounds on a busy machine, as
+medians of ratios to a callback that filled a deque for each watch. It delivered 0.94,
+0.87 and 0.91 of the events per second at 1, 10 and 500 events a response (13 rounds); the
+callback with memory channels delivered 1.14 and 1.02 at 10 and 500 (11 rounds). With the
+dispatcher in another task, the time from a put to its event (p50) was 1.09 and 1.22, in
+two series.
 
-Beside them the send task sends what the session asks for, and others watch the time: that
-replies come, that the stream lasts. `_stream` says what follows its end.
+The send task sends the requests of the session. Other tasks check that replies come in
+time, and note when the stream has lasted. `_stream` handles the end of the stream.
 """
 
 from __future__ import annotations
@@ -46,25 +47,25 @@ _WATCH = "/etcdserverpb.Watch/Watch"
 _RANGE = "/etcdserverpb.KV/Range"
 
 REPLY_TIMEOUT = 10.0
-"""Seconds that a member may be silent on a stream that waits for a reply to a creation.
-Then it is left: one that answers PING and nothing else is stuck."""
+"""Seconds that a member may be silent on a stream that awaits a reply to a creation.
+Then the next stream is opened elsewhere: a member that answers only PING is stuck."""
 
 LEAST_PROGRESS = 10_240
-"""Bytes in REPLY_TIMEOUT that a response has to bring to be waited for without a limit:
-a peer that sends a few now and then is stuck too."""
+"""Bytes that must come within REPLY_TIMEOUT for a large response to be waited for
+without a limit: a peer that sends a few bytes now and then is stuck, too."""
 
 MAX_SILENCES = 6
-"""So many times REPLY_TIMEOUT a creation may wait while other replies come."""
+"""How many times REPLY_TIMEOUT a creation may wait while other responses come."""
 
 MAX_ABANDONED = 10_000
-"""Creations of one stream that were left before their replies have come."""
+"""How many creations on one stream may be abandoned before their replies come."""
 
 _Messages: TypeAlias = "list[bytes | Oversized]"
 
 
 @dataclass(slots=True)
 class Totals:
-    """What the streams of a watcher count and share, also those closed by now."""
+    """The counters that all streams of a watcher share, and its budget of log lines."""
 
     reconnects: int = 0
     last_loss: str | None = None
@@ -76,13 +77,13 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a stream goes, and what it is opened with.
+    """The connection and the metadata of a stream.
 
     Attributes:
-        connector: has made the connection.
-        connection: carries the stream.
-        metadata: of the stream.
-        token: in this metadata; None without one.
+        connector: the connector that made the connection.
+        connection: the connection that carries the stream.
+        metadata: the metadata of the stream.
+        token: the token in this metadata; None if it has none.
     """
 
     connector: Connector
@@ -95,7 +96,7 @@ class Route:
         self.connector.leave(self.connection)
 
     def forget_token(self) -> None:
-        """Have the next stream come with a new token."""
+        """Open the next stream with a new token, unless there is one already."""
         self.connector.forget_token(self.token)
 
 
@@ -104,15 +105,15 @@ class LiveStream:
     """One gRPC stream and its tasks.
 
     Attributes:
-        opened: when the first reply came; infinity before it has.
+        opened: when the first reply came; infinity before that.
 
     Args:
-        route: of the stream.
-        session: of the watches; connected by who runs this.
-        totals: of the watcher.
-        outage: that the stream ends, if it lasts.
-        worked: is called at the first reply.
-        expel: takes a watch that needs a stream with a new token.
+        route: the route of the stream.
+        session: the session of the watches; the caller of `run()` connects it.
+        totals: the counters of the watcher.
+        outage: the outage that ends once this stream has lasted.
+        worked: called at the first reply.
+        expel: moves a watch to a stream with a new token.
 
     Raises:
         StreamLost: the connection can carry no such stream.
@@ -135,7 +136,7 @@ class LiveStream:
         self._outage = outage
         self._note_worked = worked
         self._expel = expel
-        # How many reads have brought whole messages.
+        # How many reads have brought complete messages.
         self._received = 0
         self._wanted = trio.Event()
         self._asked = trio.Event()
@@ -148,12 +149,12 @@ class LiveStream:
     async def run(self) -> CallEnd:
         """Serve the stream until it ends; return how.
 
-        All that came whole before the end is handed out first; a message of it that
-        breaks the protocol is how the stream ended, whatever followed.
+        Complete messages that came before the end are dispatched first. If one of them
+        breaks the protocol, that is how the stream ended, whatever came after it.
         """
         try:
             if not self._session.unanswered:
-                # All are parked: nobody asks anything.
+                # All watches are parked, so no reply will come.
                 self._note_working()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._send)
@@ -167,7 +168,7 @@ class LiveStream:
             self._call.reset()
 
     def wake(self) -> None:
-        """Go on with what the session asks for by now."""
+        """Wake the tasks that the present state of the session concerns."""
         if self._session.abandoned > MAX_ABANDONED:
             self._call.reset("replies to creations that were left do not come")
         if self._session.has_requests:
@@ -189,18 +190,19 @@ class LiveStream:
                     self._wanted = trio.Event()
                     await self._wanted.wait()
         except StreamLost:
-            # Whoever waits for the end learns of it too, and says how.
+            # `run()` returns how the stream ended.
             return
 
     # What is received
 
     def _dispatch(self, messages: _Messages) -> None:
-        """Run the session on what one read has brought, and hand out its deliveries.
+        """Run the session on the messages of one read, and dispatch its deliveries.
 
-        In one step, so that who cancels finds each cursor where its inbox is.
+        There is no checkpoint in between, so at a cancellation each cursor agrees with
+        its inbox.
 
         Raises:
-            StreamLost: a message breaks the protocol; what came before it is handed out.
+            StreamLost: a message breaks the protocol. What came before it is dispatched.
         """
         self._received += 1
         self._note_working()
@@ -227,7 +229,7 @@ class LiveStream:
 
     @trio.lowlevel.enable_ki_protection
     async def _bound_replies(self) -> None:
-        """Leave a member that does not answer creations."""
+        """Reset the stream, and reconnect elsewhere, if creations are not answered."""
         session, call = self._session, self._call
         silences = 0
         while True:
@@ -237,14 +239,15 @@ class LiveStream:
             answered, came_before = session.answered, call.bytes_received
             received = self._received
             for _ in range(4):
-                # In parts: while the application blocks the loop, nothing is read.
+                # A single long wait could end early: while the application blocks the
+                # loop, nothing is read.
                 await trio.sleep(REPLY_TIMEOUT / 4)
             if not session.unanswered or session.answered != answered:
                 silences = 0
                 continue
             came = call.bytes_received - came_before
             if came >= LEAST_PROGRESS and self._received == received:
-                # One large response is on its way; etcd answers nothing meanwhile.
+                # One large response is arriving; etcd answers nothing meanwhile.
                 continue
             silences += 1
             if not came or silences >= MAX_SILENCES:
@@ -255,7 +258,7 @@ class LiveStream:
 
     @trio.lowlevel.enable_ki_protection
     async def _prove(self) -> None:
-        """Ask how far the cluster is, for the watches that this member is behind."""
+        """Read the cluster's revision for the watches that this member is behind."""
         while True:
             doubtful = self._session.unproved
             if not doubtful:
@@ -280,10 +283,10 @@ class LiveStream:
         """Read the cluster's newest revision, linearizably.
 
         Raises:
-            StreamLost: this member cannot tell. What is final for the watch, its next
-                creation tells.
+            StreamLost: the read failed. An error that is final for the watch is the
+                answer to its next creation.
         """
-        # A key that the watch may read, so that its user may.
+        # The user may read a key of the watch.
         request = pb.RangeRequest(key=subscription.spec.key, count_only=True)
         route = self._route
         reply = await route.connection.unary(
@@ -303,7 +306,7 @@ class LiveStream:
 
     @trio.lowlevel.enable_ki_protection
     async def _outlive(self) -> None:
-        """Note that the stream works, and that it lasts."""
+        """Note when the stream works, and when it has lasted."""
         await self._working.wait()
         if not self._outage.lasts and self._totals.lines.take(self.opened):
             logger.info("connected to %s", self._route.connection.authority)

@@ -1,4 +1,4 @@
-"""The options of a watch, as a type for functions that pass them on."""
+"""Defines the options of a watch as a type, for functions that pass them on."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from ._channel import MetadataLike
 
 
 class WatchOptions(TypedDict, total=False):
-    """What `Watcher.watch()` takes beside the keys, all of it optional.
+    """The arguments of `Watcher.watch()` other than its range, all of them optional.
 
-    For the signature of a function of your own that passes them on:
+    Use it in the signature of a function of your own that passes them on:
     `def follow(watcher: Watcher, **options: Unpack[WatchOptions])`.
     """
 

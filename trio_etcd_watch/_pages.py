@@ -1,4 +1,4 @@
-"""A page of a read: its reply becomes a `RangePage`, and the keys go into a mapping.
+"""Decodes the reply to a read into a `RangePage`, and puts its keys into a mapping.
 
 Sans-IO.
 """
@@ -14,22 +14,22 @@ from ._responses import KeyValue, ResponseHeader, twin
 
 @dataclass(frozen=True, slots=True)
 class RangePage:
-    """The reply to a read, as `decode_range()` of the twins has it."""
+    """The reply to a read. `decode_range()` of the twin modules returns its fields."""
 
     cluster_id: int
     member_id: int
     revision: int
     raft_term: int
     more: bool
-    """More keys are in the range than the read asked for."""
+    """Whether more keys of the range follow this page."""
     count: int
-    """Of the keys in the range."""
+    """How many keys the range has."""
     size: int
-    """Of the keys in this page."""
+    """How many keys this page has."""
     last_key: bytes
-    """Of this page; empty if it has none."""
+    """The last key of this page; empty if it has none."""
     keys: Any = field(repr=False, compare=False)
-    """What the twin's `put_range()` makes them of, which is most of the work."""
+    """The input of the twin's `put_range()`, which then does most of the work."""
 
     def put_into(self, mapping: dict[bytes, KeyValue]) -> None:
         """Put the keys of this page into a mapping, in their order."""
@@ -56,7 +56,7 @@ def decode_range(message: bytes) -> RangePage:
     """Decode the reply to a read.
 
     Raises:
-        StreamLost: it is no `RangeResponse`.
+        StreamLost: the message is no `RangeResponse`.
     """
     try:
         return RangePage(*twin.decode_range(message))

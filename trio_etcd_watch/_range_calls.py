@@ -1,6 +1,6 @@
-"""The calls of a watcher that are about a range: their signatures, and their checks.
+"""Defines the calls of a watcher that take a range, and checks their arguments.
 
-What is wrong is raised here, by the call; `_watcher` does the rest.
+A wrong argument raises here, at the call; `_watcher` does the rest.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from ._watch import Watch
 
 
 class RangeCalls(metaclass=NoPublicConstructor):
-    """What opens watches and mirrors, and reads snapshots.
+    """The base of `Watcher`: opens watches and mirrors, and reads snapshots.
 
-    The overloads are the same but for the range: of `prefix`, `range_end` and `from_key`
-    one is given at most.
+    The overloads of a call differ only in the range: at most one of `prefix`,
+    `range_end` and `from_key` may be given.
     """
 
     @abstractmethod
     def _open_watch(
         self, spec: WatchSpec, metadata: Metadata, require_leader: bool
     ) -> AbstractAsyncContextManager[Watch]:
-        """Return the block of a watch."""
+        """Return the context manager of a watch."""
 
     @abstractmethod
     async def _read(self, keys: Range, revision: int, metadata: Metadata) -> Snapshot:
@@ -49,7 +49,7 @@ class RangeCalls(metaclass=NoPublicConstructor):
     def _open_mirror(
         self, keys: Range, metadata: Metadata
     ) -> AbstractAsyncContextManager[Mirror]:
-        """Return the block of a mirror."""
+        """Return the context manager of a mirror."""
 
     @overload
     def watch(
@@ -106,47 +106,47 @@ class RangeCalls(metaclass=NoPublicConstructor):
 
         Entering returns once the server has confirmed the watch; while no endpoint
         answers it waits and retries, so bound it with `trio.fail_after()`. Leaving
-        cancels the watch on the server too. If entering or leaving is cancelled, nothing
-        of the watch remains.
+        cancels the watch on the server, too. If entering or leaving is cancelled,
+        nothing of the watch remains.
 
         Args:
-            key: the key, or where the prefix or range begins; str is UTF-8.
-            prefix: every key that begins with `key`; with an empty `key`, every key.
-            range_end: every key from `key` up to, not including, this one.
-            from_key: every key from `key` on; with an empty `key`, every key.
-            start_revision: the first revision wanted, in the past or the future; 0 is
-                from now, which means exactly what comes after
-                `created.header.revision`.
+            key: the key, or the start of the prefix or range; a str is encoded as
+                UTF-8.
+            prefix: watch every key that begins with `key`; with an empty `key`, all.
+            range_end: watch every key from `key` up to, not including, this one.
+            from_key: watch every key from `key` on; with an empty `key`, all.
+            start_revision: the first revision wanted, in the past or the future; 0
+                starts now, which means exactly after `created.header.revision`.
             prev_kv: fill in `Event.prev_kv`, the key before each change.
             no_put: leave out puts.
             no_delete: leave out deletes.
-            progress_notify: hand over the server's progress notifications: after
-                one at revision R, no event of R or below follows.
-            created_notify: hand over the creation response as the first.
+            progress_notify: deliver the server's progress notifications: after one at
+                revision R, no event of R or below follows.
+            created_notify: deliver the creation response as the first response.
             require_leader: fail with `NoLeaderError` when the member loses its leader;
-                otherwise the watch goes on at another member.
-            metadata: sent with the stream, beyond that of the channel. Watches with
-                equal metadata and require_leader share a stream.
-            max_buffered_events: how many events may wait for the user. Past it the
-                watch is canceled on the server, and created again where it stopped
-                once half has been taken.
-            max_buffered_bytes: the same in bytes, as the server sent them.
+                otherwise the watch continues on another member.
+            metadata: metadata to send with the stream, in addition to the channel's.
+                Watches with equal metadata and `require_leader` share a stream.
+            max_buffered_events: how many events may wait for the user. Beyond this the
+                watch is canceled on the server, and is created again where it stopped
+                once half of them have been consumed.
+            max_buffered_bytes: the same bound in bytes, as the server sent them.
 
         Raises:
-            TypeError, ValueError: An argument is wrong; raised by the call, and the text
-                names the argument.
+            TypeError, ValueError: An argument is wrong; raised by the call, and the
+                text names the argument.
             trio.ClosedResourceError: From entering: the watcher is closed.
             WatchCanceledError: From entering: the server refuses the watch; a subclass
                 says why.
             RpcError: From entering: the server refuses the stream or the credentials.
 
         Recovery:
-            A lost stream is opened anew, at the next endpoint, with growing waits of at
-            most 3 s, and the watch resumes after the last event that it received. If
-            that revision has been compacted meanwhile, the watch ends in
-            `CompactedError`, after it has handed over what it received. If another
-            cluster answers, it ends in `ClusterChangedError`; if the cluster is behind
-            what it has told the watch, in `HistoryLostError`.
+            A lost stream is opened again on the next endpoint, after growing delays of
+            at most 3 s, and the watch resumes after the last event that it received. If
+            the next revision has been compacted meanwhile, the watch delivers what it
+            has received, and then raises `CompactedError`. If another cluster answers,
+            it raises `ClusterChangedError`; if the cluster is behind what it has
+            reported to the watch, `HistoryLostError`.
         """
         spec = watch_spec(
             key,
@@ -210,30 +210,31 @@ class RangeCalls(metaclass=NoPublicConstructor):
         revision: int = 0,
         metadata: MetadataLike = None,
     ) -> Snapshot:
-        """Read a key, a prefix or a range as it stood at exactly one revision.
+        """Read a key, a prefix or a range as it was at exactly one revision.
 
-        A watch with `start_revision=snapshot.revision + 1` goes on exactly where it
-        ends. While no endpoint answers it waits and retries, so bound it with
+        A watch with `start_revision=snapshot.revision + 1` continues it exactly. While
+        no endpoint answers this waits and retries, so bound it with
         `trio.fail_after()`. A checkpoint; if it is cancelled, nothing of it remains.
 
-        It is read in pages of about 8 MiB (4 MiB without speedups), all of the first
-        one's revision. A range of 100,000 keys of 100 bytes takes up to 1.5 times as long
-        as in one message.
+        The range is read in pages of about 8 MiB (4 MiB without speedups), all of them
+        at the revision of the first. A range of 100,000 keys of 100 bytes takes up to
+        1.5 times as long as in one message.
 
         Args:
-            key: the key, or where the prefix or range begins; str is UTF-8.
-            prefix: every key that begins with `key`; with an empty `key`, every key.
-            range_end: every key from `key` up to, not including, this one.
-            from_key: every key from `key` on; with an empty `key`, every key.
+            key: the key, or the start of the prefix or range; a str is encoded as
+                UTF-8.
+            prefix: read every key that begins with `key`; with an empty `key`, all.
+            range_end: read every key from `key` up to, not including, this one.
+            from_key: read every key from `key` on; with an empty `key`, all.
             revision: a past revision; 0 is the newest (linearizable: everything that
                 was committed before the call is in it).
-            metadata: sent with the requests, beyond that of the channel.
+            metadata: metadata to send with the requests, in addition to the channel's.
 
         Raises:
             TypeError, ValueError: An argument is wrong; the text names it.
             trio.ClosedResourceError: The watcher is closed.
-            CompactedError: The given revision has been compacted; or, time after time,
-                the newest one was, before all of its pages had come.
+            CompactedError: The given revision has been compacted; or the newest one
+                was, several times in a row, before all of its pages had come.
             FutureRevisionError: The given revision is ahead of the store.
             PermissionDeniedError: The user may not read the range.
             AuthenticationError: The credentials are refused.
@@ -293,31 +294,33 @@ class RangeCalls(metaclass=NoPublicConstructor):
     ) -> AbstractAsyncContextManager[Mirror]:
         """Keep a live copy of a key, a prefix or a range.
 
-        Entering returns once the range is read, and its watch confirmed; while no
-        endpoint answers it waits and retries, so bound it with `trio.fail_after()`. If
-        entering or leaving is cancelled, nothing of the mirror remains.
+        Entering returns once the range has been read and its watch is confirmed; while
+        no endpoint answers it waits and retries, so bound it with `trio.fail_after()`.
+        If entering or leaving is cancelled, nothing of the mirror remains.
 
         Args:
-            key: the key, or where the prefix or range begins; str is UTF-8.
-            prefix: every key that begins with `key`; with an empty `key`, every key.
-            range_end: every key from `key` up to, not including, this one.
-            from_key: every key from `key` on; with an empty `key`, every key.
-            metadata: sent with the stream and the reads, beyond that of the channel.
+            key: the key, or the start of the prefix or range; a str is encoded as
+                UTF-8.
+            prefix: mirror every key that begins with `key`; with an empty `key`, all.
+            range_end: mirror every key from `key` up to, not including, this one.
+            from_key: mirror every key from `key` on; with an empty `key`, all.
+            metadata: metadata to send with the stream and the reads, in addition to the
+                channel's.
 
         Raises:
-            TypeError, ValueError: An argument is wrong; raised by the call, and the text
-                names the argument.
+            TypeError, ValueError: An argument is wrong; raised by the call, and the
+                text names the argument.
             trio.ClosedResourceError: From entering: the watcher is closed.
             PermissionDeniedError, AuthenticationError, ClusterChangedError, RpcError:
-                From the block, which is cancelled: what no other try can mend. If the
-                block raises as well, its exception comes out, with this one as its
-                context.
+                From the block, which is cancelled: an error that a retry cannot change.
+                If the block raises as well, its exception is raised, with this one as
+                its `__context__`.
 
         Recovery:
-            As that of `watch()`. Where a watch would fail because history is compacted
-            or lost, and where an event or a comparison shows the copy to be wrong, the
-            range is read anew, and consumers are told the difference as one update with
-            `resynced=True`.
+            A lost stream is handled as by `watch()`. If a watch would fail because
+            history is compacted or lost, or if an event or a comparison shows that the
+            copy is wrong, the range is read again, and consumers get the difference as
+            one update with `resynced=True`.
         """
         keys = Range(
             *key_range(key, prefix=prefix, range_end=range_end, from_key=from_key)

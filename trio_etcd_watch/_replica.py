@@ -1,17 +1,17 @@
-"""A range at a revision: what moves it, and what proves it.
+"""Keeps a copy of a range at a revision: applies events to it, and proves it right.
 
-Sans-IO. The rules go by the names under which docs/explanation/guarantees.md has them:
+Sans-IO. These are the rules, by their names in docs/explanation/guarantees.md:
 
 equal, whole_transactions, replaced_in_one_step
-    The mapping is the range at `Replica.revision`. A response moves it whole or, if one
-    event does not continue its key, not at all (`Replica.apply`); a fresh snapshot
-    replaces it in one step (`Replica.replace`).
+    The mapping is the range at `Replica.revision`. A response is applied completely or,
+    if one event does not continue its key, not at all (`Replica.apply`). A fresh
+    snapshot replaces the mapping in one step (`Replica.replace`).
 proof
-    Finds what no chain of events shows: a lost put that nothing follows, a lost
-    deletion, both at once (`Replica.prove`).
+    A proof finds losses that no chain of events shows: a lost put that no event of its
+    key follows, a lost deletion, or both at once (`Replica.prove`).
 check
-    Says when the mapping holds all that was committed before a linearizable read,
-    though no event or progress tells (`Replica.settle`).
+    A check shows that the mapping holds everything that was committed before a
+    linearizable read, even if no event or progress shows this (`Replica.settle`).
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ from ._mapping import Snapshot, data_of
 from ._responses import Event, EventType, KeyValue, ResponseHeader
 
 MAX_SHOWN = 100
-"""Bytes of a key that a message shows."""
+"""Bytes of a key that a log line or an error shows."""
 
 NO_END = b"\0"
-"""As the end of a range: there is none (etcd's rpc.proto, RangeRequest)."""
+"""As the end of a range, it means no end (etcd's rpc.proto, RangeRequest)."""
 
 
 class Diverged(Exception):
-    """The mapping is not what the server has, so the range must be read anew.
+    """The mapping differs from what the server has, so the range must be read again.
 
-    Never leaves the package: its text is the reason in the log.
+    It is never raised to users. Its text is the reason in the log.
     """
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What is to be compared with a keys-only read at `revision`.
+    """The state to compare with a keys-only read at `revision`.
 
-    The read leaves out what was last put at `since` or before (min_mod_revision =
-    since + 1): that was proved already, and the count of all keys covers it.
+    The read leaves out keys that were last put at `since` or before (min_mod_revision =
+    since + 1): these are proved already, and the count of all keys covers them.
     """
 
     revision: int
@@ -64,32 +64,38 @@ class Proof:
 @final
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What one linearizable read tells of the range, now or later than the mapping.
+    """The result of a linearizable read, at the mapping's revision or a later one.
 
-    Of no use once the mapping has been read anew.
+    It must not be used once the range has been read again.
     """
 
     since: int
     """The revision of the mapping when the read was sent."""
     count: int
-    """Of all keys in the range."""
+    """How many keys the range has."""
     header: ResponseHeader
-    """Of the answer."""
+    """The header of the answer."""
     newest: int | None = None
     """The greatest mod_revision above `since`, 0 if there is none (the read has
     min_mod_revision = since + 1 and is sorted); None if the read asked for a count."""
 
     @property
     def revision(self) -> int:
-        """Of the store."""
+        """The revision of the store at the read."""
         return self.header.revision
 
 
 def is_settled(check: Check, *, applied: int, count: int) -> bool:
-    """Whether a mapping that is right at `applied`, with `count` keys, is so at the check.
+    """Whether a mapping that is right at `applied` is also right at a check.
 
-    If nothing there was put later than `applied`, every key there is as it was then. So
-    the later state is part of the earlier one, and all of it if as many keys are there.
+    If no key in the later state was put after `applied`, each of them is as it was at
+    `applied`. So the later state is a part of the earlier one, and equal to it if both
+    have the same number of keys.
+
+    Args:
+        check: the read.
+        applied: the revision of the mapping.
+        count: how many keys the mapping has.
     """
     if applied >= check.revision:
         return True
@@ -103,10 +109,11 @@ class Replica:
     """A range at a revision.
 
     Attributes:
-        mapping: the range, exactly; to be changed here only.
-        revision: falls only where the history was lost (`replace`).
-        proved: the last revision at which it is known to have been right.
-        moves: rises whenever `mapping` was changed, also if it was changed back.
+        mapping: the keys of the range; only this class changes it.
+        revision: the revision of the mapping. It falls only if history was lost
+            (`replace`).
+        proved: the last revision at which the mapping was proved right.
+        moves: increases with each change of `mapping`, even if it was changed back.
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
@@ -116,16 +123,16 @@ class Replica:
         self.moves: int = 0
         self._relists = 0
         self._positions: WeakSet[Position] = WeakSet()
-        # The one at the present state, for as long as it lasts.
+        # The position of the present state; None if no consumer has asked for it.
         self._present: Position | None = None
 
-    # What moves it
+    # Changes
 
     def apply(self, events: Iterable[Event]) -> bool:
-        """Move over the events of one response: all of them, or none.
+        """Apply the events of one response: all of them, or none.
 
-        known_passed_over: those at or below `revision` are; a check may have shown that
-        they leave no trace.
+        known_passed_over: events at or below `revision` are skipped. A check may have
+        moved `revision` past events that do not change the mapping.
 
         Args:
             events: whole revisions, in order.
@@ -134,7 +141,7 @@ class Replica:
             Whether the mapping has changed.
 
         Raises:
-            Diverged: one does not continue its key, so another must have been lost.
+            Diverged: an event does not continue its key, so another one was lost.
         """
         mapping, known, revision = self.mapping, self.revision, self.revision
         olds: dict[bytes, KeyValue | None] = {}
@@ -158,7 +165,8 @@ class Replica:
             revision = kv.mod_revision
         self.revision = revision
         if gone:
-            # What came and went is no change, but has moved what lies about it.
+            # A key that was created and deleted is no change, but an iteration over the
+            # mapping must stop.
             self.moves += 1
             brief = [key for key, old in olds.items() if old is None]
             for key in itertools.filterfalse(mapping.__contains__, brief):
@@ -166,7 +174,7 @@ class Replica:
         return self._note(olds, resynced=False)
 
     def _diverged(self, event: Event, old: KeyValue | None, olds: Olds) -> Diverged:
-        """Go back to before the response, and say why."""
+        """Restore the mapping to before the response, and return the error."""
         self.moves += 1
         for key, before in olds.items():
             if before is not None:
@@ -176,17 +184,17 @@ class Replica:
         return Diverged(_broken_chain(event, old))
 
     def progressed(self, revision: int) -> None:
-        """Note that every event up to this revision has been applied.
+        """Note that all events up to this revision have been applied.
 
-        falls_only_if_lost: it never falls here.
+        falls_only_if_lost: `revision` never decreases here.
         """
         self.revision = max(self.revision, revision)
 
     def replace(self, snapshot: Snapshot) -> list[bytes]:
-        """Take over a fresh snapshot in one step.
+        """Replace the mapping with a fresh snapshot, in one step.
 
         Returns:
-            The keys that differ, in no order.
+            The keys that differ, in no particular order.
         """
         mapping, fresh = self.mapping, data_of(snapshot)
         olds: dict[bytes, KeyValue | None] = {
@@ -194,7 +202,7 @@ class Replica:
         }
         olds.update((key, None) for key in fresh if key not in mapping)
         if olds:
-            # First, as memory may run out.
+            # This comes first: a MemoryError here must not leave half a change.
             self.mapping = SortedDict(fresh)
         self.revision = snapshot.revision
         self.proved = snapshot.revision
@@ -212,13 +220,13 @@ class Replica:
                 position.note(olds, self.mapping, resynced=resynced)
         return True
 
-    # What shows it to be right
+    # Proofs and checks
 
     def proof(self) -> Proof:
-        """Return what is to be proved of the present state; it may move meanwhile.
+        """Return the present state for a proof, during which the mapping may change.
 
-        proof_of_its_revision: `prove` looks at what is here now, but for what has changed
-        since.
+        proof_of_its_revision: `prove` compares this state, which is the mapping of its
+        time without the changes since.
         """
         return Proof(
             revision=self.revision,
@@ -231,17 +239,18 @@ class Replica:
     def prove(
         self, proof: Proof, rows: Mapping[bytes, tuple[int, int]], count: int
     ) -> bool:
-        """Compare with what the server has at the revision of the proof.
+        """Compare a state with what the server has at the revision of the proof.
 
-        A walk over the whole mapping.
+        This iterates over the whole mapping.
 
         Args:
-            proof: as given before the read.
-            rows: mod_revision and version by key, of keys put after `proof.since`.
-            count: of all keys.
+            proof: the result of `proof()` before the read.
+            rows: mod_revision and version, by key, of the keys that were put after
+                `proof.since`.
+            count: how many keys the range has.
 
         Returns:
-            Whether it counts: the mapping has not been read anew in the meantime.
+            Whether the proof counts: it does not if the range was read again meanwhile.
 
         Raises:
             Diverged: the two differ.
@@ -270,7 +279,7 @@ class Replica:
         return True
 
     def _at(self, position: Position) -> Iterator[KeyValue]:
-        """Give what was there at this position, in no order."""
+        """Iterate over the keys at this position, in no particular order."""
         unseen = position.unseen
         for key, kv in self.mapping.items():
             if key not in unseen:
@@ -280,10 +289,13 @@ class Replica:
                 yield old
 
     def settle(self, check: Check) -> bool:
-        """Move to the revision of the check, if the mapping is right there too.
+        """Move to the revision of the check, if the mapping is right there, too.
 
-        Ask again after each response. Where the events between are still to come (of
-        keys that were put and deleted), `apply` passes over them.
+        Call it again after each response. If events up to that revision are still to
+        come (of keys that were put and deleted), `apply` skips them.
+
+        Returns:
+            Whether the mapping holds everything up to the check.
 
         Raises:
             Diverged: the store was behind the mapping: lost_history_found.
@@ -297,25 +309,25 @@ class Replica:
             self.progressed(check.revision)
         return settled
 
-    # What others hold of it
+    # Views
 
     def position(self) -> Position:
-        """Return the present state as a place to come back to; dropped, it is gone."""
+        """Return the present state as a position, kept as long as a caller holds it."""
         if self._present is None:
             self._present = Position()
             self._positions.add(self._present)
         return self._present
 
     def copy(self, header: ResponseHeader) -> Snapshot:
-        """Return the present state as a value."""
+        """Return the present state as a snapshot with this header."""
         data = dict(self.mapping.items())
         return construct(Snapshot, header, self.revision, data, LIBRARY)
 
     def keys(self, first: bytes, end: bytes) -> Iterator[bytes]:
-        """Give the keys from `first` up to `end`, in order.
+        """Iterate over the keys from `first` up to, not including, `end`, in order.
 
         Raises:
-            RuntimeError: the mapping has changed meanwhile, as a dict does.
+            RuntimeError: the mapping has changed meanwhile; a dict does the same.
         """
         moves = self.moves
         last = None if end == NO_END else end
@@ -325,7 +337,7 @@ class Replica:
                 raise RuntimeError("the mirror has changed during iteration")
 
     def count(self, first: bytes, end: bytes) -> int:
-        """Return how many keys there are from `first` up to `end`."""
+        """Return how many keys there are from `first` up to, not including, `end`."""
         mapping = self.mapping
         stop = len(mapping) if end == NO_END else mapping.bisect_left(end)
         return stop - mapping.bisect_left(first)
@@ -340,7 +352,7 @@ def _broken_chain(event: Event, old: KeyValue | None) -> str:
 
 
 row_of: Callable[[KeyValue], tuple[int, int]] = attrgetter("mod_revision", "version")
-"""Gives what a proof compares."""
+"""Return what a proof compares of a key."""
 
 
 def _version(row: tuple[int, int] | None, absent: str = "absent") -> str:
@@ -348,5 +360,5 @@ def _version(row: tuple[int, int] | None, absent: str = "absent") -> str:
 
 
 def shown(key: bytes) -> str:
-    """Return a key as it may stand in a log: escaped, and cut."""
+    """Return a key for a log line: escaped, and cut."""
     return repr(key) if len(key) <= MAX_SHOWN else f"{key[:MAX_SHOWN]!r}..."

@@ -1,6 +1,7 @@
-"""The way in: messages become `WatchResponse`, `Event`, `KeyValue`.
+"""Defines `WatchResponse`, `Event` and `KeyValue`, and decodes messages into them.
 
-Sans-IO. The values own what they hold: who keeps one keeps no message, and no other.
+Sans-IO. An event or key owns its bytes: whoever keeps one keeps no message and no other
+value in memory.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ._verdicts import error_of_cancel
 twin = _pure
 if not TYPE_CHECKING and speedups is not None:
     twin = speedups
-"""What makes values of bytes: in C, or in Python."""
+"""The module that makes values of bytes: in C if that is built, otherwise in Python."""
 
 SPEEDUPS = speedups is not None
 """Whether messages are decoded in C."""
@@ -29,10 +30,11 @@ _T = TypeVar("_T", bound=type)
 
 
 def _twinned(cls: _T) -> _T:
-    """Give what is defined here to the class in C, which takes its place.
+    """Copy the attributes of a class to the class in C, and return that instead.
 
-    One made in Python is always known to the garbage collector, which costs more than
-    all of the decoding. In C there are the fields, and that nobody sets them.
+    The garbage collector tracks every instance of a class made in Python, which costs
+    more than all of the decoding. The class in C has the fields, and makes them
+    read-only.
     """
     if not SPEEDUPS:
         return cls
@@ -51,7 +53,7 @@ class EventType(enum.IntEnum):
     DELETE = 1
     """It was deleted, or its lease has expired."""
     UNKNOWN = -1
-    """A kind that this version does not know; no server has one."""
+    """A type that this version does not know; no server sends one."""
 
 
 @final
@@ -72,19 +74,19 @@ class KeyValue(_pure.KeyValueFields):
     mod_revision: int
     """The revision of this change."""
     version: int
-    """How many puts since the key was created, this one included; 0 in a DELETE."""
+    """How many puts the key has had, starting with its creation; 0 in a DELETE."""
     lease: int
-    """The id of the lease that the key is attached to; 0 for none."""
+    """The id of the lease that the key is attached to; 0 if there is none."""
 
     if TYPE_CHECKING:
 
         def __new__(cls, made_by_the_library: Never, /) -> Self:
-            """Refuse every call."""
+            """Raise TypeError."""
 
     else:
 
         def __new__(cls, *args: object, **kwargs: object) -> Self:
-            """Refuse."""
+            """Raise TypeError."""
             raise TypeError("a KeyValue comes from the library, and is not constructed")
 
     @classmethod
@@ -124,23 +126,23 @@ class Event(_pure.EventFields):
     type: EventType
     """Whether the key was put or deleted."""
     kv: KeyValue
-    """The key as it is now; of a DELETE only key and mod_revision are set."""
+    """The key after this change; a DELETE sets only its `key` and `mod_revision`."""
     prev_kv: KeyValue | None
     """The key before this change.
 
-    None unless asked for with prev_kv=True, for a key that did not exist before, and
-    where the earlier revision has been compacted.
+    None if the watch lacks `prev_kv=True`, if the key did not exist before, or if the
+    earlier revision has been compacted.
     """
 
     if TYPE_CHECKING:
 
         def __new__(cls, made_by_the_library: Never, /) -> Self:
-            """Refuse every call."""
+            """Raise TypeError."""
 
     else:
 
         def __new__(cls, *args: object, **kwargs: object) -> Self:
-            """Refuse."""
+            """Raise TypeError."""
             raise TypeError("an Event comes from the library, and is not constructed")
 
     @classmethod
@@ -165,10 +167,10 @@ class Event(_pure.EventFields):
 
 @dataclass(frozen=True, slots=True)
 class ResponseHeader:
-    """Who answered, and how far that member was.
+    """The member that answered, and the state of its store at that time.
 
-    The revision says nothing about what a watch has been given: a server that
-    replays history sends its newest revision. `Watch.next_revision` says that.
+    The revision does not show which events a watch has delivered, since a server that
+    replays history sends its newest revision. `Watch.next_revision` shows that.
     """
 
     cluster_id: int
@@ -178,13 +180,13 @@ class ResponseHeader:
     revision: int
     """The newest revision of that member's store."""
     raft_term: int
-    """The term of raft."""
+    """The raft term of that member."""
 
 
 @final
 @_twinned
 class RawResponse(_pure.ResponseFields):
-    """One message of the stream, or some that are alike: what `_session` works on."""
+    """One message of the stream, or a batch merged into one, for `_session`."""
 
     __slots__ = ()
     events: Sequence[Event]
@@ -202,10 +204,10 @@ class RawResponse(_pure.ResponseFields):
 
 @final
 class WatchResponse(metaclass=NoPublicConstructor):
-    """What the server said of one watch. Immutable; made by the library only.
+    """A response of the server for one watch. Immutable; made by the library only.
 
-    Responses that waited while the user was busy may come as one: their events in
-    order, whole revisions only, with the header of the last.
+    Responses that waited while the user was busy may come as one, which has all their
+    events in order, whole revisions only, and the header of the last.
     """
 
     __module__ = "trio_etcd_watch"
@@ -222,17 +224,17 @@ class WatchResponse(metaclass=NoPublicConstructor):
 
     @property
     def events(self) -> Sequence[Event]:
-        """The events, by revision; those of one revision are never torn apart."""
+        """The events, by revision; those of one revision are in the same response."""
         return self._events
 
     @property
     def compact_revision(self) -> int:
-        """Not 0 if the watch ended because what it asked for is compacted."""
+        """Not 0 if the watch ended because its next revision has been compacted."""
         return self._raw.compact_revision
 
     @property
     def created(self) -> bool:
-        """Whether this confirms (or, with canceled, refuses) the creation."""
+        """Whether this confirms (or, with `canceled`, refuses) the creation."""
         return self._raw.created
 
     @property
@@ -242,33 +244,33 @@ class WatchResponse(metaclass=NoPublicConstructor):
 
     @property
     def cancel_reason(self) -> str:
-        """Why, in the server's words; may be empty."""
+        """Why the server ended the watch, in its own words; may be empty."""
         return self._raw.cancel_reason
 
     @property
     def is_progress_notify(self) -> bool:
-        """Whether this only tells how far the server is (Go's IsProgressNotify)."""
+        """Whether this only reports the server's progress (Go's IsProgressNotify)."""
         raw = self._raw
         return not (
             self._events or raw.canceled or raw.created or raw.compact_revision
         ) and bool(raw.revision)
 
     def raise_for_error(self) -> None:
-        """Raise what a cancel means; do nothing for every other response.
+        """Raise the error of a response that ended the watch; do nothing for others.
 
         Raises:
-            WatchCanceledError: or one of its kinds.
+            WatchCanceledError: The server ended the watch; a subclass says why.
         """
         if self.canceled or self.compact_revision:
             raise error_of_cancel(self)
 
     def merged(self, others: Sequence[WatchResponse]) -> WatchResponse:
-        """Return this and what followed it as one response."""
+        """Return this response and those that followed it as one."""
         parts = [self._events, *(other._events for other in others)]
         return construct(WatchResponse, others[-1]._raw, join(parts))
 
     def after(self, events: int) -> WatchResponse:
-        """Return what is left of this response after so many of its events."""
+        """Return this response without this many of its first events."""
         return construct(WatchResponse, self._raw, self._events[events:])
 
     def _values(self) -> tuple[Any, ...]:
@@ -291,7 +293,7 @@ class WatchResponse(metaclass=NoPublicConstructor):
         canceled: bool = False,
         cancel_reason: str = "",
     ) -> WatchResponse:
-        """Make one that no message holds."""
+        """Make a response from its values instead of a message."""
         raw = decode(
             pb.WatchResponse(
                 header=pb.ResponseHeader(**asdict(header)),
@@ -340,13 +342,13 @@ _CLASSES = _pure.Classes(
 
 
 def decode(*messages: bytes) -> RawResponse:
-    """Decode a message of a Watch stream, or several as their merge.
+    """Decode a message of a Watch stream, or the merge of several.
 
-    Of protobuf's rules: events of all of them, in order; a field that a later one has
-    replaces an earlier one's, and what it has not, stays.
+    By protobuf's rules, a merge has the events of all messages, in order. It has every
+    other field, including each of the header, as in the last message that has it.
 
     Raises:
-        StreamLost: it is no `WatchResponse`; nothing on this stream can be trusted.
+        StreamLost: a message is no `WatchResponse`, so the stream cannot be trusted.
     """
     try:
         response = twin.decode(messages, _CLASSES)
@@ -357,10 +359,10 @@ def decode(*messages: bytes) -> RawResponse:
 
 
 def watch_id_of_head(head: bytes) -> int:
-    """Return the watch id of a response of which only the first bytes are known.
+    """Return the watch id of a response, given only its first bytes.
 
-    The header and the id stand first and fill at most 59 bytes, so the longest start
-    that decodes, cut between two fields, has both.
+    The header and the id come first and take at most 59 bytes, so the longest prefix
+    that decodes, which ends between two fields, has both.
     """
     for length in range(min(len(head), 64), -1, -1):
         try:
@@ -371,5 +373,5 @@ def watch_id_of_head(head: bytes) -> int:
 
 
 def changes_of(events: Iterable[Event]) -> list[Event]:
-    """Return the events of keys that existed, and so have an earlier key to tell."""
+    """Return the events of keys that existed before, which may have a `prev_kv`."""
     return [event for event in events if not event.is_create]

@@ -1,8 +1,8 @@
-"""The watches of one stream: in which state each is, and what is asked for it.
+"""Keeps the watches of one stream, their states, and the requests to send for them.
 
-Sans-IO. It knows requests and nothing of replies; `_session` says what those mean. It is
-the one register of watches: each that its user has not left is in one roster, that of the
-stream which serves it, or which has ended its service.
+Sans-IO. It handles requests and no replies; `_session` handles those. It is the only
+register of watches: each watch whose user has not left it is in exactly one roster,
+that of the stream that serves it or served it last.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from ._subscription import (
 )
 
 MAX_UNKNOWN_IDS = 10_000
-"""Watch ids on one stream that nobody knows. A server that is well sends a few, for
-watches that were just left."""
+"""How many unknown watch ids a stream may bring. A healthy server sends a few, of
+watches that were just closed."""
 
 
 class Roster:
@@ -32,18 +32,19 @@ class Roster:
 
     def __init__(self) -> None:
         self._connected = False
-        # Also those that have failed, until their users leave.
+        # Includes those that have failed, until their users leave them.
         self._subscriptions: dict[Subscription, None] = {}
         self._live: dict[int, Subscription] = {}
         self._creations = Creations()
-        # Ids that have been canceled on this stream, so that each is canceled once.
+        # Ids that were canceled on this stream, so that each is canceled once.
         self._canceled: set[int] = set()
         self._unknown_ids = 0
         self._requests: list[bytes] = []
-        # How many of them are creations.
+        # How many of these requests are creations.
         self._unsent = 0
         self._asks_progress = False
-        # Watches on a member that is behind them, and how far the cluster is proved.
+        # Watches that the member is behind, and the newest revision that a linearizable
+        # read has shown the cluster to have.
         self._unproved: dict[Subscription, None] = {}
         self._proved = 0
         self._expelled: list[Subscription] = []
@@ -52,21 +53,21 @@ class Roster:
 
     @property
     def registered(self) -> Iterable[Subscription]:
-        """The watches that have not been left, in the order of their opening."""
+        """The watches that their users have not left, in the order of their opening."""
         return self._subscriptions.keys()
 
     @property
     def is_empty(self) -> bool:
-        """Whether all watches have been left."""
+        """Whether the users have left all watches."""
         return not self._subscriptions
 
     @property
     def subscriptions(self) -> list[Subscription]:
-        """The watches that have neither failed nor been left."""
+        """The watches that have not ended."""
         return [each for each in self._subscriptions if each.state is not State.ENDED]
 
     def open(self, spec: WatchSpec) -> Subscription:
-        """Add a watch. Its creation is sent now, or when there is a stream."""
+        """Add a watch. It is created now, or once there is a stream."""
         subscription = Subscription(spec)
         self.adopt(subscription)
         return subscription
@@ -77,12 +78,12 @@ class Roster:
         self._create(subscription)
 
     def close(self, subscription: Subscription) -> None:
-        """Forget a watch, and cancel it on the server; one that has ended may come."""
+        """Remove a watch, and cancel it on the server unless it has ended."""
         self.end(subscription)
         self._subscriptions.pop(subscription, None)
 
     def end(self, subscription: Subscription) -> None:
-        """Cancel a watch on the server, and expect nothing more of it."""
+        """Cancel a watch on the server, and ignore what still comes for it."""
         if subscription.state is State.LIVE:
             self._drop_id(subscription)
         elif subscription.state is State.CREATING:
@@ -90,25 +91,25 @@ class Roster:
         self._end(subscription)
 
     def take(self, subscription: Subscription, events: int, size: int) -> None:
-        """Note what the user has taken; a parked watch may go on (woken_at_half)."""
+        """Note what the user consumed; a parked watch may continue (woken_at_half)."""
         subscription.unread -= events
         subscription.unread_bytes -= size
         if subscription.state is State.PARKED and subscription.is_drained:
             self._create(subscription)
 
     def request_progress(self) -> None:
-        """Ask the server how far this stream is; without a stream do nothing.
+        """Request progress of this stream; without a stream do nothing.
 
-        One answer is as good as many, so what has not been sent yet is asked once.
+        One answer is as good as several, so requests that wait to be sent become one.
         """
         self._asks_progress = self._connected
 
     # The stream's side
 
     def connect(self) -> None:
-        """A new stream is open: create every watch that is to be on it.
+        """Create every watch on the new stream.
 
-        resumed_at_once: nothing is waited for in between.
+        resumed_at_once: no creation waits for anything but its turn.
         """
         self._connected = True
         for subscription in self._subscriptions:
@@ -116,9 +117,10 @@ class Roster:
                 self._create(subscription)
 
     def disconnect(self) -> None:
-        """The stream is gone, with what belongs to it (stream_state_dies).
+        """Discard the stream and what belongs to it (stream_state_dies).
 
-        whole_revisions: with the phase go its fragments, which are sent again.
+        whole_revisions: the fragments of a live watch are discarded with its phase, and
+        the server sends them again.
         """
         self._connected = False
         for subscription in self._subscriptions:
@@ -137,7 +139,7 @@ class Roster:
     def note_loss(self, reason: str, now: float) -> None:
         """Note why there is no stream, and since when.
 
-        Tries that fail do not make it shorter. A watch that is parked has none anyway.
+        A failed attempt does not reset that time. A parked watch needs no stream.
         """
         for subscription in self.subscriptions:
             subscription.last_loss = reason
@@ -146,17 +148,17 @@ class Roster:
 
     @property
     def unanswered(self) -> int:
-        """How many creations wait for their replies, wanted or not."""
+        """How many creations await their replies, abandoned ones included."""
         return len(self._creations)
 
     @property
     def answered(self) -> int:
-        """How many have been answered, on all streams so far."""
+        """How many creations have been answered, on all streams so far."""
         return self._creations.answered
 
     @property
     def abandoned(self) -> int:
-        """How many of the unanswered nobody wants any more."""
+        """How many of the unanswered creations are of watches that have ended."""
         return self._creations.abandoned
 
     @property
@@ -165,7 +167,7 @@ class Roster:
         return bool(self._requests) or self._asks_progress
 
     def requests(self) -> list[bytes]:
-        """Return the messages to send, and forget them."""
+        """Return the messages to send, and remove them here."""
         requests, self._requests = self._requests, []
         self._unsent = 0
         if self._asks_progress:
@@ -174,13 +176,13 @@ class Roster:
         return requests
 
     def expelled(self) -> list[Subscription]:
-        """Return, and forget, the watches that are to go on with a new token."""
+        """Return, and remove here, the watches that need a stream with a new token."""
         expelled, self._expelled = self._expelled, []
         return expelled
 
     @property
     def unproved(self) -> list[Subscription]:
-        """The watches that this member is behind: `prove()` how far the cluster is."""
+        """The watches that this member is behind; they wait for `prove()`."""
         return list(self._unproved)
 
     # Steps
@@ -188,14 +190,16 @@ class Roster:
     def _repeat(
         self, subscription: Subscription, prev_kv_tries: int | None = None
     ) -> None:
-        """Create a live watch again; what comes of its present creation is dropped.
+        """Create a live watch again, and drop what still comes of its old creation.
 
-        For prev_kv: etcd begins to send before it has noted that it is wanted
-        (recvLoop, v3rpc/watch.go), so now and then the first responses come without.
+        prev_kv may need this: etcd begins to send events before it has noted that
+        prev_kv is wanted (recvLoop, v3rpc/watch.go), so the first responses sometimes
+        lack it.
 
         Args:
             subscription: the watch.
-            prev_kv_tries: that are left, where this is one; None where it is not.
+            prev_kv_tries: how many tries for prev_kv remain after this one; None if the
+                watch is created again for another reason.
         """
         self._drop_id(subscription)
         self._create(subscription, prev_kv_tries)
@@ -207,7 +211,7 @@ class Roster:
             subscription.phase = Resuming()
             return
         if prev_kv_tries is None:
-            # previous_value_retried: on each stream.
+            # previous_value_retried: each stream has all its tries.
             prev_kv_tries = MAX_PREV_KV_TRIES if subscription.spec.prev_kv else 0
         subscription.phase = Creating(prev_kv_tries)
         if self._creations.add(subscription):
@@ -238,8 +242,8 @@ class Roster:
     def _drop_id(self, subscription: Subscription) -> None:
         """Cancel a live watch on the server; what is in flight for it is dropped.
 
-        live_ids_only: nothing under its id is listened to any more. The caller says in
-        which phase it is then.
+        live_ids_only: responses with its id are not processed any more. The caller sets
+        the next phase.
         """
         watch_id = subscription.live.watch_id
         del self._live[watch_id]
@@ -250,13 +254,13 @@ class Roster:
         subscription.phase = Parked()
 
     def _doubt(self, subscription: Subscription) -> None:
-        """Take nothing from this member before it is known why it is behind."""
+        """Stop using this member for a watch until it is known why it is behind."""
         self._drop_id(subscription)
         subscription.phase = Resuming()
         self._unproved[subscription] = None
 
     def _expel(self, subscription: Subscription, now: float) -> None:
-        """Give a watch up to a stream that comes with a new token."""
+        """Give up a watch, which moves to a stream with a new token."""
         subscription.phase = Resuming()
         if subscription.lost_at is None:
             subscription.lost_at = now

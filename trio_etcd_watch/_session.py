@@ -1,22 +1,24 @@
-"""One Watch stream without its I/O: what a message means, and who gets what of it.
+"""Processes the messages of one Watch stream into deliveries for its watches.
 
-What a read has brought and the user's wishes go in; requests to send and deliveries for
-the watches come out. `_roster` has the watches and the requests, `_lifecycle` how a watch
-begins and ends, and here is what comes in between. The rules that a change must keep go by
-the names under which docs/explanation/guarantees.md has them. Those of the cursor are in
-`_cursor`, those of creations and refusals in `_lifecycle`; the others:
+Sans-IO. The messages that a read brought and the calls of the users go in; requests to
+send and deliveries for the watches come out. `_roster` keeps the watches and the
+requests, `_lifecycle` handles how a watch begins and ends, and this module handles what
+comes in between. These are the rules, by their names in docs/explanation/guarantees.md.
+The rules of the cursor are in `_cursor`, those of creations and refusals in
+`_lifecycle`.
 
 live_ids_only
-    A watch is in one phase. Only a live one has a watch id, and only ids of live watches
-    are listened to; anything under another id is answered with one cancel.
+    A watch is in one phase. Only a live one has a watch id, and only responses with ids
+    of live watches are processed. A response with another id is answered with one
+    cancel request.
 reliable, unread_survives
-    What is delivered moves the cursor in the same step, and what is dropped does not:
-    so what was dropped is asked for again, and what was delivered is not.
+    What is delivered moves the cursor in the same step, and what is dropped does not
+    move it: so what was dropped is requested again, and what was delivered is not.
 stream_state_dies
-    A stream that breaks takes ids, queue and fragments with it. Cursors stay.
+    When a stream breaks, its ids, requests and fragments are discarded. Cursors stay.
 parked_at_bound, woken_at_half
-    A watch that its user does not drain is *parked*: canceled on the server, and created
-    again from its cursor when half of what it holds has been taken.
+    A watch that holds more unread events than it may is *parked*: canceled on the
+    server, and created again from its cursor once half of its bound has been consumed.
 """
 
 from __future__ import annotations
@@ -48,25 +50,27 @@ from ._subscription import (
 from ._tokens import StreamTokens
 
 MAX_FRAGMENTS = 65_536
-"""Of one response. etcd's are of 2 MiB; endless empty ones have to end too."""
+"""How many fragments a response may have. etcd's have 2 MiB each; this also bounds a
+response of endless empty fragments."""
 
 
 MAX_OVERSIZED = 20
-"""How many responses over the limit in a row a watch may be created again for. What etcd
-has ready before it announces the watch is not split, and a busy server was four times in
-a row that quick; what is one event above the limit is so each time."""
+"""How many responses over the limit in a row a watch may be created again for. etcd
+does not split events that it has ready before it announces the watch; a busy server did
+this four times in a row. A single event over the limit does not pass at any try."""
 
 
 class Session(Lifecycle):
     """The watches of one stream, across all its reconnects.
 
     Args:
-        max_message_size: bound, in bytes, of a message, and of a revision that is
+        max_message_size: the bound, in bytes, of a message, and of a revision that is
             joined from fragments.
-        tokens: what a refused token means.
+        tokens: decides what a refused token means.
 
     Attributes:
-        bytes_received: of messages that were not over the limit, on all streams so far.
+        bytes_received: how many bytes of messages that were not over the limit have
+            come, on all streams so far.
     """
 
     def __init__(
@@ -82,18 +86,18 @@ class Session(Lifecycle):
     def receive_messages(
         self, messages: Sequence[bytes | Oversized], now: float
     ) -> Iterator[Delivery]:
-        """Take what one read of the connection has brought, whole.
+        """Process all messages that one read of the connection brought.
 
         Hand on each delivery before asking for the next: its cursor has moved, and
-        what follows may raise. Of one watch they come in order.
+        the next step may raise. The deliveries of one watch come in order.
 
         Args:
-            messages: in the order in which they came.
+            messages: the messages, in the order in which they came.
             now: the time.
 
         Raises:
-            StreamLost: a message cannot be parsed, or it cannot be known whose replies
-                are whose. Open a new stream.
+            StreamLost: a message breaks the protocol, or replies cannot be assigned to
+                their creations. Open a new stream.
         """
         for batch in split_batches(messages):
             if isinstance(batch, Oversized):
@@ -104,7 +108,7 @@ class Session(Lifecycle):
                 yield from self._receive_batch(batch, now)
 
     def _receive_batch(self, batch: Sequence[bytes], now: float) -> Iterator[Delivery]:
-        """Take responses that are alike: as one if that is the same, or else in turn."""
+        """Process a batch as one response if that is equivalent, otherwise in turn."""
         merged = merge_batch(batch) if len(batch) > 1 else None
         if merged is not None:
             subscription = self._live.get(merged.watch_id)
@@ -117,7 +121,7 @@ class Session(Lifecycle):
             yield from self._receive(decode(message), now)
 
     def _receive(self, response: RawResponse, now: float) -> Sequence[Delivery]:
-        """Take one response of the stream; return what the watches get of it."""
+        """Process one response of the stream; return its deliveries to the watches."""
         if response.created:
             return self._receive_created(response, now)
         if response.canceled or response.compact_revision:
@@ -137,11 +141,11 @@ class Session(Lifecycle):
         return self._receive_progress(subscription, response)
 
     def _receive_oversized(self, watch_id: int, size: int) -> Sequence[Delivery]:
-        """Take note of a response that was longer than the limit, and thrown away.
+        """Handle a response that was over the limit, and therefore discarded.
 
-        fragments_on_demand: it is asked for again in fragments. What is too long then is
-        one event; or else events that were ready before the server had announced the
-        watch, which it does not split: another try is likely to fare better.
+        fragments_on_demand: it is requested again in fragments. What is still too long
+        is one event, or events that the server had ready before it announced the watch.
+        The server does not split those, but is likely to split them at another try.
         """
         subscription = self._live.get(watch_id)
         if subscription is None:
@@ -157,8 +161,8 @@ class Session(Lifecycle):
     # Replies
 
     def _receive_broadcast(self, response: RawResponse) -> Sequence[Delivery]:
-        # answers_move_nothing, and answers_not_overtaking: etcd answers [progress,
-        # creation] with the events last.
+        # answers_move_nothing, and answers_not_overtaking: if a creation follows a
+        # progress request, etcd may send the events of the watch after the answer.
         revision = response.revision
         return [
             self._delivery(subscription, response)
@@ -182,7 +186,7 @@ class Session(Lifecycle):
         events: Sequence[Event],
         size: int,
     ) -> Sequence[Delivery]:
-        """Take whole revisions: the events of a response, or of parts of it."""
+        """Deliver whole revisions: the events of a response, or of its fragments."""
         cursor = subscription.cursor
         first, last = response.first_revision, response.last_revision
         if events is not response.events:
@@ -194,7 +198,7 @@ class Session(Lifecycle):
             events = events[len(list(old)) :]
         if not events:
             return ()
-        # previous_value_retried; what only creates keys says nothing of it.
+        # previous_value_retried: events that create keys have no prev_kv anyway.
         live = subscription.live
         if live.prev_kv_tries and (changes := changes_of(events)):
             if all(event.prev_kv is None for event in changes):
@@ -215,7 +219,7 @@ class Session(Lifecycle):
     def _receive_fragment(
         self, subscription: Subscription, response: RawResponse
     ) -> Sequence[Delivery]:
-        """Hand on the revisions that are complete; keep what of the last has come."""
+        """Deliver the revisions that are complete; keep the part of the last one."""
         subscription.oversized = 0
         fragments = subscription.live.fragments
         come = fragments.size + response.size

@@ -1,12 +1,12 @@
-/* From bytes to values: the twin of _pure.py, with the same names; of that function of
- * _grpc/messages.py which takes messages from frames; and of that of _chain.py which puts
- * events into a mapping.
+/* Decodes bytes into values. This is the twin of _pure.py, with the same names, of
+ * `take_messages` in _grpc/messages.py and of `put_again` in _chain.py.
  *
- * Messages are read straight into the objects that users get. For any bytes the outcome
- * is that of protobuf's own parser (upb): the same values, or an error from both. What
- * it accepts beyond the letter of the encoding is accepted here, and named where it is.
+ * Messages are decoded directly into the objects that users get. For any bytes the
+ * result is that of protobuf's own parser (upb): the same values, or an error from
+ * both. What upb accepts although the encoding does not permit it is accepted here,
+ * too, with a comment at each such place.
  *
- * The parts are headers, so that all is one translation unit, in which the compiler
+ * The parts are headers, so that they form one translation unit, in which the compiler
  * inlines across them.
  */
 #include "_speedups_values.h"
@@ -37,7 +37,7 @@ check_classes(PyObject *tuple, const State *state, Classes *classes)
            check_class(PyTuple_GetItem(tuple, 2), state->kv);
 }
 
-/* Read all messages, and the list of their events. The bytes stay: a tuple holds them. */
+/* Decode all messages, and append their events. The tuple keeps their bytes alive. */
 static bool
 read_messages(
     PyObject *messages, Response *response, PyObject *events, const Classes *classes)
@@ -81,8 +81,8 @@ decode(PyObject *module, PyObject *args)
     return (PyObject *)response;
 }
 
-/* Read a RangeResponse, and its keys into the mapping, if there is one; false, with an
- * exception, if that fails. */
+/* Decode a RangeResponse, and put its keys into the mapping if there is one; false,
+ * with an exception, if that fails. */
 static bool
 read_reply(PyObject *message, RangeHead *head, PyObject *kvs, PyTypeObject *type)
 {
@@ -205,7 +205,7 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-/* Make a class, and put it where `decode()` and users of the module find it. */
+/* Make a class, and store it in the state and in the module. */
 static int
 add_class(PyObject *module, PyType_Spec *spec, PyTypeObject **place)
 {
@@ -219,7 +219,7 @@ module_exec(PyObject *module)
     State *state = PyModule_GetState(module);
     if (add_class(module, &kv_spec, &state->kv) < 0 ||
         add_class(module, &event_spec, &state->event) < 0 ||
-        /* The same number stands in _twins.py, which refuses any other. */
+        /* _twins.py requires the same number, and rejects any other. */
         PyModule_AddIntConstant(module, "ABI", 4) < 0)
         return -1;
     return add_class(module, &response_spec, &state->response);

@@ -1,5 +1,5 @@
-/* The chain of a key: the twin of `put_again` in _chain.py, which puts events into a
- * mapping.
+/* Applies puts that continue their keys to a mapping: the twin of `put_again` in
+ * _chain.py.
  */
 #ifndef TRIO_ETCD_WATCH_CHAIN_H
 #define TRIO_ETCD_WATCH_CHAIN_H
@@ -8,7 +8,7 @@
 
 #include <string.h>
 
-/* Whether this put finds the version before its own, of the same creation. */
+/* Whether this put continues the version before its own, of the same creation. */
 static bool
 continues(const KeyValue *kv, const KeyValue *old)
 {
@@ -24,9 +24,10 @@ same_bytes(PyObject *one, PyObject *other)
            memcmp(PyBytes_AsString(one), PyBytes_AsString(other), size) == 0;
 }
 
-/* Put it in place of what is there, if it continues that: 1 if so, 0 if not, -1 with an
- * exception. No reference is borrowed where a dict may run code of its keys. The dict
- * keeps the key that it has, so the new one gets that too: it is equal, and held once. */
+/* Replace the old value of the key with this one, if it continues that: 1 if so, 0 if
+ * not, -1 with an exception. No reference is borrowed while a dict may run code of its
+ * keys. The dict keeps the key object that it has. The new value gets the same object,
+ * which is equal, so that it is held only once. */
 static int
 put_one(PyObject *mapping, KeyValue *kv, PyObject *olds, PyTypeObject *type)
 {

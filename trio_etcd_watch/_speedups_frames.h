@@ -1,5 +1,5 @@
-/* Messages out of frames (https://www.rfc-editor.org/rfc/rfc9113#section-4.1): the twin of
- * `take_messages` in _grpc/messages.py.
+/* Takes messages from frames (https://www.rfc-editor.org/rfc/rfc9113#section-4.1): the
+ * twin of `take_messages` in _grpc/messages.py.
  */
 #ifndef TRIO_ETCD_WATCH_FRAMES_H
 #define TRIO_ETCD_WATCH_FRAMES_H
@@ -8,8 +8,9 @@
 
 #include <string.h>
 
-/* A frame's length and type, flags and stream; a gRPC message's compressed flag and
- * length. Flags to compressed flag are compared as they stand. */
+/* The head of a frame with a message: length and type, flags and stream of the frame,
+ * then compressed flag and length of the gRPC message. The bytes from the flags to the
+ * compressed flag are compared with `whose`. */
 enum { HEAD = 14, WHOSE_AT = 4, WHOSE = 6, SIZE_AT = 10, PREFIX = 5 };
 
 static uint32_t
@@ -18,15 +19,16 @@ read_u32(const uint8_t *at)
     return (uint32_t)at[0] << 24 | (uint32_t)at[1] << 16 | (uint32_t)at[2] << 8 | at[3];
 }
 
-/* The size of the message that begins at `in`, if that is a frame with one whole message
- * for `whose`, of at most `limit` bytes; -1 if it is anything else, or not all there. */
+/* The size of the message in the frame at `in`, if that has exactly one message, its
+ * head matches `whose`, and the message is complete and of at most `limit` bytes;
+ * otherwise -1. */
 static Py_ssize_t
 whole_message(Span in, const char *whose, Py_ssize_t limit)
 {
     if (in.end - in.at < HEAD || memcmp(in.at + WHOSE_AT, whose, WHOSE) != 0)
         return -1;
     uint32_t size = read_u32(in.at + SIZE_AT);
-    /* The last byte of the word is the type, and that of DATA is 0. */
+    /* The last byte of the word is the type, which is 0 for DATA. */
     if (read_u32(in.at) != ((uint64_t)size + PREFIX) << 8 || size > limit ||
         size > in.end - in.at - HEAD)
         return -1;

@@ -1,5 +1,5 @@
-/* The parts of a message, as bytes say them: a key, an event, a header. Fields that come
- * twice: the last one wins; messages are merged.
+/* Decodes the parts of a message: a key, an event, a header. If a field comes twice,
+ * the last one wins; if that is a message, both are merged.
  */
 #ifndef TRIO_ETCD_WATCH_MESSAGES_H
 #define TRIO_ETCD_WATCH_MESSAGES_H
@@ -7,7 +7,7 @@
 #include "_speedups_values.h"
 #include "_speedups_wire.h"
 
-/* What a KeyValue's bytes say; its spans lie in the message. */
+/* The decoded fields of a KeyValue; the spans point into the message. */
 typedef struct {
     Span key;
     Span value;
@@ -24,7 +24,7 @@ typedef struct {
     int32_t type;
 } EventBytes;
 
-/* `depth` messages lie around it. */
+/* The key is nested in `depth` messages. */
 static bool
 read_key_value(Span in, KeyValueBytes *kv, int depth)
 {

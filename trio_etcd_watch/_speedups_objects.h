@@ -1,13 +1,13 @@
-/* From what was read to objects: a watch response with its events, and a page of a range
- * with its keys.
+/* Makes objects of decoded fields: a watch response with its events, and a page of a
+ * range with its keys.
  */
 #ifndef TRIO_ETCD_WATCH_OBJECTS_H
 #define TRIO_ETCD_WATCH_OBJECTS_H
 
 #include "_speedups_messages.h"
 
-/* What is made of the fields, as `_pure.Classes` has it. References are borrowed from
- * that tuple, which its caller holds. */
+/* The classes to make, and the types of events; the same as `_pure.Classes`. References
+ * are borrowed from that tuple, which the caller holds. */
 typedef struct {
     PyTypeObject *response;
     PyTypeObject *event;
@@ -60,11 +60,12 @@ new_event(const Classes *classes, const EventBytes *from)
     return (PyObject *)event;
 }
 
-/* Read one event and append it; false, with or without an exception, if that fails. */
+/* Decode one event and append it; false, with or without an exception, if that
+ * fails. */
 static bool
 add_event(Span in, Response *response, PyObject *events, const Classes *classes)
 {
-    /* Not NULL: there is no arithmetic on null pointers. */
+    /* Not NULL, since arithmetic on null pointers is undefined. */
     static const uint8_t nothing[1];
     const KeyValueBytes empty = {.key = {nothing, nothing}, .value = {nothing, nothing}};
     EventBytes read = {.kv = empty, .prev_kv = empty};
@@ -84,7 +85,8 @@ add_event(Span in, Response *response, PyObject *events, const Classes *classes)
     return added;
 }
 
-/* Read a string, which has to be UTF-8; false, with or without an exception, if not. */
+/* Decode a string, which must be UTF-8; false, with or without an exception, if that
+ * fails. */
 static bool
 set_cancel_reason(Span bytes, Response *response)
 {
@@ -100,7 +102,7 @@ set_cancel_reason(Span bytes, Response *response)
     return true;
 }
 
-/* Take one field of a message, which is read already; false, with or without an
+/* Store one field of a message, which is already read; false, with or without an
  * exception, if that fails. */
 static inline bool
 take_field(Span *in, const Field *field, Response *response, PyObject *events,
@@ -133,7 +135,7 @@ take_field(Span *in, const Field *field, Response *response, PyObject *events,
     }
 }
 
-/* Read one message into what earlier ones have said; false, with or without an
+/* Decode one message, and merge it into the response; false, with or without an
  * exception, if that fails. */
 static bool
 read_message(Span in, Response *response, PyObject *events, const Classes *classes)
@@ -147,8 +149,8 @@ read_message(Span in, Response *response, PyObject *events, const Classes *class
     return true;
 }
 
-/* What a RangeResponse says beside its keys, how many these are, and the last one. The
- * header's fields alone are used; it is no object. */
+/* The fields of a RangeResponse other than its keys, the number of these, and the last
+ * key. Only the fields of the header are used of `header`, which is not an object. */
 typedef struct {
     Response header;
     bool more;
@@ -157,9 +159,9 @@ typedef struct {
     Span last_key;
 } RangeHead;
 
-/* Read one key, and put it into the mapping, if there is one; false, with or without an
- * exception, if that fails. A loop of its own over the new keys would take as long as
- * making them: here they are in the processor's cache. */
+/* Decode one key, and put it into the mapping if there is one; false, with or without
+ * an exception, if that fails. A separate loop over the new keys would take as long as
+ * making them, since they would no longer be in the processor's cache. */
 static bool
 add_key_value(Span in, RangeHead *head, PyObject *kvs, PyTypeObject *type)
 {
@@ -177,8 +179,8 @@ add_key_value(Span in, RangeHead *head, PyObject *kvs, PyTypeObject *type)
     return added;
 }
 
-/* Read a RangeResponse, and its keys into the mapping, if there is one; false, with or
- * without an exception, if that fails. */
+/* Decode a RangeResponse, and put its keys into the mapping if there is one; false,
+ * with or without an exception, if that fails. */
 static bool
 read_range(Span in, RangeHead *head, PyObject *kvs, PyTypeObject *type)
 {

@@ -1,7 +1,6 @@
-/* The classes of the values, and their fields; what one can do with them, _responses.py
- * adds.
+/* Defines the classes of the values and their fields; _responses.py adds the methods.
  *
- * No object here is known to the garbage collector: they hold bytes, numbers and each
+ * The garbage collector does not track these objects: they hold bytes, numbers and each
  * other, and form no cycle.
  */
 #ifndef TRIO_ETCD_WATCH_VALUES_H
@@ -51,7 +50,7 @@ typedef struct {
     char rising;
 } Response;
 
-/* The classes of this module, as each interpreter has them. */
+/* The classes of this module; each interpreter has its own. */
 typedef struct {
     PyTypeObject *kv;
     PyTypeObject *event;
@@ -96,7 +95,7 @@ static PyMemberDef response_members[] = {
     {NULL, 0, 0, 0, NULL},
 };
 
-/* Free an object whose fields are released; it holds its class. */
+/* Free an object whose fields are released, and release its class. */
 static void
 free_object(PyObject *self)
 {
@@ -130,7 +129,8 @@ response_dealloc(PyObject *self)
     free_object(self);
 }
 
-/* A function as a slot has it: ISO C leads there by way of a number only. */
+/* A function as the value of a slot. ISO C converts it to void * only through a
+ * number. */
 #define SLOT(function) ((void *)(uintptr_t)(function))
 
 #define SPEC(prefix, fields, struct_name, text)                                          \

@@ -1,8 +1,9 @@
-/* The wire format: https://protobuf.dev/programming-guides/encoding/. It knows no Python.
+/* Reads the wire format of protobuf, without Python's API:
+ * https://protobuf.dev/programming-guides/encoding/
  *
- * Bytes come from the network, and none is trusted: everything is read through a Span,
- * whose `at` never passes its `end`. Nothing recurses, and no announced length makes
- * room for anything before so many bytes are seen to be there.
+ * The bytes come from the network and are not trusted: everything is read through a
+ * Span, whose `at` never passes its `end`. Nothing recurses, and no memory is allocated
+ * for an announced length before that many bytes are known to be there.
  */
 #ifndef TRIO_ETCD_WATCH_WIRE_H
 #define TRIO_ETCD_WATCH_WIRE_H
@@ -11,7 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Bytes that are still to be read; at <= end. */
+/* The bytes that are still to be read; at <= end. */
 typedef struct {
     const uint8_t *at;
     const uint8_t *end;
@@ -19,7 +20,7 @@ typedef struct {
 
 enum { VARINT = 0, I64 = 1, LEN = 2, SGROUP = 3, EGROUP = 4, I32 = 5 };
 
-/* A tag and what follows it: a number, or bytes. */
+/* A field: its tag, and the number or the bytes that follow it. */
 typedef struct {
     uint32_t tag;
     uint64_t number;
@@ -28,15 +29,15 @@ typedef struct {
 
 #define TAG(field, wire_type) ((field) << 3 | (wire_type))
 
-/* As upb has it: how deep messages and groups may lie in each other. */
+/* How deep messages and groups may be nested; the same as in upb. */
 #define MAX_DEPTH 100
 
-/* Read a varint of at most `most` bytes; false if it is longer, or cut off. The tenth
- * byte has one bit to give, and the others are lost, as upb does it. */
+/* Read a varint of at most `most` bytes; false if it is longer, or cut off. Of the
+ * tenth byte one bit is used, and the others are dropped, as upb does. */
 static inline bool
 read_varint(Span *in, int most, uint64_t *value)
 {
-    /* Tags, lengths and small numbers are one byte, and most varints are of these. */
+    /* Most varints are tags, lengths and small numbers, which take one byte. */
     if (in->at < in->end && *in->at < 0x80) {
         *value = *in->at++;
         return true;
@@ -53,7 +54,7 @@ read_varint(Span *in, int most, uint64_t *value)
     return false;
 }
 
-/* Read the bytes that a length announces; false if they are not there. */
+/* Read a length and that many bytes; false if they are not there. */
 static bool
 read_bytes(Span *in, Span *bytes)
 {
@@ -74,8 +75,8 @@ skip(Span *in, ptrdiff_t length)
     return true;
 }
 
-/* Read a tag with what follows it; of a group that is nothing. Groups are not used by
- * etcd, and whoever reads on must skip them. */
+/* Read a tag and the number or bytes that follow it; in a group, only the tag. etcd
+ * does not use groups, so the caller must skip them. */
 static inline bool
 read_field(Span *in, Field *field)
 {
@@ -100,9 +101,9 @@ read_field(Span *in, Field *field)
     }
 }
 
-/* Skip a field that is none of ours, or not of its type: all is read already, unless it
- * begins a group. `depth` messages lie around it. There is no field 0, but upb does not
- * look for it inside of groups. */
+/* Skip a field that is not declared, or has another type. It is already read, unless it
+ * begins a group. The field is nested in `depth` messages. Field 0 is an error, except
+ * inside groups, where upb does not check for it. */
 static bool
 skip_unknown(Span *in, const Field *unknown, int depth)
 {

@@ -1,8 +1,9 @@
-"""The watches that share a stream: it is opened, lost, and opened again for them.
+"""Keeps a stream open for the watches that share it, and reopens it after each loss.
 
-While it lives it is a `LiveStream`, a nursery with its tasks. A loss cancels that, and after
-a while the next is opened with the resume queue: the watches that are still wanted, each
-from its cursor. Watches outlive it; nothing here ever waits for their users.
+Each open stream is a `LiveStream`, a nursery with its tasks. A loss cancels that
+nursery. After a delay the next stream is opened, with the resume queue: the watches
+that have not ended, each from its cursor. Watches outlive the streams. No task here
+waits for a user.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ class WatchStream:
 
     Args:
         connector: opens connections.
-        metadata: of the user.
+        metadata: the user's metadata.
         require_leader: whether a member without a leader is an error.
-        totals: of the watcher.
-        move: takes a watch that needs a stream with a new token.
-        delay: seconds to wait before the first try.
+        totals: the counters of the watcher.
+        move: moves a watch to a stream with a new token.
+        delay: seconds to wait before the first attempt to open a stream.
     """
 
     def __init__(
@@ -70,18 +71,18 @@ class WatchStream:
 
     @property
     def closed(self) -> bool:
-        """Whether it takes no more watches: the last one was left, or it halted."""
+        """Whether it takes no more watches, since its last one is gone or it failed."""
         return self._scope.cancel_called
 
     @property
     def watches(self) -> Iterable[Subscription]:
-        """The watches that have not been left, also those that have failed."""
+        """The watches that their users have not left, including those that failed."""
         return self._session.registered
 
     # The user's side
 
     def open(self, spec: WatchSpec) -> Inbox:
-        """Add a watch; `Inbox.wait_created()` says when the server knows of it."""
+        """Add a watch; `Inbox.wait_created()` waits until the server confirms it."""
         subscription = self._session.open(spec)
         inbox = Inbox(subscription)
         subscription.server, subscription.receiver = self, inbox
@@ -89,31 +90,31 @@ class WatchStream:
         return inbox
 
     def adopt(self, subscription: Subscription) -> None:
-        """Go on with a watch that another stream has expelled."""
+        """Continue a watch that another stream has expelled."""
         subscription.server = self
         self._session.adopt(subscription)
         self._wake()
 
     def close(self, subscription: Subscription) -> None:
-        """Drop a watch, here and on the server; with the last one goes the stream."""
+        """Close a watch, here and on the server; the last one closes the stream."""
         self._session.close(subscription)
         subscription.receiver.close()
         self._wake()
         self._close_if_empty("the last watch of this stream was left")
 
     def close_watches(self) -> None:
-        """End every wait for these watches: their watcher is closed."""
+        """Close all watches, which ends every wait for them: the watcher is closed."""
         for subscription in list(self.watches):
             self._session.end(subscription)
             subscription.receiver.close()
 
     def request_progress(self) -> None:
-        """Ask the server how far it is; without a stream do nothing."""
+        """Request progress of all watches; without a stream do nothing."""
         self._session.request_progress()
         self._wake()
 
     def take(self, subscription: Subscription, events: int, size: int) -> None:
-        """Note what the user of a watch has taken."""
+        """Note what the user of a watch has consumed."""
         self._totals.events_delivered += events
         self._session.take(subscription, events, size)
         self._wake()
@@ -121,9 +122,10 @@ class WatchStream:
     # The server's side
 
     async def run(self) -> None:
-        """Serve the watches until the last one is left.
+        """Serve the watches until the last one is closed.
 
-        A stream that halts has failed them; it is there until they are left.
+        After a final error, which fails all watches, this waits until their users have
+        left them.
         """
         with self._scope:
             await trio.sleep(self._delay)
@@ -131,7 +133,7 @@ class WatchStream:
         await self._empty.wait()
 
     async def _serve(self) -> None:
-        """Open stream after stream, until one halts or no watch wants one."""
+        """Open stream after stream, until a final error or until no watch needs one."""
         waits = delays(random.random)
         wait = next(waits)
         while True:
@@ -140,7 +142,7 @@ class WatchStream:
                 self._halt(end)
                 return
             if not self._session.subscriptions:
-                # All have failed; their users will notice.
+                # All watches have failed, and their users get the errors.
                 self._scope.cancel(reason=str(end))
                 return
             lived = trio.current_time() - opened
@@ -151,7 +153,10 @@ class WatchStream:
             await trio.sleep(wait)
 
     async def _serve_once(self) -> tuple[float, StreamLost | WatchError]:
-        """Open a stream and serve it; return when it worked, and how it ended."""
+        """Open and serve a stream; return when it began to work, and how it ended.
+
+        The time is infinity if it never worked.
+        """
         try:
             live, route = await self._open_stream()
         except (StreamLost, RpcError) as exc:
@@ -167,7 +172,7 @@ class WatchStream:
             self._live = None
             waited = trio.current_time() - asked
             if live.opened == math.inf:
-                # It did not serve; the next may.
+                # This member has not replied; another one may.
                 if not self.closed:
                     route.leave()
                 elif waited > PATIENCE:
@@ -188,7 +193,8 @@ class WatchStream:
                 expel=lambda subscription: self._expel(route, subscription),
             )
         except StreamLost:
-            # It has as many streams as the server allows: the next takes this one.
+            # The connection has as many streams as the server allows; the next
+            # connection takes this one.
             route.leave()
             raise
         return live, route

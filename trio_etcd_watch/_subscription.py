@@ -1,8 +1,8 @@
-"""One watch as its session sees it: where it stands, and what is delivered for it.
+"""The state of one watch, as its session sees it, and the deliveries for it.
 
-Sans-IO, and nothing but data: `_session` has the rules. A watch is in one phase, which
-carries what has a meaning in that phase only, and takes it along when it ends: an id, and
-what depends on the stream, are those of a live watch.
+Sans-IO, and only data; the rules are in `_session`. A watch is in one phase. What has a
+meaning in one phase only, such as the watch id of a live watch, is an attribute of that
+phase, and is discarded with it.
 """
 
 from __future__ import annotations
@@ -23,40 +23,40 @@ BROADCAST_ID = -1
 
 
 MAX_PREV_KV_TRIES = 3
-"""How often a watch may be created again because etcd left out prev_kv. Its race was
-lost in 3 of 10,000 tries; where prev_kv is compacted, repeating changes nothing."""
+"""How often a watch may be created again because etcd left out prev_kv. etcd's race
+left it out in 3 of 10,000 tries. If prev_kv is compacted, another try does not help."""
 
 
 class State(enum.Enum):
-    """Where a watch stands: the name of its phase."""
+    """The name of the phase of a watch."""
 
     RESUMING = "resuming"
-    """It waits for a stream, which starts by creating it; or, on a member that is behind
+    """It waits for a stream, which begins by creating it; or, if the member is behind
     it, for the proof that the cluster is not."""
     CREATING = "creating"
-    """Its creation has been sent, and its reply is awaited."""
+    """Its creation was sent, or waits for its turn, and the reply is awaited."""
     LIVE = "live"
     """It has an id, and events flow."""
     PARKED = "parked"
-    """It holds all that it may; the server does not know of it."""
+    """Its buffer is full, and the watch does not exist on the server."""
     ENDED = "ended"
-    """It failed, or its user left."""
+    """It failed, or was closed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resuming:
-    """Nothing is asked for."""
+    """Nothing has been requested."""
 
     state: ClassVar = State.RESUMING
 
 
 @dataclass(frozen=True, slots=True)
 class Creating:
-    """Its creation has been sent, or waits for those before it.
+    """Its creation was sent, or waits for the reply to an earlier one.
 
     Attributes:
-        prev_kv_tries: how often it may still be repeated because the first changes come
-            without their prev_kv.
+        prev_kv_tries: how often it may still be created again because its first changes
+            come without their prev_kv.
     """
 
     state: ClassVar = State.CREATING
@@ -68,10 +68,10 @@ class Live:
     """The server has confirmed it on the present stream.
 
     Attributes:
-        watch_id: given by the server.
-        created_revision: of the header of its creation.
-        prev_kv_tries: as those of its creation; 0 once changes came with prev_kv.
-        fragments: of a revision that is still to be completed.
+        watch_id: the id that the server has assigned.
+        created_revision: the revision in the header of its creation.
+        prev_kv_tries: as in `Creating`; 0 once changes have come with prev_kv.
+        fragments: the fragments of a revision that is not complete yet.
     """
 
     state: ClassVar = State.LIVE
@@ -83,14 +83,14 @@ class Live:
 
 @dataclass(frozen=True, slots=True)
 class Parked:
-    """What it holds is to be taken first."""
+    """Its buffer is full, so its user must consume half of that first."""
 
     state: ClassVar = State.PARKED
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Nothing follows."""
+    """Nothing more is delivered."""
 
     state: ClassVar = State.ENDED
 
@@ -99,41 +99,44 @@ Phase: TypeAlias = Resuming | Creating | Live | Parked | Ended
 
 
 class Receiver(Protocol):
-    """What a user holds of a watch."""
+    """The consumer's end of a watch."""
 
     def deliver(self, delivery: Delivery) -> None:
-        """Take what has come; never wait."""
+        """Take a delivery. Never waits."""
 
     def close(self) -> None:
         """Hand over nothing more, and end every wait."""
 
 
 class Server(Protocol):
-    """What serves a watch."""
+    """What serves a watch: its stream."""
 
     def take(self, subscription: Subscription, events: int, size: int) -> None:
-        """Note that its user has taken so many events, of so many bytes."""
+        """Note that the user consumed this many events, of `size` bytes in total."""
 
     def close(self, subscription: Subscription) -> None:
-        """Drop it."""
+        """Close the watch, here and on the server."""
 
 
 class Subscription:
     """One watch, as its session sees it. Made by `Session.open()`.
 
     Attributes:
-        phase: where it stands.
-        server: what serves it now. Set by that, as is
-        receiver: what gets its deliveries.
-        unread, unread_bytes: delivered, and not taken by the user yet.
+        spec: what the user asked for.
+        cursor: its resume point.
+        phase: its phase.
+        server: what serves it now. Set by the server itself.
+        receiver: what gets its deliveries. Set by the server.
+        unread, unread_bytes: how many events, and how many bytes of them, are delivered
+            and not consumed by the user yet.
         confirmed: whether a server has ever confirmed it.
-        cluster_id: of the cluster that confirmed it; 0 where it has not said.
-        tokens: how it has fared with its tokens.
-        splits: whether it asks for fragments: a response was too large once.
-        oversized: how many were, since the last fragment.
-        last_loss: why it has lost its stream, or got none, the last time.
-        lost_at: when it lost its stream, by the clock of who serves it; None while it
-            is confirmed on one.
+        cluster_id: the id of the cluster that confirmed it; 0 if none has given its id.
+        tokens: counts the tokens that were refused for it.
+        splits: whether it requests fragments, since one of its responses was too large.
+        oversized: how many responses were too large in a row.
+        last_loss: why its stream was last lost, refused or not opened; None if never.
+        lost_at: when it lost its stream, by the server's clock; None while it is
+            confirmed on one.
     """
 
     __slots__ = (
@@ -172,18 +175,18 @@ class Subscription:
 
     @property
     def state(self) -> State:
-        """The name of its phase."""
+        """The name of the phase."""
         return self.phase.state
 
     @property
     def live(self) -> Live:
-        """Its phase, which has to be that of a live watch."""
+        """The phase, which must be that of a live watch."""
         assert isinstance(self.phase, Live)
         return self.phase
 
     @property
     def is_full(self) -> bool:
-        """Whether it holds more than it may."""
+        """Whether it holds more than its bounds permit."""
         return (
             self.unread > self.spec.max_buffered_events
             or self.unread_bytes > self.spec.max_buffered_bytes
@@ -191,7 +194,7 @@ class Subscription:
 
     @property
     def is_drained(self) -> bool:
-        """Whether at most half of what it may hold is left."""
+        """Whether it holds at most half of what its bounds permit."""
         return (
             self.unread * 2 <= self.spec.max_buffered_events
             and self.unread_bytes * 2 <= self.spec.max_buffered_bytes
@@ -199,15 +202,17 @@ class Subscription:
 
 
 class Delivery(NamedTuple):
-    """Something for one watch.
+    """What a session delivers to one watch in one step.
 
     Attributes:
-        item: a response for the user, the error that ends the watch, or None where
-            only next_revision moved.
-        next_revision: where to continue once item has been taken.
-        events: how many item holds.
-        size: bytes of the messages that brought them.
-        header_revision: of the newest of these messages, where there is one.
+        subscription: the watch.
+        item: a response for the user, the error that ends the watch, or None if only
+            next_revision has moved.
+        next_revision: the resume point once the user has consumed the item.
+        events: how many events the item has.
+        size: how many bytes the messages with these events had.
+        header_revision: the revision in the header of the last message; 0 if the item
+            is no response.
     """
 
     subscription: Subscription

@@ -1,9 +1,9 @@
-"""What a refused token means, for a stream and for each of its watches.
+"""Decides what a refused token means, for a stream and for each of its watches.
 
-Sans-IO: time is an argument. A refusal is counted where it belongs, and nowhere else: that
-of a stream by this stream, that of a watch by this watch, which takes its count along to
-its next stream (own_token_trouble, refused_tokens_bounded). So streams that are refused
-at the same time each have all of their tries, and no watch pays for a neighbour's.
+Sans-IO: time is an argument. The refusal of a stream is counted by that stream alone,
+and the refusal of a watch by that watch alone, which takes its count along to its next
+stream (own_token_trouble, refused_tokens_bounded). So streams that are refused at the
+same time each have all of their tries, and no refusal counts for another watch.
 """
 
 from __future__ import annotations
@@ -17,30 +17,29 @@ from ._grpc.status import Status
 from ._verdicts import MAX_REFUSED_TOKENS, Call, Verdict, verdict_on
 
 NEW_TOKEN_AGE = 2.0
-"""Seconds for which a token that replaced a refused one is taken to be good: watches
-that are denied must not each cost a new one. etcd's tokens live for minutes, unless told
-otherwise."""
+"""Seconds for which a token that replaced a refused one is assumed to be valid, so that
+denied watches do not each cost a new one. etcd's tokens live for minutes by default."""
 
 
 class Refusal(enum.Enum):
-    """What the refusal of one watch is about."""
+    """The cause of the refusal of one watch."""
 
     OTHER = "other"
-    """Not its token: the server's words go to the user."""
+    """Not the token: the user gets the server's words."""
     RENEW = "renew"
-    """Its token, and it is to be asked for again with a new one."""
+    """The token; the watch is to be created again with a new one."""
     UNAUTHENTICATED = "unauthenticated"
-    """Its token, and no other is to be had."""
+    """The token, and no new one can be had."""
 
 
 @dataclass(slots=True)
 class WatchTokens:
-    """How one watch has fared with its tokens.
+    """The tokens that were refused for one watch.
 
     Attributes:
-        refused: how many of them in a row were refused.
-        expulsions: how often it was given up for want of a token, since it last brought
-            anything.
+        refused: how many in a row were refused.
+        expulsions: how often the watch was expelled to get a new token, since events or
+            progress last came for it.
     """
 
     refused: int = 0
@@ -48,10 +47,10 @@ class WatchTokens:
 
     @property
     def pause(self) -> float:
-        """Seconds before it is asked for again.
+        """Seconds to wait before the watch is created again.
 
-        A server that confirms a watch and refuses its token, again and again, is not
-        asked without end.
+        This keeps a server that confirms the watch and refuses its token, again and
+        again, from being asked without a pause.
         """
         return bound_of_delay(self.expulsions - 1)
 
@@ -60,7 +59,7 @@ class StreamTokens:
     """The tokens of one stream and of its watches.
 
     Attributes:
-        can_renew: whether a new stream may come with a new token.
+        can_renew: whether a new stream can have a new token.
     """
 
     def __init__(self, *, can_renew: bool = False) -> None:
@@ -69,18 +68,18 @@ class StreamTokens:
         self._refused = 0
 
     def opening(self, renewed: float) -> None:
-        """Note when the token of the next stream replaced a refused one, or -inf."""
+        """Note when the next stream's token replaced a refused one; -inf if never."""
         self._renewed = renewed
 
     def worked(self) -> None:
-        """Note that the stream has replied: its token is good."""
+        """Note that the server has replied on the stream: its token is valid."""
         self._refused = 0
 
     def stream_refused(self) -> bool:
-        """Count that the token of the stream is refused; return whether to try another.
+        """Count that the stream's token was refused; return whether to try another.
 
-        Each refusal counts, also where another stream had the same token and has
-        already asked for the next.
+        Each refusal counts, even if another stream had the same token and has already
+        requested the next.
         """
         self._refused += 1
         return self.can_renew and self._refused <= MAX_REFUSED_TOKENS
@@ -94,15 +93,16 @@ class StreamTokens:
         denied: bool,
         is_precise: bool,
     ) -> Refusal:
-        """Say what the refusal of a watch is about, and count it if that is its token.
+        """Return the cause of the refusal of a watch; count it if that is the token.
 
         Args:
-            watch: that is refused.
+            watch: the tokens of the watch that is refused.
             status: the server's words.
             now: the time.
-            denied: whether they say that the user may not read the range.
-            is_precise: whether this server says so only of a token that is good. Others
-                call an expired one "permission denied" too: a new one tells.
+            denied: whether the status means that the user may not read the range.
+            is_precise: whether this server denies a range only if the token is valid.
+                Other servers answer "permission denied" for an expired token, too, so a
+                new token has to be tried.
         """
         is_new = now - self._renewed < NEW_TOKEN_AGE
         needs_token = verdict_on(Call.CREATION, status) is Verdict.NEW_TOKEN or (

@@ -1,10 +1,10 @@
-"""What users see of a replica: what has changed since they last looked, and a prefix.
+"""Provides views of a replica: its changes since a consumer last looked, and a prefix.
 
-Sans-IO. The rules go by the names under which docs/explanation/guarantees.md has them:
+Sans-IO. These are the rules, by their names in docs/explanation/guarantees.md:
 
 state_to_state, memory_for_keys
-    Consumers each hold what they saw last of the keys that have changed since, and
-    nothing else: memory for keys, never for events (`Position`).
+    For each consumer only the keys that have changed since it last looked are kept,
+    with the values that it saw: memory for keys, never for events (`Position`).
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from ._responses import KeyValue
 
 @final
 class Consumer:
-    """What one consumer of changes has seen of a replica.
+    """The state of a replica that one consumer of its changes has seen.
 
-    first_is_everything: to begin with, one that is `initial` has seen nothing.
+    first_is_everything: with `initial`, the consumer has seen nothing yet.
 
     Args:
-        initial: whether everything is told first, as new.
+        replica: the replica.
+        initial: whether the first update has all keys, as created.
     """
 
     __slots__ = ("_position", "_replica")
@@ -36,7 +37,7 @@ class Consumer:
         self._position = None if initial else replica.position()
 
     def take(self) -> MirrorUpdate | None:
-        """Return what has changed since the last time; None if nothing has."""
+        """Return what has changed since the last call; None if nothing has."""
         replica, position = self._replica, self._position
         mapping = replica.mapping
         self._position = replica.position()
@@ -51,12 +52,13 @@ class Consumer:
 
 @final
 class PrefixView(KeyMapping):
-    """The keys of a replica that begin with a prefix, as they are when looked at.
+    """The keys of a replica that begin with a prefix, as they are at each look-up.
 
-    These are live_views.
+    This is the guarantee live_views.
 
     Args:
-        replica: gives it, or raises if it may no longer be looked at.
+        replica: returns the replica, or raises once the mirror is closed.
+        prefix: the prefix.
     """
 
     __slots__ = ("_end", "_first", "_replica")

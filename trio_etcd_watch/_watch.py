@@ -1,4 +1,4 @@
-"""What a user holds of one watch: its responses, or their events, and its statistics."""
+"""Provides `Watch`, the user's view of one watch: responses, events and statistics."""
 
 from __future__ import annotations
 
@@ -19,22 +19,23 @@ from ._statistics import WatchState
 @final
 @dataclass(frozen=True, slots=True)
 class WatchStatistics:
-    """What `Watch.statistics()` tells."""
+    """What `Watch.statistics()` reports."""
 
     state: WatchState
-    """Where it stands."""
+    """The state of the watch."""
     events_received: int
-    """Since the watch was opened."""
+    """How many events have come since the watch was opened."""
     events_delivered: int
-    """Of these, taken by the user; under `events()`, too, whole responses count."""
+    """How many of these events the user has consumed; with `events()`, all events of a
+    response count at its first one."""
     unread_events: int
-    """Of these, still held here."""
+    """How many of these events are held for the user."""
     lag: int
-    """Revisions from `Watch.next_revision` up to the newest header seen."""
+    """How many revisions from `Watch.next_revision` up to the newest header seen."""
     last_loss: str | None
-    """Why its stream was lost, refused or not opened, the last time; None if never."""
+    """Why its stream was last lost, refused or not opened; None if never."""
     disconnected_since: float | None
-    """When it lost its stream, as `trio.current_time()`; None while it has one, or is
+    """When it lost its stream, in `trio.current_time()`; None while it has one, or is
     parked. It has no meaning for a watch that has ended."""
 
 
@@ -42,10 +43,10 @@ class WatchStatistics:
 class Watch(metaclass=NoPublicConstructor):
     """One watch: an async iterator of `WatchResponse`. Made by `Watcher.watch()`.
 
-    A watch that fails hands over everything that came before its failure, then raises,
-    and raises again at each later step. Responses that wait for the consumer come merged
-    into one: whole revisions, in order. So a consumer that lags pays per batch, and not
-    per message.
+    A watch that fails first hands over everything that it has received, and then
+    raises, again at each later step. Responses that waited for the consumer are merged
+    into one, with whole revisions in order, so the cost of a slow consumer is per batch
+    and not per message.
     """
 
     def __init__(self, inbox: Inbox) -> None:
@@ -53,7 +54,7 @@ class Watch(metaclass=NoPublicConstructor):
 
     @property
     def created(self) -> WatchResponse:
-        """The server's creation response; its header has the revision of that moment."""
+        """The server's creation response; its header has the revision at that time."""
         created = self._inbox.created
         assert created is not None, "nobody holds a Watch before it is there"
         return created
@@ -62,10 +63,10 @@ class Watch(metaclass=NoPublicConstructor):
     def next_revision(self) -> int:
         """The `start_revision` that continues exactly after what was handed over.
 
-        Store it once you have dealt with a response, and give it to `Watcher.watch()`
-        as `start_revision` after a restart. Under `events()` it passes a revision with
-        that revision's last event. While the watch is idle it moves with the server's
-        progress notifications, every 10 minutes by default.
+        Store it once you have processed a response, and give it to `Watcher.watch()` as
+        `start_revision` after a restart. With `events()` it moves past a revision at
+        the last event of that revision. While the watch is idle it moves with the
+        server's progress notifications, every 10 minutes by default.
         """
         return self._inbox.next_revision
 
@@ -74,14 +75,14 @@ class Watch(metaclass=NoPublicConstructor):
 
     @trio.lowlevel.enable_ki_protection
     async def __anext__(self) -> WatchResponse:
-        """Return the next response, and wait for it if there is none.
+        """Return the next response; wait while there is none.
 
         This is what `async for response in watch` calls. A checkpoint. Cancellation
-        loses nothing: what was not returned comes at the next step.
+        loses nothing: the next call returns what this one did not.
 
         Raises:
-            WatchError: The watch has failed; a subclass says how.
-            trio.ClosedResourceError: The watch was left, or its watcher closed.
+            WatchError: The watch has failed; its subclass says why.
+            trio.ClosedResourceError: The watch or its watcher is closed.
             trio.BusyResourceError: Another task is waiting here.
         """
         await self._inbox.wait()
@@ -90,13 +91,13 @@ class Watch(metaclass=NoPublicConstructor):
     def events(self) -> Events:
         """Iterate over events, one by one, instead of responses.
 
-        You may change between the two: each goes on where the other stopped, and a
-        response of which some events were handed over comes as the rest of it.
+        You may change between the two: each continues where the other stopped. If only
+        some events of a response were handed over, the next response has the others.
         """
         return construct(Events, self._inbox)
 
     def statistics(self) -> WatchStatistics:
-        """Return how this watch stands. Never blocks."""
+        """Return the present state of this watch. Never blocks."""
         inbox, subscription = self._inbox, self._inbox.subscription
         return WatchStatistics(
             state=subscription.state.value,
@@ -123,14 +124,14 @@ class Events(metaclass=NoPublicConstructor):
 
     @trio.lowlevel.enable_ki_protection
     async def __anext__(self) -> Event:
-        """Return the next event, and wait for it if there is none.
+        """Return the next event; wait while there is none.
 
         This is what `async for event in watch.events()` calls. A checkpoint once for
         each response, and not for each event. Cancellation loses nothing.
 
         Raises:
-            WatchError: The watch has failed; a subclass says how.
-            trio.ClosedResourceError: The watch was left, or its watcher closed.
+            WatchError: The watch has failed; its subclass says why.
+            trio.ClosedResourceError: The watch or its watcher is closed.
             trio.BusyResourceError: Another task is waiting here.
         """
         inbox = self._inbox
@@ -143,14 +144,14 @@ class Events(metaclass=NoPublicConstructor):
         return event
 
 
-# The managers are classes, as a generator would leave gaps around its own protection:
-# a KeyboardInterrupt between contextlib's code and ours would leak what was entered.
-# While protected code waits, Trio raises KeyboardInterrupt out of the wait.
+# The managers are classes, since a generator cannot be protected completely: a
+# KeyboardInterrupt between contextlib's code and ours would leak what was entered.
+# While protected code waits, Trio raises KeyboardInterrupt from the wait.
 
 
 @final
 class WatchManager(AbstractAsyncContextManager[Watch]):
-    """What `Watcher.watch()` returns."""
+    """The context manager that `Watcher.watch()` returns."""
 
     def __init__(self, open_watch: Callable[[], Inbox]) -> None:
         self._open = open_watch

@@ -1,4 +1,4 @@
-"""`open_watcher` and `Watcher`: one stream per set of metadata, one nursery for all."""
+"""Provides `Watcher`: one stream for each set of metadata, and one nursery for all."""
 
 from __future__ import annotations
 
@@ -40,8 +40,9 @@ class Watcher(RangeCalls):
     def __init__(self, connector: Connector, nursery: trio.Nursery) -> None:
         self._connector = connector
         self._nursery = nursery
-        # Where new watches go, and all that have watches: those with an old token live
-        # on for the watches that they have, as do those that have halted.
+        # The streams for new watches, and all streams that have watches: a stream with
+        # an old token continues for the watches that it has, and a stream that failed
+        # remains until its watches are closed.
         self._streams: dict[_StreamKey, WatchStream] = {}
         self._serving: dict[WatchStream, _StreamKey] = {}
         self._totals = Totals()
@@ -80,13 +81,13 @@ class Watcher(RangeCalls):
 
     @trio.lowlevel.enable_ki_protection
     async def request_progress(self) -> None:
-        """Ask the server how far it is, for every watch of every stream.
+        """Request the server's progress, for every watch of every stream.
 
-        The answer reaches each watch as a progress notification, if it comes: some
-        servers give none while a watch is behind, and a lost stream loses it. It
-        does not move `Watch.next_revision`, since etcd before 3.4.25 and 3.5.8 sends
-        it ahead of events that it covers. A checkpoint, so that a loop around it lets
-        other tasks run; it waits for no answer. If it is cancelled, nothing was asked.
+        The answer reaches each watch as a progress notification, unless it is lost with
+        its stream; some servers send none while a watch is behind. It does not move
+        `Watch.next_revision`, since etcd before 3.4.25 and 3.5.8 sends it before events
+        that it covers. A checkpoint, so that a loop around it lets other tasks run; it
+        does not wait for an answer. If it is cancelled, nothing was requested.
 
         Raises:
             trio.ClosedResourceError: The watcher is closed.
@@ -106,7 +107,7 @@ class Watcher(RangeCalls):
             stream.request_progress()
 
     def statistics(self) -> WatcherStatistics:
-        """Return how the watcher stands. Never blocks."""
+        """Return the present state of the watcher. Never blocks."""
         streams = () if self._closed else self._serving
         watches = [watch for stream in streams for watch in stream.watches]
         states = Counter(watch.state for watch in watches)
@@ -151,9 +152,9 @@ class Watcher(RangeCalls):
         return stream
 
     def _move(self, origin: WatchStream, subscription: Subscription) -> None:
-        """Go on with a watch on a stream that has a newer token than its present one.
+        """Move a watch to a stream that has a newer token than its present one.
 
-        New watches go there too; the others on the old stream notice nothing.
+        New watches go there, too. The others stay on the old stream.
         """
         key = self._serving[origin]
         stream = self._streams.get(key, origin)
@@ -174,9 +175,9 @@ class Watcher(RangeCalls):
 
     @trio.lowlevel.enable_ki_protection
     async def _close_with_tasks(self) -> None:
-        """Close when the tasks are cancelled, from outside or by a bug.
+        """Close the watcher when its tasks are cancelled, from outside or by a bug.
 
-        Nobody serves watches and reads any more then, and a shielded block may still
+        Then no task serves watches and reads any more, but a shielded block may still
         wait for them.
         """
         try:
@@ -196,13 +197,13 @@ class Watcher(RangeCalls):
 
 
 def start_watcher(connector: Connector, nursery: trio.Nursery) -> Watcher:
-    """Return a watcher whose tasks run in this nursery, until `close_watcher()`."""
+    """Return a watcher whose tasks run in this nursery until `close_watcher()`."""
     watcher = construct(Watcher, connector, nursery)
     nursery.start_soon(watcher._close_with_tasks)
     return watcher
 
 
 def close_watcher(watcher: Watcher) -> None:
-    """End every wait of its users, and cancel its tasks."""
+    """End every wait of the watcher's users, and cancel its tasks."""
     watcher._close()
     watcher._nursery.cancel_scope.cancel(reason="the watcher is closed")
