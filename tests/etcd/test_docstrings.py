@@ -1,4 +1,4 @@
-"""The examples in the package's docstrings run, each as it stands there."""
+"""The examples in the package's docstrings run unchanged."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from trio_etcd_watch import testing
 MODULES = sorted(path for path in FOLDER.rglob("*.py") if path.parent.name != "_pb")
 
 NO_PYTHON = {"_errors.py"}
-"""Whose indented text is the tree of exceptions."""
+"""Files whose indented text is no Python: the tree of exceptions."""
 
 
 def examples() -> Iterator[tuple[str, str]]:
-    """The indented blocks of all docstrings, each with where it stands."""
+    """Yield the indented blocks of all docstrings, each with its place."""
     documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
     for path in MODULES:
         nodes = ast.walk(ast.parse(path.read_text()))

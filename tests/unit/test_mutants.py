@@ -1,4 +1,4 @@
-"""`make mutants`: what it breaks, what it lists, and what it says of a small package."""
+"""`make mutants`: its operators, its list, and its report on a small package."""
 
 from __future__ import annotations
 
@@ -253,7 +253,7 @@ def test_mutants_are_caught_by_red_tests_and_by_time_or_survive(tiny: Project) -
 
 
 def verdicts_of(project: Project) -> list[run.Verdict]:
-    """As they are, without running anything."""
+    """Return the verdicts that the tests would give, without running them."""
     known = {SURVIVOR: forks.GREEN, ENDLESS: forks.LATE}
     return [
         run.Verdict(mutant, known.get(str(mutant), forks.RED))

@@ -1,4 +1,4 @@
-"""The decoder in C: chosen where it should be, and no harm whatever it is given."""
+"""The decoder in C: it is chosen where it should be, and no input crashes it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ in_c = pytest.mark.skipif(
 
 
 def message() -> bytes:
-    """With all that allocates."""
+    """Return a message with every field that allocates memory."""
     raw = pb.WatchResponse(watch_id=2**40, cancel_reason="why \N{SNOWMAN}")
     raw.header.cluster_id = raw.header.revision = 2**62
     for revision in range(2**40, 2**40 + 3):
@@ -51,7 +51,7 @@ def message() -> bytes:
 
 
 def range_reply() -> bytes:
-    """Likewise, and the last field is a key."""
+    """Return such a reply of a range read, whose last field is a key."""
     raw = pb.RangeResponse(more=True, count=2**40)
     raw.header.cluster_id = raw.header.revision = 2**62
     for revision in range(2**40, 2**40 + 3):
@@ -66,7 +66,7 @@ EVENTS = decode(message()).events
 
 
 def twin() -> Any:  # noqa: ANN401  # a module
-    """What decodes, in C or in Python."""
+    """Return the decoder that is in use, in C or in Python."""
     assert isinstance(_responses.twin, ModuleType)
     return _responses.twin
 
@@ -107,7 +107,7 @@ from trio_etcd_watch import _responses
 raw = _responses.decode({message})
 print(trio_etcd_watch.__speedups__, _responses.twin.__name__, len(raw.events))
 """
-"""A program that finds a module of another build where the decoder in C should be."""
+"""A program in which the decoder in C is a module of another build."""
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_a_module_of_another_build_is_not_used(
         text=True,
     )
     assert done.stdout.split() == ["False", "trio_etcd_watch._pure", "4"]
-    # Who wants no C is told nothing of it.
+    # If the decoder in Python was asked for, there is no warning.
     warning = (
         "/of/another/build.so was built from other sources, and is not used: "
         "reinstall it\n"
@@ -284,7 +284,7 @@ frames = st.builds(
 
 @in_c
 @given(st.lists(frames, max_size=6).map(b"".join), st.data())
-def test_frames_are_taken_as_in_python(buffer: bytes, data: st.DataObject) -> None:
+def test_frames_are_consumed_as_in_python(buffer: bytes, data: st.DataObject) -> None:
     changed = bytearray(buffer)
     if buffer:
         at = data.draw(st.integers(0, len(buffer) - 1))
@@ -334,7 +334,7 @@ def test_what_events_come_from_may_fail() -> None:
     mapping = {b"key": version_of(1)}
     with pytest.raises(ZeroDivisionError):
         put_again_fast(mapping, events(), 0, {}, EventType.PUT)
-    # As in Python: it is the caller's to go back.
+    # As in Python, the caller has to undo the change.
     assert mapping == {b"key": version_of(2)}
 
 
@@ -400,7 +400,7 @@ def test_a_page_that_was_not_decoded_before() -> None:
 
 @in_c
 def test_memory_that_runs_out() -> None:
-    """A MemoryError at each allocation in turn, and never a crash."""
+    """If each allocation fails in turn, there is a MemoryError, and never a crash."""
     pytest.importorskip("_testcapi", reason="CPython's own tests are not installed")
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.no_memory"],
@@ -410,7 +410,7 @@ def test_memory_that_runs_out() -> None:
         timeout=100,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    # How often it failed before all went well, of each function.
+    # The number of failures of each function before its first success.
     failures = dict(line.split() for line in done.stdout.splitlines())
     assert int(failures["decode"]) > 15
     assert int(failures["decode_range"]) > 1
