@@ -20,8 +20,8 @@ from trio_etcd_watch import testing
 (FOLDER,) = (Path(path) for path in trio_etcd_watch.__path__)
 MODULES = sorted(path for path in FOLDER.rglob("*.py") if path.parent.name != "_pb")
 
-NO_PYTHON = {"_errors.py"}
-"""Files whose indented text is no Python: the tree of exceptions."""
+NO_PYTHON = {"_errors.py", "_live_stream.py"}
+"""Files whose indented text is no Python: a tree of exceptions, a diagram."""
 
 
 def examples() -> Iterator[tuple[str, str]]:
