@@ -237,7 +237,7 @@ async def test_a_request_that_is_not_sent_is_asked_for_on_the_next_stream() -> N
         second = watcher.open()
         stream.wake()
         await wait_all_tasks_blocked()
-        # The request has left the session, and is not sent.
+        # The session has handed the request over, but it is not sent.
         assert not watcher.session.has_requests
         assert len(watcher.connection.call.sent) == 1
         third = watcher.open()

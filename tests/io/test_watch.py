@@ -137,7 +137,7 @@ async def test_statistics_of_a_closed_watch() -> None:
 
 
 @pytest.mark.parametrize("one_by_one", [False, True])
-async def test_taking_fragments_gives_back_all_their_bytes(one_by_one: bool) -> None:
+async def test_consuming_fragments_releases_all_their_bytes(one_by_one: bool) -> None:
     session = connected_session()
     pieces = [events(0, r, r + 1, fragment=True) for r in range(11, 20)]
     total = sum(piece.ByteSize() for piece in pieces)

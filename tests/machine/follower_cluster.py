@@ -36,7 +36,7 @@ from trio_etcd_watch._watch import WatchStatistics
 T = TypeVar("T")
 
 MAX_READS = 300
-"""The number of reads after which the code under test is taken to loop."""
+"""The number of reads from which on the code under test counts as looping."""
 
 COMPACTED = Status(
     StatusCode.OUT_OF_RANGE, "etcdserver: mvcc: required revision has been compacted"

@@ -69,7 +69,7 @@ V3_6 = Version("3.6")
 
 @dataclass(frozen=True, slots=True)
 class Interest:
-    """Which events a watcher wants."""
+    """Which events a watcher should get."""
 
     key: bytes
     range_end: bytes
@@ -466,7 +466,7 @@ class Stream:
         return len(self._all)
 
     def is_too_large(self, response: RawResponse) -> bool:
-        """Whether a response is over the client's limit: a size that is fragmented."""
+        """Whether a response is over the client's limit, here the size of a fragment."""
         watcher = self._all.get(response.watch_id)
         return (
             watcher is not None

@@ -57,7 +57,7 @@ class Look:
     touched: set[bytes] = field(default_factory=set)
     """Keys that have changed since, but for those created and deleted since."""
     may_resync: bool = False
-    """Whether a relist has changed the mapping, and some key has been touched since."""
+    """Whether a relist has changed the mapping, and `touched` was never empty since."""
     must_resync: bool = False
     """Whether, ever since such a relist, the mapping has differed from `seen`."""
 

@@ -769,7 +769,7 @@ class SessionMachine(RuleBasedStateMachine):
         match error:
             case CompactedError():
                 assert error.compact_revision == raw.compact_revision > 0
-                # It is true, unless the server forgot the start.
+                # The next revision is compacted, unless the server forgot the start.
                 watcher = self.stream.watcher(raw.watch_id)
                 assert (
                     user.next_revision < self.cluster.compacted()

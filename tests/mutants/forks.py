@@ -51,7 +51,7 @@ GREEN, RED, BROKEN, LATE = "green", "red", "broken", "late"
 
 
 class Witness:
-    """Notes whether a test file cannot be imported, whatever the mutant changes."""
+    """Notes whether a test file itself cannot be imported, which no mutant causes."""
 
     broken = False
 

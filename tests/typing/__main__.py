@@ -3,8 +3,8 @@
     python -m tests.typing
 
 All public names have complete types. Both checkers accept `uses.py`, and refuse exactly
-the lines of `misuses.py` that are marked. Pyright runs as basedpyright, which brings its
-own Node.
+the lines of `misuses.py` that are marked. Pyright runs as basedpyright, which includes
+its own Node.
 """
 
 from __future__ import annotations

@@ -123,7 +123,9 @@ def test_nothing_else_can_be_seen(face: types.ModuleType) -> None:
 
 
 @pytest.mark.parametrize(("face", "name"), PUBLIC, ids=lambda value: str(value))
-def test_each_name_is_at_home_here(face: types.ModuleType, name: str) -> None:
+def test_each_name_has_the_module_of_its_face(
+    face: types.ModuleType, name: str
+) -> None:
     public = getattr(face, name)
     if inspect.isclass(public) or inspect.isfunction(public):
         assert (public.__module__, public.__qualname__) == (face.__name__, name)

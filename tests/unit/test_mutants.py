@@ -171,7 +171,7 @@ def test_a_list_of_survivors() -> None:
         ENTRY + ENTRY,
     ],
 )
-def test_a_list_with_a_mistake(text: str) -> None:
+def test_a_malformed_list(text: str) -> None:
     with pytest.raises(survivors.MistakeError):
         survivors.parse(text)
 
@@ -270,7 +270,7 @@ def test_a_survivor_that_is_not_listed_is_reported(
     assert f"time limit, :\n{ENDLESS}\n" in printed
 
 
-def test_one_that_is_listed_is_not(
+def test_a_listed_survivor_is_not_reported(
     tiny: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tiny.listing.write_text(f"{SURVIVOR}\n  The test asks for odd numbers only.\n")

@@ -63,7 +63,7 @@ def test_a_key_of_a_broken_response_is_not_left_behind() -> None:
     assert list(replica.mapping) == [b"a"]
 
 
-def test_a_key_of_another_life_does_not_continue() -> None:
+def test_a_key_of_another_creation_does_not_continue() -> None:
     store = store_of(a="1")
     replica = Replica(store.snapshot())
     for value in (None, b"1", b"2"):

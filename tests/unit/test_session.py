@@ -146,7 +146,7 @@ def test_a_refusal_under_the_id_of_a_watch_silences_it_so_it_is_created_again() 
     assert (silenced.state, silenced.live.watch_id) == (State.LIVE, 1)
 
 
-def test_a_creation_that_nobody_asked_for_is_canceled() -> None:
+def test_a_creation_that_was_not_requested_is_canceled() -> None:
     session = connected_session()
     assert receive(session, created(4), refused(NO_ID)) == []
     assert sent(session) == [("cancel", 4, 0)]
@@ -180,7 +180,7 @@ def test_compaction_comes_after_the_events_and_frees_the_id(
         (PERMISSION_DENIED, PermissionDeniedError),
     ],
 )
-def test_a_watch_that_the_server_ends_leaves_its_neighbours_alone(
+def test_a_watch_that_the_server_ends_does_not_affect_its_neighbours(
     reason: str, error: type[WatchCanceledError]
 ) -> None:
     session = connected_session()
@@ -313,7 +313,7 @@ def test_first_events_that_only_create_keys_prove_nothing_of_prev_kv() -> None:
     assert sent(session) == [("cancel", 0, 0), ("create", b"k", 12)]
 
 
-def test_events_that_need_no_prev_kv_are_handed_on() -> None:
+def test_events_that_need_no_prev_kv_are_delivered() -> None:
     session = connected_session()
     live(session, 0)
     live(session, 1, prev_kv=True)
@@ -333,7 +333,7 @@ def test_a_batch_does_not_hide_that_its_first_has_no_prev_kv() -> None:
     assert sent(session) == [("cancel", 0, 0), ("create", b"k", 11)]
 
 
-def test_progress_that_has_not_been_asked_for_yet_is_asked_for_once() -> None:
+def test_progress_requests_that_are_not_sent_yet_become_one() -> None:
     session = connected_session()
     live(session, 0)
     for _ in range(3):
@@ -374,7 +374,7 @@ def test_another_cluster_fails_what_the_first_had_confirmed() -> None:
     assert (waiting.state, waiting.cluster_id) == (State.LIVE, 8)
 
 
-def test_a_cluster_that_does_not_say_its_id_is_no_other_one() -> None:
+def test_a_header_without_a_cluster_id_shows_no_other_cluster() -> None:
     session = connected_session()
     watch = session.open(watch_spec("k", created_notify=True))
     assert len(receive(session, created(0, cluster_id=0))) == 1
@@ -597,7 +597,7 @@ def test_a_header_that_a_proxy_made_up_tells_nothing_of_the_cluster() -> None:
     assert (session.unproved, watch.state) == ([], State.LIVE)
 
 
-def test_an_id_that_is_given_twice_loses_the_stream() -> None:
+def test_an_id_that_is_assigned_twice_loses_the_stream() -> None:
     session = connected_session()
     watch = live(session, 0)
     other = session.open(watch_spec("other"))

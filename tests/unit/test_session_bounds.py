@@ -142,7 +142,7 @@ def test_only_new_events_of_fragments_are_delivered() -> None:
     assert (revisions(last), last.next_revision) == ([15], 16)
 
 
-def test_fragments_without_events_say_nothing() -> None:
+def test_fragments_without_events_deliver_nothing() -> None:
     session = connected_session()
     watch = live(session, 0)
     assert receive(session, events(0, fragment=True), events(0)) == []
@@ -173,7 +173,7 @@ def test_the_last_fragment_is_not_merged_with_what_follows_it() -> None:
     assert (revisions(second), second.next_revision) == ([13], 14)
 
 
-def test_a_run_is_one_response_only_within_the_bound() -> None:
+def test_a_batch_is_one_response_only_within_the_bound() -> None:
     session = connected_session()
     watch = live(session, 0, max_buffered_events=3)
     (delivery,) = receive_read(session, events(0, 11), events(0, 12, 13))

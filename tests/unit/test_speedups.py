@@ -71,7 +71,7 @@ def twin() -> Any:  # noqa: ANN401  # a module
     return _responses.twin
 
 
-def test_the_one_that_was_built_and_not_unwished_is_used() -> None:
+def test_the_decoder_in_c_is_used_if_it_was_built_and_not_disabled() -> None:
     (folder,) = trio_etcd_watch.__path__
     built = any(Path(folder).glob("_speedups.*.so"))
     assert trio_etcd_watch.__speedups__ == (built and not PURE)
@@ -134,7 +134,7 @@ def test_a_module_of_another_build_is_not_used(
     assert done.stderr == ("" if pure == "1" else warning)
 
 
-def test_both_twins_say_the_same_number() -> None:
+def test_both_twins_have_the_same_abi_number() -> None:
     source = Path(__file__).parents[2] / "trio_etcd_watch" / "_speedups.c"
     assert f'PyModule_AddIntConstant(module, "ABI", {_twins.ABI})' in source.read_text()
     assert not trio_etcd_watch.__speedups__ or twin().ABI == _twins.ABI
@@ -149,7 +149,7 @@ def test_nothing_is_tracked_by_the_garbage_collector() -> None:
 
 
 @in_c
-def test_they_cannot_be_derived_from() -> None:
+def test_the_classes_cannot_be_subclassed() -> None:
     for kind in (KeyValue, Event):
         with pytest.raises(TypeError, match="not an acceptable base type"):
             type("Other", (kind,), {})
@@ -294,8 +294,8 @@ def test_frames_are_consumed_as_in_python(buffer: bytes, data: st.DataObject) ->
     for each in (buffer, bytes(changed), buffer[: len(changed) // 2]):
         start = data.draw(st.integers(0, len(each)))
         for arguments in ((each, 0, WHOSE, 15), (each, start, WHOSE, 2**40)):
-            taken = twin().take_messages(*arguments)
-            assert taken == take_messages(*arguments)
+            consumed = twin().take_messages(*arguments)
+            assert consumed == take_messages(*arguments)
 
 
 @in_c
