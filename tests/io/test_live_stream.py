@@ -163,7 +163,7 @@ async def test_a_message_that_breaks_the_protocol_is_the_end(
 ) -> None:
     watcher = OneStream()
     watcher.open()
-    # The first begins like a message that is parsed in a batch, the second does not.
+    # The truncated message begins like one that is parsed in a batch, NONSENSE does not.
     bad = put_message(0, 7)[:-1] if batched else NONSENSE
 
     def play(call: FakeCall) -> None:
