@@ -47,7 +47,7 @@ class State(enum.Enum):
 class Resuming:
     """Nothing has been requested."""
 
-    state: ClassVar = State.RESUMING
+    state: ClassVar[State] = State.RESUMING
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Creating:
             come without their prev_kv.
     """
 
-    state: ClassVar = State.CREATING
+    state: ClassVar[State] = State.CREATING
     prev_kv_tries: int
 
 
@@ -74,7 +74,7 @@ class Live:
         fragments: the fragments of a revision that is not complete yet.
     """
 
-    state: ClassVar = State.LIVE
+    state: ClassVar[State] = State.LIVE
     watch_id: int
     created_revision: int
     prev_kv_tries: int
@@ -85,14 +85,14 @@ class Live:
 class Parked:
     """Its buffer is full, so its user must consume half of that first."""
 
-    state: ClassVar = State.PARKED
+    state: ClassVar[State] = State.PARKED
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
     """Nothing more is delivered."""
 
-    state: ClassVar = State.ENDED
+    state: ClassVar[State] = State.ENDED
 
 
 Phase: TypeAlias = Resuming | Creating | Live | Parked | Ended

@@ -1,4 +1,4 @@
-"""How a member of a cluster is reached."""
+"""How the connector reaches a member of a cluster."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def connector(channel: Channel) -> AsyncGenerator[Connector]:
 
 @pytest.fixture
 def refused() -> Iterator[Callable[[], str]]:
-    """Endpoints where nobody listens: bound, so that nobody else takes them."""
+    """Make endpoints that refuse connections: bound, so that no one else gets them."""
     sockets = []
 
     def endpoint() -> str:
@@ -226,7 +226,7 @@ def unwanted(messages: list[bytes | Oversized]) -> None:
     ("code", "text", "intervals"),
     [
         (11, "too_many_pings", [400.0, 600.0, 600.0]),
-        # Neither alone says that it is the pings.
+        # Neither the code nor the text alone shows that pings are the reason.
         (11, "slow down", [200.0] * 3),
         (0, "too_many_pings", [200.0] * 3),
     ],
@@ -251,9 +251,9 @@ async def test_pings_that_are_too_many_get_fewer(
                 await trio.testing.wait_all_tasks_blocked()
                 connection, _ = await made.connect()
                 assert connection.keepalive_time == interval
-    told = [record.getMessage() for record in caplog.records]
+    lines = [record.getMessage() for record in caplog.records]
     slower = [interval for interval in sorted(set(intervals)) if interval > 200]
-    assert told == [
+    assert lines == [
         f"{endpoint} is pinged too often: keepalive_time is {interval:g} s from now on"
         for interval in slower
     ]
@@ -270,7 +270,7 @@ async def test_connections_that_are_refused_together_double_once() -> None:
         async with connector(Channel(endpoint, keepalive_time=10.0)) as made:
             first, _ = await made.connect()
             call = first.open_call("/s/m", (), unwanted)
-            # Streams that it serves go on.
+            # The streams that it serves continue.
             made.leave(first)
             await made.connect()
             for peer in peers:
@@ -294,7 +294,7 @@ async def test_no_endpoint_forges_a_line() -> None:
 def authenticator(
     replies: list[tuple[int, str]], delay: float = 0
 ) -> Callable[[trio.SocketStream], Any]:
-    """A server that answers Authenticate with these: a status, and token or message."""
+    """Make a server that answers Authenticate with a status and a token or message."""
 
     async def serve(stream: trio.SocketStream) -> None:
         peer = Peer(stream)
@@ -364,7 +364,7 @@ async def test_auth_is_not_enabled() -> None:
     async with logging_in(refused, refused, (0, "token")) as made:
         assert (await made.connect())[1] == (*API_VERSION, ("a", "b"))
         assert (await made.connect())[1] == (*API_VERSION, ("a", "b"))
-        # Now it is.
+        # Authentication has been enabled.
         assert (await made.connect())[1] == (
             *API_VERSION,
             ("a", "b"),
@@ -384,7 +384,7 @@ async def test_authenticate_that_may_be_tried_again() -> None:
 
 
 async def test_a_slow_authenticate_has_longer_than_a_connection() -> None:
-    # As one whose passwords are hashed at a high cost.
+    # Such a server hashes its passwords at a high cost.
     slow = authenticator([(0, "token")], delay=0.3)
     async with serve_tcp(slow) as endpoint:
         channel = Channel(
@@ -410,7 +410,7 @@ async def test_authenticate_that_is_never_answered(
             reason = "no answer to Authenticate within 1 s"
             for _ in range(2):
                 assert await reason_of(made) == reason
-            # It may have no quorum: each time another is tried.
+            # The member may have no quorum, so each time another one is tried.
             assert made.connections_made == 2
 
 
@@ -425,12 +425,12 @@ UNSENDABLE = [
 
 
 @pytest.mark.parametrize("token", UNSENDABLE)
-async def test_a_token_of_the_server_s_that_no_header_can_carry(token: str) -> None:
+async def test_a_token_from_the_server_that_no_header_can_carry(token: str) -> None:
     async with logging_in((0, token), (0, "good")) as made:
         with pytest.raises(StreamLost, match="the token ") as info:
             await made.connect()
         assert SECRET not in f"{info.value!r} {info.value}"
-        # That is no fault of the connection.
+        # The connection is not at fault, so it is kept.
         assert (await made.connect())[1][-1] == ("token", "good")
         assert made.connections_made == 1
 
@@ -439,13 +439,13 @@ async def test_a_token_of_the_server_s_that_no_header_can_carry(token: str) -> N
 
 
 class Source:
-    """A function that gives tokens in turn, or raises what stands among them."""
+    """A token function that returns its answers in turn, or raises the exceptions."""
 
     def __init__(self, *answers: object) -> None:
         self.answers = list(answers)
         self.calls = 0
 
-    async def __call__(self) -> Any:  # noqa: ANN401  # also what is no token
+    async def __call__(self) -> Any:  # noqa: ANN401  # it may return no token
         self.calls += 1
         answer = self.answers.pop(0) if self.answers else None
         if isinstance(answer, BaseException):
@@ -457,7 +457,7 @@ class Source:
 
 @asynccontextmanager
 async def with_token(token: Any, **arguments: Any) -> AsyncGenerator[Connector]:  # noqa: ANN401  # as above
-    """To a server that has no Authenticate."""
+    """Yield a connector with this token, to a server that has no Authenticate."""
     async with serve_tcp(lambda stream: Peer(stream).run()) as endpoint:
         async with connector(Channel(endpoint, token=token, **arguments)) as made:
             assert made.can_authenticate
@@ -519,7 +519,7 @@ async def test_a_token_function_that_hangs() -> None:
     async with with_token(source, connect_timeout=0.1) as made:
         assert await reason_of(made) == "token= gave none within 0.1 s"
         assert (await made.connect())[1] == (*API_VERSION, ("token", "token"))
-        # The server is not to blame.
+        # The server is not at fault, so the connection is kept.
         assert made.connections_made == 1
     assert source.calls == 2
 
@@ -534,7 +534,7 @@ async def test_a_token_that_no_header_can_carry(token: str) -> None:
         assert made.connections_made == 1
 
 
-async def test_what_a_watch_gets_of_a_token_function(
+async def test_a_watch_raises_the_failure_of_a_token_function(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     error = OSError(SECRET)

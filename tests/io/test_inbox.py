@@ -1,4 +1,4 @@
-"""What waits for one user: handed over once, in order, whoever is cancelled meanwhile."""
+"""The inbox of a watch: it delivers once, in order, also when a reader is cancelled."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trio_etcd_watch._subscription import Delivery
 
 @STEPS
 @pytest.mark.parametrize("event", ["put", "notify", "fail", "close"])
-async def test_who_is_woken_and_then_cancelled_is_cancelled(
+async def test_a_reader_woken_and_then_cancelled_is_cancelled(
     step: Step, event: str
 ) -> None:
     server = Server()
@@ -38,14 +38,14 @@ async def test_who_is_woken_and_then_cancelled_is_cancelled(
                 server.inbox.close()
         reader.scope.cancel()
     assert isinstance(reader.outcome, trio.Cancelled)
-    # Nothing is lost, and nothing passed.
+    # Nothing is lost, and the bookmark has not moved.
     assert server.watch.next_revision == 2
-    assert server.taken == []
+    assert server.consumed == []
     match event:
         case "put":
             assert server.watch.statistics().unread_events == 2
             assert revisions(await whole(server.watch)) == [5, 6]
-            assert server.taken == [(2, 200)]
+            assert server.consumed == [(2, 200)]
         case "notify":
             assert (await whole(server.watch)).is_progress_notify
             assert server.watch.next_revision == 7
@@ -57,7 +57,7 @@ async def test_who_is_woken_and_then_cancelled_is_cancelled(
                 await step(server.watch)
 
 
-async def test_what_came_before_a_cancelled_step_stays_before_what_follows() -> None:
+async def test_events_before_a_cancelled_step_stay_before_those_after_it() -> None:
     server = Server()
     reader = Reader(server.watch, whole)
     async with trio.open_nursery() as nursery:
@@ -73,7 +73,7 @@ async def test_what_came_before_a_cancelled_step_stays_before_what_follows() -> 
 
 
 @pytest.mark.parametrize("event", ["put", "notify"])
-async def test_who_is_woken_and_finds_it_closed_is_told_so(event: str) -> None:
+async def test_a_reader_woken_by_an_item_raises_if_it_is_closed(event: str) -> None:
     server = Server()
     reader = Reader(server.watch, whole)
     async with trio.open_nursery() as nursery:
@@ -85,7 +85,7 @@ async def test_who_is_woken_and_finds_it_closed_is_told_so(event: str) -> None:
             server.notify(5)
         server.inbox.close()
     assert isinstance(reader.outcome, trio.ClosedResourceError)
-    # It was not handed over.
+    # The response was not delivered.
     assert server.watch.next_revision == 2
     assert server.watch.statistics().unread_events == 0
 
@@ -128,11 +128,11 @@ async def test_two_tasks_at_once(step: Step) -> None:
 
 
 @STEPS
-async def test_busy_where_the_other_has_a_rest_to_take(step: Step) -> None:
+async def test_busy_while_another_task_consumes_a_rest(step: Step) -> None:
     server = Server()
     server.put(5, 6, 7)
     await one(server.watch)
-    # A step that has begun, and stands at its checkpoint.
+    # The first step has begun, and is at its checkpoint.
     first = server.watch.__anext__()
     assert first.send(None) is not None
     with pytest.raises(trio.BusyResourceError):
@@ -148,7 +148,7 @@ async def test_closed_where_a_rest_is_held(step: Step) -> None:
     assert revisions(await one(server.watch)) == [5]
     server.put(7)
     server.inbox.leave()
-    # Neither the rest nor what follows: a bookmark is before what was not handed over.
+    # The bookmark passes neither the rest nor what follows, as both are undelivered.
     assert server.watch.next_revision == 5
     for _ in range(2):
         with pytest.raises(trio.ClosedResourceError):
@@ -168,7 +168,7 @@ async def test_closed_where_a_notification_is_next() -> None:
 
 
 @STEPS
-async def test_closed_in_a_step_that_has_a_rest_to_take(step: Step) -> None:
+async def test_closed_in_a_step_that_consumes_a_rest(step: Step) -> None:
     server = Server()
     server.put(5, 6, 7)
     await one(server.watch)
@@ -180,7 +180,7 @@ async def test_closed_in_a_step_that_has_a_rest_to_take(step: Step) -> None:
     assert server.watch.next_revision == 6
 
 
-async def test_what_comes_after_the_end_is_nobodys() -> None:
+async def test_deliveries_after_the_end_are_dropped() -> None:
     server = Server()
     server.inbox.close()
     server.put(5)
@@ -195,7 +195,7 @@ async def test_what_comes_after_the_end_is_nobodys() -> None:
 
 
 @STEPS
-async def test_what_came_before_a_failure_comes_first(step: Step) -> None:
+async def test_events_before_a_failure_are_delivered_first(step: Step) -> None:
     server = Server()
     server.put(5)
     server.fail()
@@ -209,7 +209,7 @@ async def test_what_came_before_a_failure_comes_first(step: Step) -> None:
     assert all(error.__context__ is None for error in errors)
 
 
-async def test_what_waits_comes_as_one_up_to_a_notification() -> None:
+async def test_unread_events_are_merged_up_to_a_notification() -> None:
     server = Server()
     server.put(3)
     server.put(4, 5)
@@ -218,13 +218,13 @@ async def test_what_waits_comes_as_one_up_to_a_notification() -> None:
     server.put(8)
     assert server.watch.statistics().unread_events == 4
     assert revisions(await whole(server.watch)) == [3, 4, 5]
-    assert (server.taken, server.watch.next_revision) == ([(3, 300)], 6)
+    assert (server.consumed, server.watch.next_revision) == ([(3, 300)], 6)
     assert (await whole(server.watch)).header.revision == 7
-    assert (len(server.taken), server.watch.next_revision) == (1, 8)
+    assert (len(server.consumed), server.watch.next_revision) == (1, 8)
     assert revisions(await whole(server.watch)) == [8]
 
 
-async def test_progress_that_is_not_shown_goes_with_what_waits() -> None:
+async def test_hidden_progress_counts_once_earlier_events_are_consumed() -> None:
     server = Server()
     server.move(3)
     assert server.watch.next_revision == 4
@@ -237,7 +237,7 @@ async def test_progress_that_is_not_shown_goes_with_what_waits() -> None:
     assert server.watch.next_revision == 12
 
 
-async def test_the_creation_is_shown_to_who_asks_for_it() -> None:
+async def test_the_creation_is_delivered_if_requested() -> None:
     server = Server(created_notify=True)
     assert (await whole(server.watch)).created
     server.put(5)
@@ -272,7 +272,7 @@ async def test_what_ends_the_wait_for_the_creation(way: str) -> None:
 
 
 class Held:
-    """Something that can be watched for its end."""
+    """An object that a weak reference can observe."""
 
 
 @STEPS
@@ -289,7 +289,7 @@ async def test_a_watch_that_is_drained_holds_nothing(
         for revision in revisions:
             raw.events.add().kv.mod_revision = revision
         response = response_of(raw)
-        # `_events` is all that a response holds of its message.
+        # A response holds nothing of its message but `_events`.
         object.__setattr__(response, "_events", Marked(response.events, mark))
         count = len(revisions)
         delivery = Delivery(server.subscription, response, revisions[-1] + 1, count)
@@ -301,7 +301,7 @@ async def test_a_watch_that_is_drained_holds_nothing(
         await step(server.watch)
         gc.collect()
         assert marks.pop()() is None
-        # A reader that was woken, and waits again, holds nothing either.
+        # A reader that waits again after it was woken holds nothing either.
         nursery.start_soon(reader.run)
         await wait_all_tasks_blocked()
         put(6)
@@ -316,7 +316,7 @@ async def test_a_watch_that_is_drained_holds_nothing(
 
 
 class Marked(tuple[Event, ...]):
-    """Events that hold a mark."""
+    """Events with a reference to a mark."""
 
     mark: Held
 

@@ -1,4 +1,4 @@
-"""One stream while it lives: what is read is handed out, whatever ends it."""
+"""One live stream: what was read is delivered, however the stream ends."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OK = Status(StatusCode.OK, "")
 
 
 class FakeCall:
-    """A call as the connection gives it: what is read comes in the same step."""
+    """A call that delivers what was read in the same step, as the connection does."""
 
     def __init__(self, deliver: Callable[[list[bytes | Oversized]], None]) -> None:
         self.deliver = deliver
@@ -65,7 +65,7 @@ class FakeCall:
 
 
 class FakeConnection:
-    """Opens one call; and the connector that has made it."""
+    """A connection that opens one call, and also the connector that made it."""
 
     authority = "etcd:2379"
 
@@ -82,14 +82,14 @@ class FakeConnection:
         return self.call
 
     def trust(self) -> None:
-        """There was a reply."""
+        """Accept the notice that there was a reply."""
 
     def leave(self, connection: object) -> None:
         assert connection is self
 
 
 class OneStream:
-    """Some watches on one live stream, and what each was given."""
+    """Some watches on one live stream, and the deliveries that they got."""
 
     def __init__(self, session: Session | None = None) -> None:
         self.session = session or Session(max_message_size=1000)
@@ -100,7 +100,7 @@ class OneStream:
 
     def open(self) -> Subscription:
         subscription = self.session.open(watch_spec("k", progress_notify=True))
-        subscription.server = subscription.receiver = self  # type: ignore[assignment]  # a part
+        subscription.server = subscription.receiver = self  # type: ignore[assignment]  # a fake
         return subscription
 
     def deliver(self, delivery: Delivery) -> None:
@@ -115,7 +115,7 @@ class OneStream:
         ]
 
     def start(self) -> LiveStream:
-        route = Route(self.connection, self.connection, (), None)  # type: ignore[arg-type]  # a part
+        route = Route(self.connection, self.connection, (), None)  # type: ignore[arg-type]  # fakes
         stream = LiveStream(
             route,
             self.session,
@@ -128,7 +128,7 @@ class OneStream:
         return stream
 
     async def run(self, play: Callable[[FakeCall], None]) -> CallEnd:
-        """Have the connection read this once the creations are sent."""
+        """Run the stream; play what the connection reads after the creations."""
         stream = self.start()
         end: list[CallEnd] = []
 
@@ -146,7 +146,7 @@ class OneStream:
 CREATED = watch_response(0, revision=4, created=True)
 
 
-async def test_what_is_read_before_the_end_is_handed_out_first() -> None:
+async def test_what_is_read_before_the_end_is_delivered_first() -> None:
     watcher = OneStream()
     watcher.open()
 
@@ -168,7 +168,7 @@ async def test_a_message_that_breaks_the_protocol_is_the_end(
 ) -> None:
     watcher = OneStream()
     watcher.open()
-    # As the beginning of one that could be parsed with its neighbours, or not at all.
+    # The truncated message begins like one that is parsed in a batch, NONSENSE does not.
     bad = put_message(0, 7)[:-1] if batched else NONSENSE
 
     def play(call: FakeCall) -> None:
@@ -195,8 +195,8 @@ async def test_a_message_that_breaks_the_protocol_resets_the_call() -> None:
     assert await watcher.connection.call.wait_end() is not OK
 
 
-async def test_a_cancelled_stream_hands_out_what_has_moved_its_cursor() -> None:
-    """At whatever step of the tasks it comes."""
+async def test_a_cancelled_stream_delivers_what_has_moved_its_cursor() -> None:
+    """It is cancelled at each step of its tasks in turn."""
     for steps in range(6):
         watcher = OneStream()
         watch = watcher.open()
@@ -242,7 +242,7 @@ async def test_a_request_that_is_not_sent_is_asked_for_on_the_next_stream() -> N
         second = watcher.open()
         stream.wake()
         await wait_all_tasks_blocked()
-        # Taken from the session, and not sent.
+        # The session has handed the request over, but it is not sent.
         assert not watcher.session.has_requests
         assert len(watcher.connection.call.sent) == 1
         third = watcher.open()
@@ -256,16 +256,16 @@ async def test_a_request_that_is_not_sent_is_asked_for_on_the_next_stream() -> N
 
 
 class Mark:
-    """Something whose end can be watched."""
+    """An object that a weak reference can observe."""
 
 
 class Marked(bytes):
-    """A message that holds a mark, as bytes themselves cannot be watched."""
+    """A message with a reference to a mark, as bytes have no weak references."""
 
     mark: Mark
 
 
-async def test_an_idle_stream_holds_nothing_of_what_it_has_handed_out() -> None:
+async def test_an_idle_stream_holds_nothing_that_it_has_delivered() -> None:
     watcher = OneStream()
     watch = watcher.open()
     stream = watcher.start()

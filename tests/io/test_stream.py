@@ -1,4 +1,4 @@
-"""How a stream ends, by servers that end it in every way; and what follows."""
+"""Servers end a stream in every way; what the watcher does then."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from trio_etcd_watch import (
         (2, "raft proposal dropped"),
         (4, "context deadline exceeded"),
         (8, "etcdserver: too many requests"),
-        # Of a proxy, about a response: no creation here is large.
+        # A proxy says this about a response, as no creation here is large.
         (8, "grpc: received message larger than max (9 vs. 5)"),
         (9, "etcdserver: rpc not supported for learner"),
         (10, "aborted"),
@@ -84,7 +84,7 @@ async def test_ends_that_halt(
         assert type(caught.value) is kind
         assert caught.value.code is StatusCode(code)
         assert message in caught.value.message
-        # The next watch opens a stream anew.
+        # The next watch opens another stream.
         with trio.fail_after(LIMIT):
             async with watcher.watch("k") as watch:
                 assert (await anext(watch)).events
@@ -182,7 +182,7 @@ async def test_each_watch_of_a_stream_gets_an_error_of_its_own() -> None:
     assert first.__context__ is not None
     assert all(error.__context__ is None for error in errors)
     assert {str(error) for error in (first, *errors)} == {str(first)}
-    # Nor does it grow.
+    # The traceback does not grow either.
     depths = {len(traceback.extract_tb(error.__traceback__)) for error in errors}
     assert len(depths) == 1
 
@@ -191,7 +191,7 @@ ROOT = Credentials("root", "secret")
 
 
 @pytest.mark.parametrize("way", ["silent", "unavailable", "junk"])
-async def test_a_member_that_cannot_authenticate_is_left_for_the_next(
+async def test_a_member_that_cannot_authenticate_is_followed_by_the_next(
     way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(random, "sample", lambda members, count: members)
@@ -230,7 +230,7 @@ async def test_tokens_refused_again_and_again() -> None:
     async with serve_tcp(member.serve) as endpoint:
         with pytest.raises(AuthenticationError):
             await watch_one(Channel(endpoint, credentials=ROOT))
-    # The first, and three more.
+    # The first token, and three more.
     assert len(member.tokens) == 4
 
 

@@ -1,4 +1,4 @@
-"""How streams end, and what that means for each of their watches."""
+"""How streams end, and what each of their watches does then."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def test_a_malformed_message_and_the_end_in_one_read(
     async def break_off(peer: Peer, stream_id: int) -> None:
         await create(peer, stream_id)
         payload = b"".join(map(grpc_message, (put_message(0, 5), NONSENSE)))
-        # The stream ends with its DATA, which is a loss of its own kind.
+        # A stream that ends with a DATA frame is a loss of its own kind.
         await peer.raw(data_frame(stream_id, payload, end=True))
         cluster.serve = functools.partial(serve_for_ever, revision=5)
 
@@ -110,7 +110,7 @@ REFUSAL = watch_response(-1, created=True, canceled=True, cancel_reason=TOKEN_RE
 async def test_a_refused_watch_moves_alone(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of three: its neighbours notice nothing, however often it is refused."""
+    """One of three watches is refused again and again; the others notice nothing."""
     streams = 0
 
     async def serve(peer: Peer, stream_id: int) -> None:
@@ -151,7 +151,7 @@ async def test_a_refused_watch_moves_alone(
 
 
 async def test_streams_that_are_refused_together_each_have_their_tries() -> None:
-    """A watch whose stream is refused is not refused for those of its neighbours."""
+    """The tries of a watch whose stream is refused do not count for its neighbours."""
     refusals: dict[bytes, int] = {}
 
     async def serve_stream(peer: Peer, stream_id: int) -> None:
@@ -173,7 +173,7 @@ async def test_streams_that_are_refused_together_each_have_their_tries() -> None
                 nursery.start_soon(serve_stream, peer, await peer.accept())
 
     async def watch_one(key: str) -> None:
-        # A stream of its own.
+        # Metadata of its own gives each watch a stream of its own.
         async with watcher.watch(key, metadata={"x": key}) as watch:
             assert (await anext(watch)).events
 

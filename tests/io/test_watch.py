@@ -1,4 +1,4 @@
-"""A watch by itself: what it holds for its user, and what looking at it costs."""
+"""A watch by itself: what it holds for its user, and what reading from it costs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from trio_etcd_watch._subscription import Delivery, State, Subscription
 
 
 class Server:
-    """Delivers to one watch, whose user takes nothing until told to."""
+    """Delivers to one watch, whose user consumes nothing until the test does."""
 
     def __init__(self) -> None:
         spec = watch_spec("k", progress_notify=True)
@@ -55,7 +55,7 @@ class Server:
         self.inbox.deliver(delivery)
 
 
-async def test_notifications_that_nobody_takes_do_not_pile_up(
+async def test_unread_notifications_do_not_accumulate(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     server = Server()
@@ -124,20 +124,20 @@ def test_events_are_a_sequence() -> None:
             events[index]
 
 
-async def test_statistics_of_what_was_left() -> None:
+async def test_statistics_of_a_closed_watch() -> None:
     server = Server()
     server.put(2)
     server.put(3)
     assert server.watch.statistics().unread_events == 2
     server.inbox.close()
     statistics = server.watch.statistics()
-    # What nobody has taken was not delivered.
+    # Events that were not consumed do not count as delivered.
     assert (statistics.unread_events, statistics.events_delivered) == (0, 0)
     assert statistics.events_received == 2
 
 
 @pytest.mark.parametrize("one_by_one", [False, True])
-async def test_taking_fragments_gives_back_all_their_bytes(one_by_one: bool) -> None:
+async def test_consuming_fragments_releases_all_their_bytes(one_by_one: bool) -> None:
     session = connected_session()
     pieces = [events(0, r, r + 1, fragment=True) for r in range(11, 20)]
     total = sum(piece.ByteSize() for piece in pieces)
@@ -148,18 +148,18 @@ async def test_taking_fragments_gives_back_all_their_bytes(one_by_one: bool) -> 
     inbox.deliver(Delivery(subscription, response_of(created(0)), 11))
     for delivery in receive(session, *pieces):
         inbox.deliver(delivery)
-    # It stopped past the bound, and what came later is dropped.
+    # The watch was parked past its bound, and later events are dropped.
     assert subscription.state is State.PARKED
     last = subscription.cursor.next_revision - 1
     assert total // 2 < subscription.unread_bytes < total
     assert sent(session) == [("cancel", 0, 0)]
-    taken = []
+    consumed = []
     if one_by_one:
         iterator = watch.events()
         while watch.next_revision <= last:
-            taken.append((await anext(iterator)).kv.mod_revision)
+            consumed.append((await anext(iterator)).kv.mod_revision)
     else:
-        taken = [event.kv.mod_revision for event in (await anext(watch)).events]
-    assert taken == sorted([*range(11, last + 1), *range(12, last + 1)])
+        consumed = [event.kv.mod_revision for event in (await anext(watch)).events]
+    assert consumed == sorted([*range(11, last + 1), *range(12, last + 1)])
     assert (subscription.unread, subscription.unread_bytes) == (0, 0)
     assert sent(session) == [("create", b"k", last + 1)]

@@ -1,6 +1,6 @@
-"""A cluster in memory, as a `Follower` sees it: it answers reads, and has watches.
+"""A cluster in memory, as a `Follower` sees it: it answers reads, and serves watches.
 
-What a watch brings, and when, its test says; so each fault is one line there.
+A test decides what a watch delivers and when, so each fault is one line of the test.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from trio_etcd_watch._watch import WatchStatistics
 T = TypeVar("T")
 
 MAX_READS = 300
-"""After so many, what is tested reads without end."""
+"""The number of reads from which on the code under test counts as looping."""
 
 COMPACTED = Status(
     StatusCode.OUT_OF_RANGE, "etcdserver: mvcc: required revision has been compacted"
@@ -53,7 +53,7 @@ OpenMirror = Callable[[Follower], AbstractAsyncContextManager[Mirror]]
 
 @dataclass(frozen=True, slots=True)
 class Core:
-    """What the scenarios run, of the real package or of a mutant."""
+    """The names that the scenarios use, from the real package or from a mutant."""
 
     follower: type[Follower]
     open_mirror: OpenMirror
@@ -63,19 +63,19 @@ class FakeWatch:
     """One watch of the range, as `Watch` shows it to a follower.
 
     Attributes:
-        start: where it begins.
-        state: as its statistics tell it.
-        lost_at: likewise.
-        left: whether its block has ended.
+        start: the revision at which it begins.
+        state: the state that its statistics report.
+        lost_at: the `disconnected_since` that its statistics report.
+        closed: whether its block has ended.
     """
 
     def __init__(self, cluster: Cluster, start: int, header: pb.ResponseHeader) -> None:
         self.start = self.next_revision = start
         self.state: WatchState = "live"
         self.lost_at: float | None = None
-        self.left = False
+        self.closed = False
         self._cluster = cluster
-        # The first revision that is still to be sent.
+        # The first revision that has not been sent.
         self._unsent = start
         self._send, self._receive = trio.open_memory_channel[
             tuple[WatchResponse | Exception, int]
@@ -105,8 +105,8 @@ class FakeWatch:
 
     # What tests make it do
 
-    def bring(self, *lost: bytes, first: int = 0, last: int = 0) -> None:
-        """Send all events, or of these revisions; but none of the lost keys."""
+    def deliver(self, *lost: bytes, first: int = 0, last: int = 0) -> None:
+        """Send the events of all unsent or these revisions, without the lost keys."""
         last = last or self._cluster.store.revision
         events = self._cluster.store.events(first or self._unsent, last)
         events = [event for event in events if event.kv.key not in lost]
@@ -115,20 +115,20 @@ class FakeWatch:
         self._say(response, events[-1].kv.mod_revision + 1)
 
     def progress(self, revision: int = 0) -> None:
-        """Tell how far the member is."""
+        """Send a progress notification at this revision, or at the newest."""
         header = self._cluster.header(revision)
         self._unsent = header.revision + 1
         self._say(pb.WatchResponse(header=header), self._unsent)
 
     def resume(self, revision: int) -> None:
-        """Be created once more, by a member that is at this revision."""
+        """Deliver another creation, by a member that is at this revision."""
         header = self._cluster.header(revision)
         self._say(
             pb.WatchResponse(header=header, created=True), max(self._unsent, self.start)
         )
 
     def fail(self, error: Exception) -> None:
-        """End."""
+        """End the watch with this error."""
         self._send.send_nowait((error, 0))
 
     def _say(self, response: pb.WatchResponse, next_revision: int) -> WatchResponse:
@@ -141,11 +141,12 @@ Answer = Callable[[Reply], Awaitable[Reply]]
 
 
 class Hold:
-    """Keeps the first reply until it is released; the others pass.
+    """Holds the first reply back until it is released; later replies pass.
 
     Attributes:
-        held: set once there is one.
-        error: raised then.
+        held: set once a reply is held back.
+        release: set by the test to let it pass.
+        error: raised in place of each reply, if not None.
     """
 
     def __init__(self) -> None:
@@ -163,7 +164,7 @@ class Hold:
 
 
 def always(reply: Reply) -> Answer:
-    """Say this."""
+    """Make an answer that gives this reply to every read."""
 
     async def answer(_: Reply) -> Reply:
         await trio.lowlevel.checkpoint()
@@ -173,16 +174,16 @@ def always(reply: Reply) -> Answer:
 
 
 class Cluster(logging.Handler):
-    """A store, who serves it, and what is logged meanwhile.
+    """A store, the member that serves it, and a handler of the log.
 
     Attributes:
-        answers: by the kind of a read, what becomes of the reply to it.
-        reads: those that were made: when, of which kind, and the request.
-        watches: those that were opened.
-        may_watch: without it, opening a watch waits.
-        member: the revision that creations of watches tell, if not the newest.
-        made_up: whether they have a proxy's own header.
-        lines: what was logged.
+        answers: by the kind of a read, the function that its reply passes through.
+        reads: the reads that were made: the time, the kind, and the request.
+        watches: the watches that were opened.
+        may_watch: an event; until it is set, opening a watch waits.
+        member: the revision in the header of creations; 0 for the newest.
+        made_up: whether creations have the empty header that a proxy makes up.
+        lines: the lines that were logged.
     """
 
     def __init__(self) -> None:
@@ -221,12 +222,12 @@ class Cluster(logging.Handler):
 
     @property
     def watch(self) -> FakeWatch:
-        """The newest."""
+        """The watch that was opened last."""
         return self.watches[-1]
 
     @property
     def kinds(self) -> list[str]:
-        """Of the reads that were made."""
+        """The kinds of the reads that were made, in order."""
         return [kind for _, kind, _ in self.reads]
 
     def follower(self, core: Core) -> Follower:
@@ -295,11 +296,11 @@ class Cluster(logging.Handler):
         try:
             yield watch
         finally:
-            watch.left = True
+            watch.closed = True
 
 
 def kind_of(request: pb.RangeRequest) -> str:
-    """What a read is for."""
+    """The kind of a read: `list`, `proof`, `count` or `newest`."""
     if request.count_only:
         return "count"
     if request.sort_order:
@@ -318,13 +319,13 @@ def as_message(kv: KeyValue, keys_only: bool) -> pb.KeyValue:
 
 
 def canceled(reason: str) -> WatchResponse:
-    """What a server says that ends a watch."""
+    """The response with which a server cancels a watch for this reason."""
     message = pb.WatchResponse(canceled=True, cancel_reason=reason)
     return construct(WatchResponse, decode(message.SerializeToString()))
 
 
 def compacted() -> CompactedError:
-    """The end of a watch that is too old."""
+    """The error of a watch whose start has been compacted."""
     reason = COMPACTED.message
     return CompactedError(
         "the required revision has been compacted",
@@ -335,6 +336,6 @@ def compacted() -> CompactedError:
 
 
 def denied() -> PermissionDeniedError:
-    """The end of a watch whose user may not read its range any more."""
+    """The error of a watch whose user may no longer read its range."""
     reason = DENIED.message
     return PermissionDeniedError(reason, response=canceled(reason), reason=reason)

@@ -1,4 +1,4 @@
-"""What `follower_mutations` breaks in the follower: rule, line, and what is there instead."""
+"""Mutations of the follower, read by `follower_mutations`: rule, line, replacement."""
 
 FOLLOWER = """
 goes_on: it is read again
@@ -25,23 +25,23 @@ paced: it pauses briefly after a watch that lasted
 -                await trio.sleep(waits.send(lasted))
 +                await trio.sleep(waits.send(False))
 
-paced: that a read takes long is no success
+paced: a slow read is not a watch that lasted
 -                lasted = False
 +                lasted = True
 
-ends_in_the_error: what cannot be mended ends it
+ends_in_the_error: an error that a relist cannot repair ends it
 -        except (WatchError, trio.ClosedResourceError) as exc:
 +        except WatchError as exc:
 
-ends_in_the_error: what cannot be mended ends it
+ends_in_the_error: an error that a relist cannot repair ends it
 -        except (WatchError, trio.ClosedResourceError) as exc:
 +        except trio.ClosedResourceError as exc:
 
-ends_in_the_error: what cannot be mended ends it
+ends_in_the_error: an error that a relist cannot repair ends it
 -            self.failure = exc
 +            pass
 
-ends_in_the_error: what cannot be mended ends it
+ends_in_the_error: an error that a relist cannot repair ends it
 -            ended()
 +            pass
 
@@ -49,11 +49,11 @@ proof: it is proved where the watch has caught up
 -            await self._proof_wanted.wait()
 +            await trio.sleep(5)
 
-proof: it is proved once each time
+proof: it is proved once after each creation
 -            self._proof_wanted = trio.Event()
 +            pass
 
-proof: it is proved where all has come
+proof: it is proved at a revision that was received whole
 -                await self.sync()
 +                pass
 
@@ -81,19 +81,19 @@ one_history: a read may be of a lower term
 -        self._header = snapshot.header
 +        self._header = self._header or snapshot.header
 
-read_again_if_in_doubt: a read again is counted
+read_again_if_in_doubt: a relist is counted
 -        self.resyncs += 1
 +        pass
 
-read_again_if_in_doubt: a read again is told at once
+read_again_if_in_doubt: consumers are notified of a relist at once
 -            self._warn("a mirror was behind in %d keys, such as %s", len(changed), key)
 +            return
 
-watch_continues: a watch begins behind the read
+watch_continues: a watch begins after the revision of the read
 -                start = self.replica.revision + 1
 +                start = self.replica.revision
 
-watch_continues: a watch begins behind the read
+watch_continues: a watch begins after the revision of the read
 -                start = self.replica.revision + 1
 +                start = self.replica.revision + 2
 
@@ -117,19 +117,19 @@ goes_on: a lost history is a reason to read again
 -        except (Diverged, WatchCanceledError, HistoryLostError) as exc:
 +        except (Diverged, WatchCanceledError) as exc:
 
-says_since_when: it has been alone since its stream was lost
+says_since_when: it is disconnected since its stream was lost
 -            self._unwatched_since = trio.current_time() if since is None else since
 +            self._unwatched_since = trio.current_time()
 
-says_since_when: it has been alone since its watch ended
+says_since_when: it is disconnected since its watch ended
 -            self._unwatched_since = trio.current_time() if since is None else since
 +            self._unwatched_since = self._unwatched_since if since is None else since
 
-says_since_when: without a watch it is alone
+says_since_when: without a watch it is disconnected
 -            self._watching = self._watch = None
 +            self._watching = None
 
-read_again_if_in_doubt: a doubt is told
+read_again_if_in_doubt: a doubt is reported
 -        return self._doubt
 +        return ""
 
@@ -137,11 +137,11 @@ one_history: a response is of the known cluster
 -        _check_cluster(known, header)
 +        pass
 
-made_up_headers_ignored: a header that a proxy made up tells nothing
+made_up_headers_ignored: a header that a proxy made up is ignored
 -        if not header.cluster_id:
 +        if False:
 
-made_up_headers_ignored: a header that a proxy made up is of no other cluster
+made_up_headers_ignored: a header that a proxy made up shows no other cluster
 -    if known.cluster_id and now.cluster_id and known.cluster_id != now.cluster_id:
 +    if known.cluster_id != now.cluster_id:
 
@@ -157,27 +157,27 @@ one_history: the raft term does not fall below the newest
 -        self._header = header
 +        pass
 
-proof: a creation that is behind wants a proof
+proof: a creation that is behind needs a proof
 -        if response.created and header.revision != self.replica.revision:
 +        if response.created and header.revision > self.replica.revision:
 
-proof: a creation with history to catch up wants a proof
+proof: a creation with history to catch up needs a proof
 -        if response.created and header.revision != self.replica.revision:
 +        if False:
 
-proof: a creation without history wants none
+proof: a creation without history needs none
 -        if response.created and header.revision != self.replica.revision:
 +        if response.created:
 
-proof: a creation with history to catch up wants a proof
+proof: a creation with history to catch up needs a proof
 -        if response.created and header.revision != self.replica.revision:
 +        if response.created and header.revision < self.replica.revision:
 
-proof: events want no proof
+proof: events need no proof
 -        if response.created and header.revision != self.replica.revision:
 +        if header.revision != self.replica.revision:
 
-proof: a creation with history to catch up wants a proof
+proof: a creation with history to catch up needs a proof
 -            self._proof_wanted.set()
 +            pass
 
@@ -185,11 +185,11 @@ equal: events move the mapping
 -        self.replica.apply(response.events)
 +        pass
 
-equal: what was handed over moves the revision
+equal: what was delivered moves the revision
 -        self.replica.progressed(watch.next_revision - 1)
 +        pass
 
-equal: what was handed over moves the revision
+equal: what was delivered moves the revision
 -        self.replica.progressed(watch.next_revision - 1)
 +        self.replica.progressed(watch.next_revision)
 
@@ -197,11 +197,11 @@ equal: headers do not move the revision
 -        self.replica.progressed(watch.next_revision - 1)
 +        self.replica.progressed(header.revision)
 
-entered_when_watched: it is ready when its watch is there
+entered_when_watched: it is ready once its watch is created
 -        self.ready.set()
 +        pass
 
-state_to_state: a response is told
+state_to_state: consumers are notified of a response
 -        self.ready.set()
 +        self.ready.set()
 +        return
@@ -210,7 +210,7 @@ read_again_if_in_doubt: the first doubt is the reason
 -        if self._watching is not None and not self._watching.cancel_called:
 +        if self._watching is not None:
 
-read_again_if_in_doubt: a doubt is told
+read_again_if_in_doubt: a doubt is reported
 -            self._doubt = why
 +            pass
 
@@ -222,11 +222,11 @@ quiet_log: its lines are bounded
 -        if self._lines.take(trio.current_time()):
 +        if True:
 
-own_writes: again after a read that may have begun before
+own_writes: another read after one that may have begun before
 -        while not await self._sync_once():
 +        if not await self._sync_once():
 
-check: a count tells of no put
+check: a count does not detect a put
 -        check = await self._check(count_request(self._keys), counted=True)
 +        check = await self._check(count_request(self._keys), counted=False)
 
@@ -234,23 +234,23 @@ own_writes: events that come in time are enough
 -        with trio.move_on_after(HURRY):
 +        with trio.move_on_after(0):
 
-own_writes: without events more is asked soon
+own_writes: without events another read follows soon
 -        with trio.move_on_after(HURRY):
 +        with trio.move_on_after(PATIENCE):
 
-own_writes: after a read again nothing more is asked
+own_writes: after a relist no other read follows
 -        if self.resyncs == resyncs:
 +        if True:
 
-own_writes: without events more is asked
+own_writes: without events another read follows
 -        if self.resyncs == resyncs:
 +        if False:
 
-check: more is asked of what is new
+check: the second read is of what is new
 -            request = newest_request(self._keys, self.replica.revision)
 +            request = newest_request(self._keys, 0)
 
-check: more is asked of all that is new
+check: the second read is of all that is new
 -            request = newest_request(self._keys, self.replica.revision)
 +            request = newest_request(self._keys, self.replica.revision + 1)
 
@@ -266,11 +266,11 @@ own_writes: a silent living watch is given up in time
 -            with trio.move_on_at(min(now + PATIENCE, since + MAX_PATIENCE)) as scope:
 +            with trio.move_on_at(min(now + 2 * PATIENCE, since + MAX_PATIENCE)) as scope:
 
-own_writes: a watch has some time
+own_writes: a watch gets some time
 -            with trio.move_on_at(min(now + PATIENCE, since + MAX_PATIENCE)) as scope:
 +            with trio.move_on_at(min(now + PATIENCE / 2, since + MAX_PATIENCE)) as scope:
 
-own_writes: one that was just created has time
+own_writes: a watch that was just created gets more time
 -            with trio.move_on_at(min(now + PATIENCE, since + MAX_PATIENCE)) as scope:
 +            with trio.move_on_at(since + PATIENCE) as scope:
 
@@ -278,7 +278,7 @@ own_writes: a watch that flaps is given up
 -            with trio.move_on_at(min(now + PATIENCE, since + MAX_PATIENCE)) as scope:
 +            with trio.move_on_at(now + PATIENCE) as scope:
 
-own_writes: a watch that brings something is not given up
+own_writes: a watch that delivers something is not given up
 -            if scope.cancelled_caught:
 +            if True:
 
@@ -290,7 +290,7 @@ own_writes: a dead watch is not given up
 -                if self._is_living():
 +                if True:
 
-one_history: another cluster tells nothing
+one_history: a reply of another cluster proves nothing
 -        return check if self._continues(known, check.header) else None
 +        return check
 
@@ -311,15 +311,15 @@ one_history: a read is compared with what was known before it
 -        check = await self._reads.ask(request, accept)
 +        check, known = await self._reads.ask(request, accept), self.header
 
-one_history: who answered is the newest header
+one_history: the newest header is the one that answered
 -        if settled and behind:
 +        if False:
 
-own_writes: who was overtaken is not
+own_writes: an answer that was overtaken is not
 -        if settled and behind:
 +        if settled:
 
-one_history: another cluster tells nothing
+one_history: a reply of another cluster proves nothing
 -            if not self._continues(known, read.answered):
 +            if False:
 
@@ -352,15 +352,15 @@ proof: what is compacted is proved later
 -        for _ in range(MAX_PROOFS):
 +        for _ in range(1):
 
-proof: not without end
+proof: the number of tries is bounded
 -        for _ in range(MAX_PROOFS):
 +        for _ in range(2 * MAX_PROOFS):
 
-proof: what cannot be told is not right
+proof: without a result it is not right
 -            if right:
 +            if right is not False:
 
-proof: what cannot be told is not wrong
+proof: without a result it is not wrong
 -            if right is False:
 +            if not right:
 
@@ -372,7 +372,7 @@ read_again_if_in_doubt: what is always compacted is read again
 -            self._distrust("what is to be proved is compacted time after time")
 +            pass
 
-read_again_if_in_doubt: what is wrong is mended on return
+read_again_if_in_doubt: what is wrong is repaired on return
 -                break
 +                return False
 
@@ -384,7 +384,7 @@ proof: without values
 -            keys_only=True,
 +            keys_only=False,
 
-proof: of what is not proved yet
+proof: only of what is not proved yet
 -            above=proof.since,
 +            above=0,
 
@@ -392,7 +392,7 @@ proof: in one page
 -            first_page=MAX_KEYS,
 +            first_page=1000,
 
-proof_of_its_revision: a proof of before a relist tells nothing
+proof_of_its_revision: a proof from before a relist proves nothing
 -            return self.replica.prove(proof, read.data, read.count) or None
 +            return self.replica.prove(proof, read.data, read.count)
 

@@ -1,7 +1,7 @@
 """The follower and the mirror with one rule broken, for `test_follower_mutations.py`.
 
-As `mutations` does for the session. Each hunk is a rule, a line that must stand exactly
-once in its module, and what stands there instead.
+It works as `mutations` does for the session. Each hunk is a rule, a line that occurs
+exactly once in its module, and the lines that replace it.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ REAL = Core(_follower.Follower, _mirror.open_mirror)
 
 @contextmanager
 def mutated(mutation: Mutation | None) -> Iterator[Core]:
-    """Give the core with this mutation; with None, the same one unchanged."""
+    """Yield the core with this mutation, or, for None, loaded likewise but unchanged."""
     with mutated_modules(mutation, shared=SHARED, mutable=MUTABLE) as modules:
         follower, mirror = modules
         yield Core(follower.Follower, mirror.open_mirror)
 
 
 def parse(module: str, hunks: str) -> Iterator[Mutation]:
-    """Give what hunks of a rule, a `-` line and `+` lines say."""
+    """Yield the mutations that hunks describe: a rule, a `-` line and `+` lines."""
     for hunk in hunks.strip("\n").split("\n\n"):
         rule, old, *new = hunk.split("\n")
         assert old[0] == "-"

@@ -1,7 +1,7 @@
-"""What keeps a mirror right, each rule in a scenario of its own against a `Cluster`.
+"""The rules of following, each as a scenario of its own against a `Cluster`.
 
-`test_follower_mutations.py` runs them as they are, and with a rule broken. Time is
-virtual: what is said of it is exact.
+`test_follower_mutations.py` runs them on the package as it is, and with a rule broken.
+Time is virtual, so the times that they assert are exact.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from trio_etcd_watch._snapshot import FIRST_PAGE, MAX_STARTS, Reply
 
 Scenario = Callable[[Core, Cluster], Awaitable[None]]
 
-ANEW = "a mirror is read anew: "
+RELISTED = "a mirror is read anew: "
 
 
 def texts(mapping: Mapping[bytes, KeyValue]) -> dict[str, str]:
     return {key.decode(): kv.value.decode() for key, kv in mapping.items()}
 
 
-# The read, and what the watch brings
+# The read, and what the watch delivers
 
 
 # equal, state_to_state
@@ -53,17 +53,17 @@ async def events_move_it(core: Core, cluster: Cluster) -> None:
         assert cluster.reads[0][2].limit == FIRST_PAGE
         cluster.commit(b1="2", b2=None)
         cluster.commit(b3="1")
-        # The header is ahead of what has come.
-        cluster.watch.bring(last=3)
+        # The header is ahead of the events that were sent.
+        cluster.watch.deliver(last=3)
         await settled()
         assert (mirror.revision, texts(mirror)) == (3, {"b1": "2"})
-        cluster.watch.bring()
+        cluster.watch.deliver()
         await settled()
         assert (mirror.revision, texts(mirror)) == (4, {"b1": "2", "b3": "1"})
         assert mirror.copy().header.revision == 4
-        # Nothing was to be proved.
+        # There was no reason for a proof.
         assert cluster.kinds == ["list"]
-    assert cluster.watch.left
+    assert cluster.watch.closed
 
 
 # equal
@@ -103,25 +103,25 @@ async def it_shows_nothing_before_its_watch_is_there(
 
 # goes_on
 async def relisted_after(error: Exception, core: Core, cluster: Cluster) -> None:
-    """An end of its watch that a relist mends; it is one update."""
+    """A relist repairs what the end of its watch cost, in one update."""
     cluster.commit(b1="1", b2="1", b3="1")
     async with cluster.mirror(core) as mirror:
         changes = mirror.changes(initial=False)
         cluster.commit(b1="2", b2=None)
         cluster.commit(b4="1")
-        # What was compacted is in the read, and what follows it in the watch.
+        # The read has what was compacted, and the watch what follows the read.
         cluster.store.compacted = 4
         cluster.may_watch = trio.Event()
         old = cluster.watch
         old.fail(error)
         update = await anext(changes)
-        assert old.left
+        assert old.closed
         assert [change.key for change in update.changes] == [b"b1", b"b2", b"b4"]
         assert (update.revision, update.resynced) == (4, True)
         assert texts(mirror) == {"b1": "2", "b3": "1", "b4": "1"}
         assert mirror.statistics().resyncs == 1
         assert cluster.lines == [
-            f"{ANEW}{error}",
+            f"{RELISTED}{error}",
             "a mirror was behind in 3 keys, such as b'b1'",
         ]
         assert not mirror.statistics().connected
@@ -130,21 +130,21 @@ async def relisted_after(error: Exception, core: Core, cluster: Cluster) -> None
         assert cluster.watch.start == 5
         assert mirror.statistics().connected
         cluster.commit(b5="1")
-        cluster.watch.bring()
+        cluster.watch.deliver()
         update = await anext(changes)
         assert ([c.key for c in update.changes], update.resynced) == ([b"b5"], False)
 
 
-async def it_is_read_anew_after_a_compaction(core: Core, cluster: Cluster) -> None:
+async def it_is_read_again_after_a_compaction(core: Core, cluster: Cluster) -> None:
     await relisted_after(compacted(), core, cluster)
 
 
-async def it_is_read_anew_after_a_cancel(core: Core, cluster: Cluster) -> None:
+async def it_is_read_again_after_a_cancel(core: Core, cluster: Cluster) -> None:
     error = WatchCanceledError("words", response=canceled("words"), reason="words")
     await relisted_after(error, core, cluster)
 
 
-async def it_is_read_anew_after_a_lost_history(core: Core, cluster: Cluster) -> None:
+async def it_is_read_again_after_a_lost_history(core: Core, cluster: Cluster) -> None:
     await relisted_after(HistoryLostError(9, 4), core, cluster)
 
 
@@ -162,7 +162,7 @@ async def a_broken_chain(core: Core, cluster: Cluster) -> None:
         cluster.commit(b2="1")
         cluster.commit(b2="2")
         cluster.commit(b1="2")
-        cluster.watch.bring(first=4)
+        cluster.watch.deliver(first=4)
         await mirror.wait_for(lambda m: m.revision == 5)
         assert texts(mirror) == {"b1": "2", "b2": "2"}
         assert mirror.statistics().resyncs == 1
@@ -178,7 +178,7 @@ async def denial_of_the_watch_ends_the_block(core: Core, cluster: Cluster) -> No
     assert cluster.kinds == ["list"]
 
 
-# The read anew
+# Reading again
 
 
 # goes_on
@@ -188,7 +188,7 @@ async def it_is_read_however_often_it_is_compacted(
     async def fail(reply: Reply) -> Reply:
         if len(cluster.reads) > 4 * MAX_STARTS:
             return reply
-        # As it may be at any page but the first; both are tried again.
+        # Each page but the first may get either; both mean another try.
         return COMPACTED if len(cluster.reads) <= 2 * MAX_STARTS else FUTURE
 
     cluster.answers["list"] = fail
@@ -202,7 +202,7 @@ async def it_is_read_however_often_it_is_compacted(
 async def pauses(
     life: float, reading: float, core: Core, cluster: Cluster
 ) -> list[float]:
-    """How long it waits before reads, of which five watches have so long a life."""
+    """The pauses before reads after five watches that lived for so many seconds."""
     ended: list[float] = []
 
     async def slow(reply: Reply) -> Reply:
@@ -217,7 +217,7 @@ async def pauses(
             count = len(cluster.watches)
             ended.append(trio.current_time())
             cluster.watch.fail(HistoryLostError(2, 1))
-            while len(cluster.watches) == count:  # noqa: ASYNC110  # nothing tells
+            while len(cluster.watches) == count:  # noqa: ASYNC110  # no event is set
                 await trio.sleep(reading + MAX_DELAY)
     began = [when for when, _, _ in cluster.reads[1:]]
     return [round(now - then, 6) for then, now in zip(ended, began, strict=True)]
@@ -227,7 +227,7 @@ async def pauses(
 async def a_watch_that_ends_at_once_is_opened_ever_later(
     core: Core, cluster: Cluster
 ) -> None:
-    # However long the read takes: that it succeeds says nothing of the watch.
+    # A slow read changes nothing: its success says nothing about the watch.
     waits = await pauses(0, 2 * MAX_DELAY, core, cluster)
     assert waits == [0.1, 0.2, 0.4, 0.8, 1.6]
 
@@ -246,7 +246,7 @@ async def its_lines_are_bounded(core: Core, cluster: Cluster) -> None:
     assert LineBudget.BURST <= len(cluster.lines) < 1.5 * LineBudget.BURST
 
 
-# What headers tell
+# What headers report
 
 
 # one_history
@@ -258,13 +258,13 @@ async def a_fallen_raft_term(core: Core, cluster: Cluster) -> None:
         await settled()
         cluster.raft_term = 2
         cluster.commit(b="1")
-        cluster.watch.bring()
+        cluster.watch.deliver()
         await settled()
-        # None of it was taken.
+        # No event of the response was applied.
         assert texts(mirror) == {}
         await mirror.wait_for(lambda m: m.statistics().connected)
         assert texts(mirror) == {"b": "1"}
-        # The lower term is the one that counts now.
+        # From now on the lower term is the one to compare with.
         await trio.sleep(10)
         assert mirror.statistics().resyncs == 1
         assert "the raft term fell from 3 to 2" in cluster.lines[0]
@@ -303,7 +303,7 @@ async def a_header_that_a_proxy_made_up(core: Core, cluster: Cluster) -> None:
 
 # proof
 async def a_member_that_is_behind(core: Core, cluster: Cluster) -> None:
-    """What comes goes on; that no history was lost, a read tells."""
+    """Events are applied meanwhile; a read proves that no history was lost."""
     cluster.commit(b="1")
     cluster.member = 1
     async with cluster.mirror(core) as mirror:
@@ -313,7 +313,7 @@ async def a_member_that_is_behind(core: Core, cluster: Cluster) -> None:
         await settled()
         assert cluster.kinds == ["list", *2 * ["count", "proof"]]
         cluster.commit(b="2")
-        cluster.watch.bring()
+        cluster.watch.deliver()
         await settled()
         assert (texts(mirror), mirror.statistics().resyncs) == ({"b": "2"}, 0)
 
@@ -340,7 +340,7 @@ async def history_that_is_lost_while_it_is_entered(
 
 # lost_history_found
 async def history_that_is_lost_behind_a_read(core: Core, cluster: Cluster) -> None:
-    """By `sync()` the mirror is ahead of its watch, which notices nothing."""
+    """`sync()` moves the mirror ahead of its watch, which notices no loss."""
     cluster.commit(b="old")
     async with cluster.mirror(core) as mirror:
         for _ in range(8):
@@ -350,7 +350,7 @@ async def history_that_is_lost_behind_a_read(core: Core, cluster: Cluster) -> No
         cluster.store.forget(6)
         cluster.commit(b="new")
         cluster.watch.resume(6)
-        cluster.watch.bring()
+        cluster.watch.deliver()
         await mirror.wait_for(lambda m: texts(m) == {"b": "new"})
         assert (mirror.revision, mirror.statistics().resyncs) == (7, 1)
         assert "the store is at revision 7, and was at 10" in cluster.lines[0]
@@ -358,7 +358,7 @@ async def history_that_is_lost_behind_a_read(core: Core, cluster: Cluster) -> No
 
 # one_history
 async def a_response_that_is_behind_a_read(core: Core, cluster: Cluster) -> None:
-    """By `sync()` it may be ahead of its watch's member."""
+    """`sync()` may move the mirror ahead of its watch's member."""
     async with cluster.mirror(core) as mirror:
         cluster.commit(a="outside")
         await mirror.sync()
@@ -372,9 +372,9 @@ SCENARIOS: tuple[Scenario, ...] = (
     events_move_it,
     progress_moves_the_revision,
     it_shows_nothing_before_its_watch_is_there,
-    it_is_read_anew_after_a_compaction,
-    it_is_read_anew_after_a_cancel,
-    it_is_read_anew_after_a_lost_history,
+    it_is_read_again_after_a_compaction,
+    it_is_read_again_after_a_cancel,
+    it_is_read_again_after_a_lost_history,
     a_refused_creation_is_like_an_end,
     a_broken_chain,
     denial_of_the_watch_ends_the_block,

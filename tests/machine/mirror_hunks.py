@@ -1,4 +1,4 @@
-"""What `follower_mutations` breaks in the mirror: rule, line, and what is there instead."""
+"""Mutations of the mirror, read by `follower_mutations`: rule, line, replacement."""
 
 MIRROR = """
 says_since_when: connected while its watch lives
@@ -9,7 +9,7 @@ says_since_when: disconnected since then
 -            disconnected_since=since,
 +            disconnected_since=None,
 
-says_since_when: resyncs are told
+says_since_when: resyncs are reported
 -            resyncs=follower.resyncs,
 +            resyncs=0,
 
@@ -29,7 +29,7 @@ always_a_checkpoint: wait_for is a checkpoint
 -        await trio.lowlevel.checkpoint()
 +        pass
 
-closed_when_left: wait_for raises once it was left
+closed_when_left: wait_for raises once it is closed
 -            await self._check_kept()
 +            pass
 
@@ -47,19 +47,19 @@ predicate_holds: a predicate is asked after each response
 +            await self._follower.moved.park()
 +            await self._follower.moved.park()
 
-closed_when_left: what is asked once it was left raises
+closed_when_left: a call raises once it is closed
 -        await self._check_kept()
 +        pass
 
-closed_when_left: who asks is known
+closed_when_left: calls under way are registered
 -            self._asking.add(scope)
 +            self._asking = {scope}
 
-closed_when_left: who asked is forgotten
+closed_when_left: finished calls are removed
 -                self._asking.remove(scope)
 +                pass
 
-closed_when_left: who asks is told that it was left
+closed_when_left: a call under way raises when it is closed
 -        raise trio.ClosedResourceError(_CLOSED)
 +        return await question()
 
@@ -67,11 +67,11 @@ closed_when_left: outside its block it raises
 -        self._closed = True
 +        pass
 
-closed_when_left: leaving ends what is asked
+closed_when_left: closing ends calls under way
 -            scope.cancel(reason="the mirror was left")
 +            pass
 
-closed_when_left: leaving wakes who waits
+closed_when_left: closing wakes waiters
 -        self._follower.moved.unpark_all()
 +        pass
 
@@ -83,7 +83,7 @@ one_task_at_a_time: one task at a time takes changes
 -        self._iterating = True
 +        pass
 
-one_task_at_a_time: who is cancelled is in nobody's way
+one_task_at_a_time: a cancelled task blocks no other
 -            self._iterating = False
 +            pass
 
@@ -91,11 +91,11 @@ always_a_checkpoint: taking changes is a checkpoint
 -            await trio.lowlevel.checkpoint()
 +            pass
 
-cancel_loses_nothing: who is cancelled with it is told that alone
+cancel_loses_nothing: a task cancelled with it sees only the cancel
 -            await trio.lowlevel.checkpoint_if_cancelled()
 +            pass
 
-closed_when_left: changes raise once it was left
+closed_when_left: changes raise once it is closed
 -                await self._mirror._check_kept()
 +                pass
 
@@ -115,7 +115,7 @@ entered_when_watched: it is entered once it is ready
 -                await follower.ready.wait()
 +                await trio.lowlevel.checkpoint()
 
-ends_in_the_error: the body's own comes out
+ends_in_the_error: the body's own error comes out
 -            body = exc
 +            pass
 
@@ -127,15 +127,15 @@ closed_when_left: outside its block it raises
 -            mirror._close()
 +            pass
 
-ends_in_the_error: cancelled around it, the body's own comes out
+ends_in_the_error: cancelled around it, the body's own error comes out
 -            nursery.cancel_scope.shield = True
 +            pass
 
-ends_in_the_error: the body's own has the failure as context
+ends_in_the_error: the body's own error has the failure as context
 -        if failure is not None and isinstance(body.__context__, trio.Cancelled | None):
 +        if False:
 
-ends_in_the_error: the body's own keeps its context
+ends_in_the_error: the body's own error keeps its context
 -        if failure is not None and isinstance(body.__context__, trio.Cancelled | None):
 +        if failure is not None:
 
@@ -143,11 +143,11 @@ ends_in_the_error: without a failure its context stays
 -        if failure is not None and isinstance(body.__context__, trio.Cancelled | None):
 +        if isinstance(body.__context__, trio.Cancelled | None):
 
-ends_in_the_error: the body's own has the failure as context
+ends_in_the_error: the body's own error has the failure as context
 -            body.__context__ = failure
 +            pass
 
-ends_in_the_error: the body's own comes out
+ends_in_the_error: the body's own error comes out
 -        raise body
 +        raise failure or body
 

@@ -1,4 +1,4 @@
-"""What users ask of a mirror, each promise in a scenario, as in `follower_scenarios`."""
+"""What users ask of a mirror: each promise a scenario, as in `follower_scenarios`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ from trio_etcd_watch import Mirror, MirrorUpdate, PermissionDeniedError
 
 
 # says_since_when
-async def it_tells_since_when_it_is_alone(core: Core, cluster: Cluster) -> None:
+async def it_reports_since_when_it_is_disconnected(
+    core: Core, cluster: Cluster
+) -> None:
     async with cluster.mirror(core) as mirror:
         assert mirror.statistics().disconnected_since is None
         await trio.sleep(1)
@@ -33,7 +35,7 @@ async def it_tells_since_when_it_is_alone(core: Core, cluster: Cluster) -> None:
         assert mirror.statistics().disconnected_since == 0.5
         assert not mirror.statistics().connected
         cluster.may_watch = trio.Event()
-        # Its watch ends when its stream is lost already; and then while it lives.
+        # The watch ends after its stream was lost, and the next one while it is live.
         cluster.watch.fail(compacted())
         await trio.sleep(1)
         assert mirror.statistics().disconnected_since == 0.5
@@ -47,7 +49,7 @@ async def it_tells_since_when_it_is_alone(core: Core, cluster: Cluster) -> None:
         cluster.may_watch.set()
 
 
-# What waits on it
+# Waiting for it
 
 
 # predicate_holds
@@ -66,14 +68,14 @@ async def a_predicate_is_asked_after_each_response(
         assert asked == [1]
         for revision in (2, 3, 4):
             cluster.commit(b="1")
-            cluster.watch.bring()
+            cluster.watch.deliver()
             await settled()
             assert asked[-1] == revision
         assert asked == [1, 2, 3, 4]
         with assert_checkpoints():
             await mirror.wait_for(lambda _: True)
         with pytest.raises(TypeError, match="predicate"):
-            await mirror.wait_for(None)  # type: ignore[arg-type]  # what is refused
+            await mirror.wait_for(None)  # type: ignore[arg-type]  # it is refused
 
 
 # closed_when_left
@@ -128,20 +130,20 @@ async def one_task_at_a_time_takes_changes(core: Core, cluster: Cluster) -> None
             await anext(changes)
         assert not updates
         cluster.commit(b="2")
-        cluster.watch.bring()
+        cluster.watch.deliver()
         await settled()
         assert [change.key for change in updates[0].changes] == [b"b"]
-        # Whoever is cancelled is in nobody's way, and what comes later not lost.
+        # A cancelled task blocks no other, and loses no later change.
         with trio.move_on_after(1):
             await anext(changes)
         late = mirror.changes(initial=False)
         cluster.commit(b="3")
-        cluster.watch.bring()
+        cluster.watch.deliver()
         assert (await anext(changes)).revision == (await anext(late)).revision == 4
 
 
 # cancel_loses_nothing
-async def who_is_woken_and_cancelled_at_once_is_told_that_alone(
+async def a_waiter_woken_and_cancelled_at_once_sees_the_cancel(
     core: Core, cluster: Cluster
 ) -> None:
     async def end(mirror: Mirror, scope: trio.CancelScope) -> None:
@@ -149,7 +151,7 @@ async def who_is_woken_and_cancelled_at_once_is_told_that_alone(
         mirror._follower.moved.unpark_all()
         scope.cancel()
 
-    # Trio draws whether the mirror or its user notices first.
+    # Trio's scheduler draws which task runs first, the mirror's or its user's.
     for _ in range(20):
         async with trio.open_nursery() as nursery:
             with trio.CancelScope() as scope:
@@ -163,7 +165,7 @@ async def who_is_woken_and_cancelled_at_once_is_told_that_alone(
 
 
 # ends_in_the_error
-async def what_cannot_be_mended_comes_out_bare(core: Core, cluster: Cluster) -> None:
+async def what_cannot_be_repaired_comes_out_bare(core: Core, cluster: Cluster) -> None:
     for kind in ("body", "entering"):
         if kind == "entering":
             cluster.answers["list"] = always(DENIED)
@@ -239,12 +241,12 @@ async def cancelled_it_leaves_nothing(core: Core, cluster: Cluster) -> None:
 
 
 SCENARIOS: tuple[Scenario, ...] = (
-    it_tells_since_when_it_is_alone,
+    it_reports_since_when_it_is_disconnected,
     a_predicate_is_asked_after_each_response,
     closing_wakes_every_waiter,
     one_task_at_a_time_takes_changes,
-    who_is_woken_and_cancelled_at_once_is_told_that_alone,
-    what_cannot_be_mended_comes_out_bare,
+    a_waiter_woken_and_cancelled_at_once_sees_the_cancel,
+    what_cannot_be_repaired_comes_out_bare,
     the_bodys_own_comes_out_bare,
     cancelled_around_it_the_bodys_own_comes_out,
     the_bodys_own_has_the_failure_as_context,

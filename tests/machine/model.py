@@ -1,15 +1,15 @@
 """A small etcd: a cluster's history, and one Watch stream of one of its members.
 
-It knows what `_session` can observe, and nothing of `_session`: requests come as bytes,
-replies leave as messages in an order in which etcd may send them. The rules are those
-of etcd's `server/etcdserver/api/v3rpc/watch.go` and `server/storage/mvcc`:
+It models what `_session` can observe, and uses nothing of it: requests arrive as bytes,
+and replies leave as messages, in an order in which etcd may send them. The rules are
+those of etcd's `server/etcdserver/api/v3rpc/watch.go` and `server/storage/mvcc`:
 
 * A member applies the cluster's revisions one by one, and may lag behind.
 * A synced watcher gets each revision as it is applied; an unsynced one gets history in
-  batches of few revisions, whose header says how far the member is.
+  batches of few revisions, with the revision of the member in their header.
 * A stream has two queues, one for events and one for control replies; each is in order,
-  but either may be ahead of the other. Events of an id that has not been announced
-  wait; those of an id whose cancel was confirmed are never sent.
+  but either may be ahead of the other. Events of a watch id wait until the id has been
+  announced, and are never sent once its cancel was confirmed.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ INVALID_TOKEN = (
 DUPLICATE_ID = "mvcc: duplicate watch ID provided on the WatchStream"
 
 NO_ID = -1
-"""The watch id of what is not about one watch."""
+"""The watch id of replies that are not about one watch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """What releases of etcd do differently, as far as a watch can tell."""
+    """Differences between releases of etcd that a watch can observe."""
 
     name: str
     refuses_under_id_0: bool = False
-    """A refusal carries the id asked for, silences the watch that has it, and gives
-    every reason of the auth store as "permission denied"."""
+    """Whether a refusal carries the watch id of the request, silences the watch that
+    has this id, and gives every reason of the auth store as "permission denied"."""
     registers_last: bool = False
-    """The header of a creation is read before the watcher is registered, not after."""
+    """Whether a creation's header is read before the watcher is registered, not after."""
     answers_progress_at_once: bool = False
-    """Also if events that the answer vouches for are still to be sent."""
+    """Whether the answer to a progress request ignores events that are still unsent."""
     ignores_future_start: bool = False
-    """A watcher from a future revision is told progress like any other, and forgets
+    """Whether a watcher from a future revision gets progress like any other, and loses
     its start when the member catches up from a snapshot."""
 
 
@@ -69,7 +69,7 @@ V3_6 = Version("3.6")
 
 @dataclass(frozen=True, slots=True)
 class Interest:
-    """Which events a watcher wants."""
+    """Which events a watcher should get."""
 
     key: bytes
     range_end: bytes
@@ -77,7 +77,7 @@ class Interest:
     no_delete: bool = False
 
     def wants(self, event: pb.Event) -> bool:
-        """Whether this event passes the filters; the range has been looked at."""
+        """Whether this event, of a key in the range, passes the filters."""
         return not (self.no_put if event.type == pb.Event.PUT else self.no_delete)
 
     def covers(self, key: bytes) -> bool:
@@ -90,32 +90,32 @@ class Interest:
 
 
 class Cluster:
-    """History, which never forgets: what is compacted stays for the tests to compare.
+    """The history of a cluster; it keeps what is compacted, for tests to compare with.
 
     Attributes:
-        cluster_id: as in every header.
+        cluster_id: the ID in every header.
     """
 
     def __init__(self, cluster_id: int) -> None:
         self.cluster_id = cluster_id
-        # By revision, from 1 on, which is an empty store.
+        # The events of each revision; revision 1 is the empty store.
         self._revisions: list[tuple[pb.Event, ...]] = [()]
         self._latest: dict[bytes, pb.Event] = {}
         self._values = 0
-        # How often a member has forgotten prev_kv: it does so twice, and not thrice.
+        # How often a member has omitted prev_kv: at most twice for each interest.
         self.forgotten: Counter[Interest] = Counter()
-        # The newest revision when it happened, and what was compacted.
+        # Each with the newest revision at its time, and the compacted revision.
         self._compactions: list[tuple[int, int]] = []
 
     @property
     def revision(self) -> int:
-        """The newest."""
+        """The newest revision."""
         return len(self._revisions)
 
     def commit(self, changes: Mapping[bytes, bool]) -> None:
         """Put the keys that are True, delete those that are False, as one revision.
 
-        Deleting what is not there changes nothing; nothing at all is no revision.
+        Deleting a missing key changes nothing, and without a change there is no revision.
         """
         events = []
         for key, is_put in changes.items():
@@ -142,7 +142,7 @@ class Cluster:
             self._latest |= {event.kv.key: event for event in events}
 
     def lose(self, revisions: int) -> None:
-        """Come back from an older backup, under the same id."""
+        """Restore a backup that is older by so many revisions, under the same ID."""
         del self._revisions[max(1, self.revision - revisions) :]
         self._latest = {
             event.kv.key: event for events in self._revisions for event in events
@@ -153,12 +153,12 @@ class Cluster:
         ]
 
     def compact(self, revision: int) -> None:
-        """Forget what is below this revision; it stays valid as a start itself."""
+        """Compact all below this revision, which itself stays valid as a start."""
         if self.compacted() < revision <= self.revision:
             self._compactions.append((self.revision, revision))
 
     def compacted(self, applied: int | None = None) -> int:
-        """The compacted revision, as known once so many revisions are applied."""
+        """The compacted revision that a member knows at the revision `applied`."""
         return max(
             (
                 revision
@@ -169,10 +169,7 @@ class Cluster:
         )
 
     def events(self, interest: Interest, first: int, last: int) -> list[pb.Event]:
-        """What a watcher with this interest is owed, of the revisions given.
-
-        In order, and each with the key before it. Copies.
-        """
+        """Copies of the events that are due, in order, each with its previous key."""
         return [
             _copy(event)
             for revision in range(max(first, 1), min(last, self.revision) + 1)
@@ -181,7 +178,7 @@ class Cluster:
         ]
 
     def revisions_with(self, interest: Interest, first: int, last: int) -> list[int]:
-        """Of these revisions those with a key in the range, filtered or not."""
+        """The revisions among these that have a key in the range, filtered or not."""
         return [
             revision
             for revision in range(max(first, 1), last + 1)
@@ -198,18 +195,18 @@ def _copy(event: pb.Event) -> pb.Event:
 
 
 class Group(enum.Enum):
-    """Where a member keeps a watcher."""
+    """The group of watchers in which a member keeps a watcher."""
 
     SYNCED = enum.auto()
     UNSYNCED = enum.auto()
-    """It has history to be sent."""
+    """The watcher has history to be sent."""
     COMPACTED = enum.auto()
-    """What it was to get is gone. It stays until the client cancels it."""
+    """The next revision of the watcher is compacted. The client has to cancel it."""
 
 
 @dataclass(slots=True)
 class Watcher:
-    """One watcher of a stream; `next_revision` is the first that it has still to get."""
+    """One watcher of a stream; `next_revision` is the first that it has not been sent."""
 
     id: int
     interest: Interest
@@ -219,25 +216,25 @@ class Watcher:
     next_revision: int
     group: Group
     forgets_prev_kv: bool = False
-    """Its first response comes without: recvLoop notes prev_kv after registering it."""
+    """Whether its first response has none: recvLoop registers it before it notes this."""
     start_forgotten: bool = False
-    """It waited for a future revision, and was set back by a snapshot."""
+    """Whether a snapshot has set it back while it waited for a future revision."""
     largest: int = 0
-    """Events of the largest response so far."""
+    """The number of events in its largest response so far."""
 
 
 @dataclass(slots=True)
 class Stream:
-    """One Watch stream: requests go in, replies come out. A lost one is thrown away.
+    """One Watch stream: it gets requests, and gives replies. A lost one is discarded.
 
     Attributes:
-        cluster: what it serves.
-        version: of the member.
+        cluster: the cluster that it serves.
+        version: the release of the member.
         applied: the newest revision that the member has applied.
         batch: how many revisions a batch of history has at most (etcd: 1000).
         fragment_events: how many events a message holds (etcd counts bytes).
-        watchers: by id; what the server holds for the client.
-        cancels: how often each id was asked to be canceled.
+        watchers: the watchers that the server holds for the client, by watch id.
+        cancels: how often the client has requested the cancel of each watch id.
         refusals: the reasons for refusing the creations to come, in turn.
         token_expired: whether every creation is refused from now on.
     """
@@ -251,19 +248,22 @@ class Stream:
     cancels: Counter[int] = field(default_factory=Counter)
     refusals: deque[str] = field(default_factory=deque)
     token_expired: bool = False
-    # Every watcher that there was.
+    # Every watcher that was ever created.
     _all: dict[int, Watcher] = field(default_factory=dict)
     _events: deque[RawResponse] = field(default_factory=deque)
     _control: deque[RawResponse] = field(default_factory=deque)
     _announced: set[int] = field(default_factory=set)
     _pending: dict[int, list[RawResponse]] = field(default_factory=dict)
-    # What is being sent: the fragments of a response are never interrupted.
+    # Messages to send next: no other comes between the fragments of a response.
     _wire: deque[RawResponse] = field(default_factory=deque)
 
-    # What the client asks for
+    # Requests of the client
 
     def handle(self, request: bytes, racing: int = 0) -> pb.WatchRequest:
-        """Handle one request. So many revisions are applied while it creates.
+        """Handle one request.
+
+        Args:
+            racing: how many revisions are applied during a creation.
 
         Returns:
             The request, decoded.
@@ -344,10 +344,10 @@ class Stream:
         elif self.watchers and all(map(self._may_vouch, self.watchers.values())):
             self._events.append(answer)
 
-    # What happens in the member
+    # Events in the member
 
     def apply(self, revisions: int, *, crowded: bool = False) -> None:
-        """Apply so many of the cluster's revisions, as far as there are any.
+        """Apply the next revisions of the cluster, at most so many.
 
         Args:
             crowded: whether the queue is full, so that watchers fall behind instead.
@@ -405,13 +405,13 @@ class Stream:
             watcher.next_revision = end
 
     def restore(self) -> None:
-        """Take over a snapshot, as a member that was far behind does."""
+        """Load a snapshot, as a member does that was far behind."""
         for watcher in self.watchers.values():
             if watcher.group is Group.SYNCED:
                 watcher.group = Group.UNSYNCED
 
     def tick(self) -> None:
-        """Notify the watchers that asked for it of progress."""
+        """Send progress notifications to the watchers that requested them."""
         for watcher in self.watchers.values():
             if watcher.progress_notify and self._may_vouch(watcher):
                 self._events.append(
@@ -445,11 +445,11 @@ class Stream:
             raft_term=1,
         )
 
-    # What it sends
+    # Sending
 
     @property
     def idle(self) -> bool:
-        """Whether everything has been applied and sent, as far as it may be."""
+        """Whether everything that can be applied and sent has been."""
         return (
             not (self._wire or self._control or self._events)
             and self.applied == self.cluster.revision
@@ -462,11 +462,11 @@ class Stream:
 
     @property
     def created(self) -> int:
-        """How many watchers there were; ids are below this."""
+        """How many watchers were ever created; all watch ids are below this."""
         return len(self._all)
 
     def is_too_large(self, response: RawResponse) -> bool:
-        """Whether a response is over the client's limit: as large as it splits."""
+        """Whether a response is over the client's limit, here the size of a fragment."""
         watcher = self._all.get(response.watch_id)
         return (
             watcher is not None
@@ -475,10 +475,10 @@ class Stream:
         )
 
     def send(self, *, control_first: bool) -> RawResponse | None:
-        """The next message, or None if there is none.
+        """Return the next message, or None if there is none.
 
         Args:
-            control_first: which queue to prefer.
+            control_first: whether to prefer the queue of control replies.
         """
         while not self._wire:
             queues = self._events, self._control
@@ -494,11 +494,11 @@ class Stream:
     def _announce(self, reply: RawResponse) -> Iterator[RawResponse]:
         yield reply
         if reply.canceled:
-            # Also of a refusal under the id of a watch that is well.
+            # A refusal may carry the id of a live watch, which it silences.
             self._announced.discard(reply.watch_id)
         elif reply.created:
             self._announced.add(reply.watch_id)
-            # What had to wait is sent whole.
+            # Responses that had to wait are not fragmented.
             for response in self._pending.pop(reply.watch_id, ()):
                 self._look_back(response)
                 yield response
@@ -516,7 +516,7 @@ class Stream:
         return self._fragments(response)
 
     def _look_back(self, response: RawResponse) -> None:
-        """Drop the earlier keys that were not asked for, or cannot be read any more."""
+        """Drop each previous key that was not requested or is compacted."""
         if not response.events:
             return
         asked = self.watcher(response.watch_id).prev_kv

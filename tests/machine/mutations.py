@@ -1,9 +1,9 @@
 """The rules of the session, each broken by one line, for `test_mutations.py`.
 
-A mutation replaces one whole line of a module, which must stand there exactly once. The
-mutated source runs as a module of a package that exists in memory only. What can be
-mutated always runs anew there, with or without a mutation; the modules that it imports
-are shared with the real package.
+A mutation replaces one whole line of a module, which must occur there exactly once. The
+mutated source runs as a module of a package that exists in memory only. A module that
+can be mutated is always loaded again there, with or without a mutation; the modules
+that it imports are shared with the real package.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class MakeSpec(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Core:
-    """What the machine calls, of the real package or of a mutant."""
+    """The names that the machine uses, from the real package or from a mutant."""
 
     session: type[_session.Session]
     state: type[_subscription.State]
@@ -61,12 +61,12 @@ REAL = Core(
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
-    """One line of one module, changed; the indentation stays.
+    """One line of one module and what replaces it; the indentation stays.
 
     Attributes:
-        rule: what it breaks: a name of docs/explanation/guarantees.md, and, behind a
-            colon, what of it.
-        indent: of the line, in spaces; tells apart lines that are alike.
+        rule: what it breaks: a name of docs/explanation/guarantees.md and, after a
+            colon, which part of the rule.
+        indent: the indentation in spaces, which distinguishes equal lines.
     """
 
     rule: str
@@ -82,7 +82,7 @@ class Mutation:
         """Return the source with the line changed.
 
         Raises:
-            ValueError: the line is not there, or there more than once.
+            ValueError: the line occurs not at all, or more than once.
         """
         lines = source.split("\n")
         indent = " " * self.indent
@@ -94,7 +94,7 @@ class Mutation:
 
 
 def source_of(module: str) -> str:
-    """The source of one module of the package."""
+    """Return the source of one module of the package."""
     (folder,) = trio_etcd_watch.__path__
     return Path(folder, f"{module}.py").read_text(encoding="utf-8")
 
@@ -115,7 +115,7 @@ SHARED = (
     "_verdicts",
     "_twins",
 )
-"""Modules that those below import, as they are in the real package."""
+"""Modules of the real package that the mutable ones import unchanged."""
 
 MUTABLE = (
     "_cursor",
@@ -127,7 +127,7 @@ MUTABLE = (
     "_lifecycle",
     "_session",
 )
-"""Modules that run anew, in an order in which they can be imported."""
+"""Modules that are loaded again, in an order in which they can be imported."""
 
 PACKAGE = "trio_etcd_watch_mutant"
 
@@ -136,9 +136,9 @@ PACKAGE = "trio_etcd_watch_mutant"
 def mutated_modules(
     mutation: Mutation | None, *, shared: Sequence[str], mutable: Sequence[str]
 ) -> Iterator[list[ModuleType]]:
-    """Give the mutable modules with this mutation; with None, the same unchanged."""
+    """Yield the mutable modules with this mutation, or, for None, unchanged."""
     modules = {PACKAGE: ModuleType(PACKAGE)}
-    # A package without a folder: nothing is found by chance.
+    # Without a folder, no module of the package is found on the disk.
     modules[PACKAGE].__path__ = []
     for name in shared:
         modules[f"{PACKAGE}.{name}"] = import_module(
@@ -152,7 +152,7 @@ def mutated_modules(
                 source = mutation.apply(source)
             module = ModuleType(f"{PACKAGE}.{name}")
             module.__package__ = PACKAGE
-            # Before it runs: dataclasses look their module up.
+            # Registered before it runs, because dataclasses look their module up.
             modules[module.__name__] = sys.modules[module.__name__] = module
             exec(compile(source, f"<mutated {name}.py>", "exec"), module.__dict__)
         yield [modules[f"{PACKAGE}.{name}"] for name in mutable]
@@ -163,7 +163,7 @@ def mutated_modules(
 
 @contextmanager
 def mutated(mutation: Mutation | None) -> Iterator[Core]:
-    """Give the core with this mutation; with None, the same one unchanged."""
+    """Yield the core with this mutation, or, for None, loaded likewise but unchanged."""
     with mutated_modules(mutation, shared=SHARED, mutable=MUTABLE) as modules:
         by_name = dict(zip(MUTABLE, modules, strict=True))
         yield Core(
@@ -227,7 +227,7 @@ MUTATIONS = (
         " if not subscription.cursor.progressed(response.revision)",
     ),
     Mutation(
-        "answers_not_overtaking: it reaches all others",
+        "answers_not_overtaking: an answer reaches all other watches",
         "_session",
         12,
         "for subscription in self._live.values()",
@@ -290,7 +290,7 @@ MUTATIONS = (
         "if False:",
     ),
     Mutation(
-        "replies_matched: an abandoned one is canceled",
+        "replies_matched: an abandoned creation is canceled",
         "_lifecycle",
         12,
         "self._cancel(watch_id)",
@@ -323,7 +323,7 @@ MUTATIONS = (
         "create.progress_notify = spec.progress_notify",
     ),
     Mutation(
-        "own_progress_moves: whatever the user wants to see",
+        "own_progress_moves: whether the user sees progress or not",
         "_session",
         8,
         "subscription.cursor.progressed(response.revision)",
@@ -359,7 +359,7 @@ MUTATIONS = (
         "pass",
     ),
     Mutation(
-        "woken_at_half: it goes on",
+        "woken_at_half: a parked watch goes on",
         "_roster",
         8,
         "if subscription.state is State.PARKED and subscription.is_drained:",
@@ -387,7 +387,7 @@ MUTATIONS = (
         "and True",
     ),
     Mutation(
-        "live_ids_only: one cancel",
+        "live_ids_only: one cancel for each id",
         "_roster",
         12,
         "self._canceled.add(watch_id)",
@@ -456,7 +456,7 @@ MUTATIONS = (
         "if True",
     ),
     Mutation(
-        "answers_not_overtaking: those past it get it",
+        "answers_not_overtaking: watches past its revision get it",
         "_session",
         12,
         "or subscription.cursor.next_revision > revision",
@@ -519,7 +519,7 @@ MUTATIONS = (
         "pass",
     ),
     Mutation(
-        "lost_history_found: what was told without events counts",
+        "lost_history_found: revisions received without events count",
         "_cursor",
         8,
         "self.told = max(self.told, revision)",

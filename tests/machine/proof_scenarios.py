@@ -1,6 +1,6 @@
-"""How a mirror is shown to be right: proofs, `sync()` and `verify()`.
+"""How a mirror is proved to be right: proofs, `sync()` and `verify()`.
 
-Each promise in a scenario, as in `follower_scenarios`.
+Each promise is a scenario, as in `follower_scenarios`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.machine.follower_cluster import (
     always,
     compacted,
 )
-from tests.machine.follower_scenarios import ANEW, Scenario, texts
+from tests.machine.follower_scenarios import RELISTED, Scenario, texts
 from trio_etcd_watch import ClusterChangedError, PermissionDeniedError, StatusCode
 from trio_etcd_watch._follower import HURRY, MAX_PATIENCE, MAX_PROOFS, PATIENCE
 from trio_etcd_watch._grpc.status import Status
@@ -34,7 +34,7 @@ from trio_etcd_watch._snapshot import MAX_KEYS, Reply
 async def a_creation_with_history_is_proved(core: Core, cluster: Cluster) -> None:
     cluster.commit(b="1")
     async with cluster.mirror(core) as mirror:
-        # Nothing to catch up with.
+        # The watch has no history to catch up with.
         cluster.watch.resume(2)
         await settled()
         assert cluster.kinds == ["list"]
@@ -42,7 +42,7 @@ async def a_creation_with_history_is_proved(core: Core, cluster: Cluster) -> Non
             del cluster.reads[:]
             cluster.commit(b=str(count))
             cluster.watch.resume(cluster.store.revision)
-            cluster.watch.bring()
+            cluster.watch.deliver()
             await settled()
             assert cluster.kinds == ["count", "proof"]
             request = cluster.reads[1][2]
@@ -60,7 +60,7 @@ async def a_proof_finds_a_lost_put(core: Core, cluster: Cluster) -> None:
         cluster.commit(b3="1")
         cluster.watch.resume(4)
         await settled()
-        cluster.watch.bring(b"b2")
+        cluster.watch.deliver(b"b2")
         await mirror.wait_for(lambda m: m.statistics().resyncs == 1)
         assert texts(mirror) == {"b1": "1", "b2": "1", "b3": "1"}
         assert "b'b2' is version 1 of revision 3 on the server" in cluster.lines[0]
@@ -74,29 +74,29 @@ async def a_proof_finds_a_lost_creation_beside_a_lost_deletion(
         cluster.commit(b1=None, b2="1")
         cluster.commit(b3="1")
         cluster.watch.resume(4)
-        cluster.watch.bring(b"b1", b"b2")
+        cluster.watch.deliver(b"b1", b"b2")
         await mirror.wait_for(lambda m: m.statistics().resyncs == 1)
         assert texts(mirror) == {"b2": "1", "b3": "1"}
 
 
 async def a_proof_that_is_refused(core: Core, cluster: Cluster) -> None:
-    """It proves nothing, so the range is read; that may be refused as well."""
+    """A refused proof proves nothing, so the range is read; that may fail as well."""
     refusal = Status(StatusCode.INVALID_ARGUMENT, "words")
     async with cluster.mirror(core) as mirror:
         cluster.answers["proof"] = always(refusal)
         cluster.commit(b="1")
         cluster.watch.resume(2)
         await settled()
-        cluster.watch.bring()
+        cluster.watch.deliver()
         await mirror.wait_for(lambda m: m.statistics().resyncs == 1)
-        assert cluster.lines[0] == f"{ANEW}INVALID_ARGUMENT: words"
+        assert cluster.lines[0] == f"{RELISTED}INVALID_ARGUMENT: words"
         await settled()
-        # The task lives on.
+        # The task continues.
         del cluster.answers["proof"]
         del cluster.reads[:]
         cluster.commit(b="2")
         cluster.watch.resume(3)
-        cluster.watch.bring()
+        cluster.watch.deliver()
         await settled()
         assert cluster.kinds == ["count", "proof"]
 
@@ -130,16 +130,16 @@ async def a_count_at_its_revision_is_enough(core: Core, cluster: Cluster) -> Non
 
 
 # check
-async def a_count_alone_tells_of_no_put(core: Core, cluster: Cluster) -> None:
+async def a_count_alone_detects_no_put(core: Core, cluster: Cluster) -> None:
     cluster.commit(b="1")
     async with cluster.mirror(core) as mirror, trio.open_nursery() as nursery:
-        # As many keys as before, and at the very next revision.
+        # The number of keys stays, and the revision is the next one.
         cluster.commit(b="2")
         nursery.start_soon(mirror.sync)
         await trio.sleep(PATIENCE)
         assert cluster.kinds == ["list", "count", "newest"]
         assert nursery.child_tasks
-        cluster.watch.bring()
+        cluster.watch.deliver()
         await settled()
         assert not nursery.child_tasks
         assert texts(mirror) == {"b": "2"}
@@ -152,10 +152,10 @@ async def events_that_come_in_time_are_enough(core: Core, cluster: Cluster) -> N
         cluster.commit(b2="1")
         nursery.start_soon(mirror.sync)
         await trio.sleep(HURRY / 4)
-        cluster.watch.bring(last=2)
+        cluster.watch.deliver(last=2)
         await trio.sleep(HURRY / 4)
         assert nursery.child_tasks
-        cluster.watch.bring()
+        cluster.watch.deliver()
         await settled()
         assert not nursery.child_tasks
         assert cluster.kinds == ["list", "count"]
@@ -185,8 +185,8 @@ async def a_silent_living_watch_is_given_up(core: Core, cluster: Cluster) -> Non
         assert texts(mirror) == {"b1": "1", "b2": "1"}
         assert mirror.statistics().resyncs == 1
         reason = "the watch does not bring what a read shows"
-        assert cluster.lines[0] == f"{ANEW}{reason}"
-        # By then it had been silent for so long; and once more it counts.
+        assert cluster.lines[0] == f"{RELISTED}{reason}"
+        # By then the watch had been silent for this long; then it is counted again.
         assert cluster.reads[3][0] == pytest.approx(HURRY + PATIENCE + 0.1)
         assert cluster.kinds == ["list", "count", "newest", "list", "count"]
 
@@ -199,14 +199,14 @@ async def a_watch_that_brings_something_has_time(core: Core, cluster: Cluster) -
         for last in range(2, 7):
             assert nursery.child_tasks
             await trio.sleep(0.9 * PATIENCE)
-            cluster.watch.bring(last=last)
+            cluster.watch.deliver(last=last)
         await settled()
         assert not nursery.child_tasks
         assert mirror.statistics().resyncs == 0
 
 
 async def a_stream_that_flaps_is_given_up(core: Core, cluster: Cluster) -> None:
-    """It is resumed again and again, and never brings what was lost."""
+    """Its watch is resumed again and again, and never delivers what was lost."""
     cluster.commit(b1="1")
     async with cluster.mirror(core) as mirror, trio.open_nursery() as nursery:
         cluster.commit(b2="1")
@@ -218,7 +218,7 @@ async def a_stream_that_flaps_is_given_up(core: Core, cluster: Cluster) -> None:
 
         nursery.start_soon(sync)
         while (now := trio.current_time()) < MAX_PATIENCE + 3 * PATIENCE:
-            # One that was just created has time, but not for ever.
+            # A watch that was just created gets more time, but not without bound.
             assert mirror.statistics().resyncs == (now > MAX_PATIENCE + HURRY)
             flapping.resume(cluster.store.revision)
             await trio.sleep(0.9 * PATIENCE)
@@ -235,7 +235,7 @@ async def an_answer_that_is_overtaken_is_not_the_newest(
         nursery.start_soon(mirror.sync)
         await hold.held.wait()
         cluster.commit(b="1")
-        cluster.watch.bring()
+        cluster.watch.deliver()
         await settled()
         hold.release.set()
         await settled()
@@ -251,7 +251,7 @@ async def a_dead_watch_is_not_given_up(core: Core, cluster: Cluster) -> None:
             nursery.start_soon(mirror.sync)
             await trio.sleep(10 * PATIENCE)
             assert nursery.child_tasks
-            cluster.watch.bring()
+            cluster.watch.deliver()
             await settled()
             assert not nursery.child_tasks
             assert (texts(mirror), mirror.statistics().resyncs) == ({"b": state}, 0)
@@ -271,11 +271,11 @@ async def a_read_that_began_before_is_not_enough(core: Core, cluster: Cluster) -
         await settled()
         assert (mirror.revision, mirror.statistics().resyncs) == (1, 1)
         assert nursery.child_tasks
-        cluster.watch.bring()
+        cluster.watch.deliver()
         await settled()
         assert not nursery.child_tasks
         assert texts(mirror) == {"b": "1"}
-        # After it was read anew, no more is asked of the old history.
+        # After the relist, there are no more reads about the old history.
         assert "newest" not in cluster.kinds
 
 
@@ -293,7 +293,7 @@ async def a_read_finds_a_lost_history(core: Core, cluster: Cluster) -> None:
 
 
 def of_another(cluster: Cluster, kind: str) -> None:
-    """Have the next read of a kind answered by a cluster that is far ahead."""
+    """Have reads of this kind answered by another cluster, which is far ahead."""
 
     async def answer(reply: Reply) -> Reply:
         await trio.lowlevel.checkpoint()
@@ -307,8 +307,8 @@ def of_another(cluster: Cluster, kind: str) -> None:
 
 
 # one_history
-async def another_cluster_tells_nothing(core: Core, cluster: Cluster) -> None:
-    """Reads may go to another endpoint than the watch; of the proof's rows, too."""
+async def another_cluster_proves_nothing(core: Core, cluster: Cluster) -> None:
+    """Reads, also those of a proof, may reach another endpoint than the watch."""
     async with cluster.mirror(core) as mirror:
         for resyncs, kind in enumerate(["count", "newest", "proof"], start=1):
             cluster.commit(a="outside")
@@ -323,7 +323,7 @@ async def another_cluster_tells_nothing(core: Core, cluster: Cluster) -> None:
             assert mirror.statistics().connected
             assert "cluster 2 answers now" in cluster.lines[-1]
         cluster.commit(b="1")
-        cluster.watch.bring()
+        cluster.watch.deliver()
         await settled()
         assert texts(mirror) == {"b": "1"}
 
@@ -381,9 +381,9 @@ async def what_is_right_is_proved(core: Core, cluster: Cluster) -> None:
     cluster.commit(b1="1")
     async with cluster.mirror(core) as mirror:
         cluster.commit(b2="1")
-        cluster.watch.bring()
+        cluster.watch.deliver()
         await settled()
-        # At its own revision, whatever comes later.
+        # The proof is of its own revision, so later changes do not matter.
         cluster.commit(b1=None, b3="1")
         with assert_checkpoints():
             assert await mirror.verify()
@@ -392,12 +392,12 @@ async def what_is_right_is_proved(core: Core, cluster: Cluster) -> None:
 
 
 # read_again_if_in_doubt
-async def what_is_wrong_is_mended(core: Core, cluster: Cluster) -> None:
+async def what_is_wrong_is_repaired(core: Core, cluster: Cluster) -> None:
     cluster.commit(b1="1")
     async with cluster.mirror(core) as mirror:
         cluster.commit(b1=None)
         cluster.commit(b2="1")
-        cluster.watch.bring(b"b1")
+        cluster.watch.deliver(b"b1")
         await settled()
         assert not await mirror.verify()
         assert texts(mirror) == {"b2": "1"}
@@ -417,14 +417,14 @@ async def what_is_compacted_is_proved_later(core: Core, cluster: Cluster) -> Non
         assert (mirror.revision, mirror.statistics().resyncs) == (3, 0)
 
 
-async def what_is_always_compacted_is_read_anew(core: Core, cluster: Cluster) -> None:
+async def what_is_always_compacted_is_read_again(core: Core, cluster: Cluster) -> None:
     async with cluster.mirror(core) as mirror:
         cluster.answers["proof"] = always(COMPACTED)
         assert not await mirror.verify()
         assert cluster.kinds.count("proof") == MAX_PROOFS
         assert mirror.statistics().resyncs == 1
         reason = "what is to be proved is compacted time after time"
-        assert cluster.lines == [f"{ANEW}{reason}"]
+        assert cluster.lines == [f"{RELISTED}{reason}"]
 
 
 # lost_history_found
@@ -454,7 +454,7 @@ async def a_proof_of_before_a_relist_is_made_again(
         await mirror.wait_for(lambda m: b"b" in m)
         hold.release.set()
         with trio.fail_after(PATIENCE):
-            while not results:  # noqa: ASYNC110  # nothing tells
+            while not results:  # noqa: ASYNC110  # no event is set
                 await trio.sleep(HURRY)
         assert results == [True]
         assert cluster.kinds.count("proof") == 2
@@ -466,11 +466,11 @@ async def the_first_doubt_is_the_reason(core: Core, cluster: Cluster) -> None:
         mirror._follower._distrust("one")
         mirror._follower._distrust("two")
         await settled()
-        # There is no watch to give up: it is being read.
+        # There is no watch to give up while the range is being read.
         mirror._follower._distrust("three")
         await mirror.wait_for(lambda m: m.statistics().connected)
         await trio.sleep(10)
-        assert cluster.lines == [f"{ANEW}one"]
+        assert cluster.lines == [f"{RELISTED}one"]
         assert mirror.statistics().resyncs == 1
 
 
@@ -481,7 +481,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     a_proof_that_is_refused,
     a_closed_watcher_ends_it_as_itself,
     a_count_at_its_revision_is_enough,
-    a_count_alone_tells_of_no_put,
+    a_count_alone_detects_no_put,
     events_that_come_in_time_are_enough,
     a_second_read_settles,
     a_silent_living_watch_is_given_up,
@@ -491,15 +491,15 @@ SCENARIOS: tuple[Scenario, ...] = (
     a_dead_watch_is_not_given_up,
     a_read_that_began_before_is_not_enough,
     a_read_finds_a_lost_history,
-    another_cluster_tells_nothing,
+    another_cluster_proves_nothing,
     another_cluster_of_all_reads_ends_it,
     a_read_of_a_lower_term_is_a_lost_history,
     a_term_that_rises_meanwhile_is_none,
     denial_of_a_read_is_its_askers,
     what_is_right_is_proved,
-    what_is_wrong_is_mended,
+    what_is_wrong_is_repaired,
     what_is_compacted_is_proved_later,
-    what_is_always_compacted_is_read_anew,
+    what_is_always_compacted_is_read_again,
     a_proof_of_the_future_is_a_lost_history,
     a_proof_of_before_a_relist_is_made_again,
     the_first_doubt_is_the_reason,

@@ -1,6 +1,6 @@
-"""The replica as a state machine: between a store with its history, and consumers.
+"""The state machine that tests the replica, between a store and consumers.
 
-`test_replica_machine.py` runs it as it is, and with a rule broken.
+`test_replica_machine.py` runs it on the replica as it is, and with a rule broken.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PREFIX = b"b"
 INSIDE = [b"b0", b"b1", b"b10", b"b2"]
 OUTSIDE = [b"a", b"c"]
 
-# Few values, so that a key is often put again at the value that it had.
+# There are few values, so that a key is often put again with the value that it had.
 keys = st.sampled_from(INSIDE + OUTSIDE)
 values = st.sampled_from([b"x", b"y"])
 transactions = st.dictionaries(keys, st.none() | values, min_size=1, max_size=6)
@@ -49,17 +49,17 @@ def indices(items: Sequence[object]) -> st.SearchStrategy[int]:
 
 @dataclass(slots=True, eq=False)
 class Look:
-    """One consumer, and what it may be told."""
+    """One consumer, and what its next update may contain."""
 
     consumer: Consumer
     seen: dict[bytes, KeyValue] | None
-    """None until it has been told everything."""
+    """The mapping at its last update; None before its first, which has everything."""
     touched: set[bytes] = field(default_factory=set)
-    """Keys that have changed since, unless they came and went."""
+    """Keys that have changed since, but for those created and deleted since."""
     may_resync: bool = False
-    """Whether something that no event told has come, and some key is still touched."""
+    """Whether a relist has changed the mapping, and `touched` was never empty since."""
     must_resync: bool = False
-    """Whether there has been a difference to be told ever since that came."""
+    """Whether, ever since such a relist, the mapping has differed from `seen`."""
 
 
 class ReplicaMachine(RuleBasedStateMachine):
@@ -71,12 +71,12 @@ class ReplicaMachine(RuleBasedStateMachine):
         super().__init__()
         self.store = Store(PREFIX)
         self.checks: list[Check] = []
-        # Each with how often the range had been read anew.
+        # Each with the number of relists at its time.
         self.proofs: list[tuple[Proof, int]] = []
         self.relists = 0
         self.looks: list[Look] = []
         self.viewed: dict[bytes, KeyValue] | None = None
-        # The newest event that the server has dropped, of those that count.
+        # The revision of the newest dropped event that may still show; 0 for none.
         self.dropped = 0
 
     @initialize(changes=transactions)
@@ -86,7 +86,7 @@ class ReplicaMachine(RuleBasedStateMachine):
         self.replica = self.core.replica(snapshot)
         self.next_revision = snapshot.revision + 1
 
-    # What happens in the store
+    # Events in the store
 
     @rule(key=keys, value=values)
     def put(self, key: bytes, value: bytes) -> None:
@@ -105,7 +105,7 @@ class ReplicaMachine(RuleBasedStateMachine):
 
     @rule(key=st.sampled_from(INSIDE), value=values, check=st.booleans())
     def create_and_delete(self, key: bytes, value: bytes, check: bool) -> None:
-        """It leaves no trace, so a check may overtake its events."""
+        """The key is gone again, so a check may overtake its events."""
         if key not in self.store.range(self.store.revision):
             if check:
                 self.catch_up()
@@ -118,7 +118,7 @@ class ReplicaMachine(RuleBasedStateMachine):
 
     @rule(key=keys, value=st.none() | values)
     def check_at_once(self, key: bytes, value: bytes | None) -> None:
-        """Before the event, and where none will come: the key is of another range."""
+        """Check before the event comes, or, for a key outside the range, without one."""
         self.catch_up()
         self.store.commit({key: value})
         self.start_check(counted=False, settle=True)
@@ -134,15 +134,15 @@ class ReplicaMachine(RuleBasedStateMachine):
         newest = self.store.revision
         self.store.compacted = data.draw(st.integers(self.store.compacted, newest))
 
-    # What comes from the watch
+    # Deliveries of the watch
 
     @property
     def behind(self) -> int:
-        """How many revisions the watch has still to bring."""
+        """How many revisions the watch has still to deliver."""
         return self.store.revision + 1 - self.next_revision
 
     def receive(self, raw: list[pb.Event], last: int) -> None:
-        """Take a response with the events up to a revision, as far as they come."""
+        """Apply a response up to the revision `last`; events may have been dropped."""
         replica = self.replica
         before = dict(replica.mapping), replica.revision
         continues = self.continue_their_keys(raw)
@@ -176,7 +176,7 @@ class ReplicaMachine(RuleBasedStateMachine):
             self.receive_all()
 
     def continue_their_keys(self, raw: list[pb.Event]) -> bool:
-        """Whether each event that is new finds its key as it was in the store."""
+        """Whether our key before each new event is the same as in the store."""
         now: dict[bytes, KeyValue | None] = dict(self.replica.mapping)
         for event in raw:
             key, revision = event.kv.key, event.kv.mod_revision
@@ -197,7 +197,7 @@ class ReplicaMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.behind > 0)
     @rule(data=st.data())
     def deliver(self, data: st.DataObject) -> None:
-        """As much as one response has; the member may know of no more."""
+        """Deliver one response; the member may lag behind the store."""
         last = self.next_revision - 1 + data.draw(st.integers(1, self.behind))
         if self.next_revision < self.store.compacted:
             self.relist()
@@ -206,21 +206,21 @@ class ReplicaMachine(RuleBasedStateMachine):
 
     @rule(
         key=st.sampled_from(INSIDE),
-        told=st.lists(st.none() | values, max_size=2),
+        sent=st.lists(st.none() | values, max_size=2),
         lost=st.lists(st.none() | values, min_size=1, max_size=3),
         after=st.lists(st.none() | values, max_size=2),
     )
     def lose_some_of_a_key(
         self,
         key: bytes,
-        told: list[bytes | None],
+        sent: list[bytes | None],
         lost: list[bytes | None],
         after: list[bytes | None],
     ) -> None:
-        """The middle of its story or, if nothing comes after, the end of it."""
+        """Lose events from the middle of its history or, if none come after, the end."""
         self.catch_up()
         ends = []
-        for values in (told, lost, after):
+        for values in (sent, lost, after):
             for value in values:
                 self.store.commit({key: value})
             ends.append(self.store.revision)
@@ -234,9 +234,9 @@ class ReplicaMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.behind > 0)
     @rule(data=st.data())
     def deliver_dropping(self, data: st.DataObject) -> None:
-        """As a server does that skips events to a lagging watch (etcd #17529).
+        """Deliver like a server that skips events of a lagging watch (etcd #17529).
 
-        Of one key or two it drops some in a row: a put, a deletion, both.
+        It drops up to three successive events of one or two keys, puts or deletions.
         """
         raw = self.store.events(self.next_revision, self.store.revision)
         able = sorted({event.kv.key for event in raw})
@@ -253,7 +253,7 @@ class ReplicaMachine(RuleBasedStateMachine):
     def prove_now(self) -> None:
         self.replica.progressed(self.store.revision)
         if self.proofs:
-            # Of before, so it does not see what was lost; the next one must.
+            # An older proof need not detect the loss; the next one must.
             self.finish(*self.proofs.pop())
         self.finish(self.replica.proof(), self.relists)
 
@@ -264,12 +264,12 @@ class ReplicaMachine(RuleBasedStateMachine):
 
     @rule()
     def stale_progress(self) -> None:
-        """It never goes back."""
+        """An older notification never moves the revision back."""
         self.replica.progressed(self.next_revision - 1)
 
     @rule(proof=st.booleans())
     def lose_stream(self, proof: bool) -> None:
-        """What was on its way comes again; a compaction meanwhile means a relist."""
+        """Resume from what was received; if that has been compacted, relist."""
         if self.next_revision < self.store.compacted:
             self.relist()
         elif proof:
@@ -297,7 +297,7 @@ class ReplicaMachine(RuleBasedStateMachine):
 
     @rule(key=st.sampled_from(INSIDE), value=values, other=keys)
     def come_by_relist_and_go(self, key: bytes, value: bytes, other: bytes) -> None:
-        """A consumer that sleeps is not told, and not that anything was read anew."""
+        """A slow consumer sees neither the key nor that there was a relist."""
         if key not in self.store.range(self.store.revision):
             self.relist()
             self.consume(initial=False)
@@ -311,7 +311,7 @@ class ReplicaMachine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def lose_and_repeat_history(self, data: st.DataObject) -> None:
-        """To a consumer that sleeps nothing has changed."""
+        """For a slow consumer nothing has changed."""
         self.relist()
         self.store.forget(data.draw(st.integers(1, self.store.revision)))
         self.relist()
@@ -339,7 +339,7 @@ class ReplicaMachine(RuleBasedStateMachine):
                 raise AssertionError("a store that is behind is not noticed")
         self.relist()
 
-    # What shows it to be right
+    # Proofs and checks
 
     @rule()
     def start_proof(self) -> None:
@@ -359,7 +359,7 @@ class ReplicaMachine(RuleBasedStateMachine):
         self.finish(proof, relists)
 
     def finish(self, proof: Proof, relists: int) -> None:
-        """Compare with the store, where the read at that revision is possible."""
+        """Finish a proof from the store, unless its revision cannot be read there."""
         if not self.store.compacted <= proof.revision <= self.store.revision:
             return
         is_of_now = relists == self.relists
@@ -379,12 +379,12 @@ class ReplicaMachine(RuleBasedStateMachine):
             assert {kv.key: kv for kv in self.replica._at(proof.position)} == truth
             assert self.replica.proved >= proof.revision
             if self.dropped <= proof.revision:
-                # Whatever was dropped has left no trace.
+                # The dropped events have no effect any more.
                 self.dropped = 0
 
     @rule(counted=st.booleans(), settle=st.booleans())
     def start_check(self, counted: bool, settle: bool) -> None:
-        """Read linearizably: from a member that knows of everything."""
+        """Begin a check from a linearizable read, which has the newest revision."""
         newest: int | None = None
         if not counted:
             rows = self.store.rows(self.store.revision, self.replica.revision)
@@ -407,12 +407,12 @@ class ReplicaMachine(RuleBasedStateMachine):
             # check
             assert settled == (self.replica.revision >= check.revision)
             if not settled and not self.dropped:
-                # It has no reason to wait but events, or to know of none.
+                # It waits only for events, or for the read of the newest revision.
                 complete = self.next_revision > check.revision
                 assert check.newest is None or not complete
         self.checks = [c for c in self.checks if c.revision > self.replica.revision]
 
-    # Who looks at it
+    # Consumers
 
     @rule(initial=st.booleans())
     def consume(self, initial: bool) -> None:
@@ -435,8 +435,8 @@ class ReplicaMachine(RuleBasedStateMachine):
             assert update.revision == self.replica.revision
             # first_is_everything
             assert update.changes or look.seen is None
-            told = [change.key for change in update.changes]
-            assert told == sorted(set(told))
+            changed = [change.key for change in update.changes]
+            assert changed == sorted(set(changed))
             for change in update.changes:
                 # state_to_state
                 assert change.old != change.new
@@ -470,7 +470,7 @@ class ReplicaMachine(RuleBasedStateMachine):
             if look.seen == now or not look.touched:
                 look.must_resync = False
 
-    # What always holds
+    # Invariants
 
     @invariant()
     def the_mapping_is_the_range(self) -> None:

@@ -1,4 +1,4 @@
-"""The replica with one rule broken, as `mutations` breaks those of the session."""
+"""The rules of the replica, each broken by one line, as in `mutations`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MUTABLE = ("_changes", "_twins", "_chain", "_replica", "_views")
 
 @dataclass(frozen=True, slots=True)
 class Core:
-    """What the machine calls, of the real package or of a mutant."""
+    """The names that the machine uses, from the real package or from a mutant."""
 
     replica: type[_replica.Replica]
     consumer: type[_views.Consumer]
@@ -36,8 +36,8 @@ REAL = Core(
 
 @contextmanager
 def mutated(mutation: Mutation | None) -> Iterator[Core]:
-    """Give the core with this mutation; with None, the same one unchanged."""
-    # Of the twins it is the one in Python: that package has nothing in C.
+    """Yield the core with this mutation, or, for None, loaded likewise but unchanged."""
+    # The package in memory has no module in C, so the decoder in Python is used.
     with mutated_modules(mutation, shared=SHARED, mutable=MUTABLE) as modules:
         *_, replica, views = modules
         yield Core(
@@ -50,7 +50,7 @@ def mutated(mutation: Mutation | None) -> Iterator[Core]:
 
 
 MUTATIONS = (
-    # A response moves the mapping whole, over what is not known yet.
+    # A response is applied whole, without the events that are already known.
     Mutation(
         "known_passed_over: known events are passed over",
         "_chain",
@@ -108,35 +108,35 @@ MUTATIONS = (
         "pass",
     ),
     Mutation(
-        "state_to_state: what was there is what was there before the response",
+        "state_to_state: the old value is that before the response",
         "_chain",
         8,
         "if key not in olds:",
         "if True:",
     ),
     Mutation(
-        "state_to_state: what was there is what was there before the response",
+        "state_to_state: the old value is that before the response",
         "_replica",
         12,
         "olds.setdefault(kv.key, old)",
         "olds[kv.key] = old",
     ),
     Mutation(
-        "state_to_state: what was there is told",
+        "state_to_state: the old value is reported",
         "_replica",
         12,
         "olds.setdefault(kv.key, old)",
         "pass",
     ),
     Mutation(
-        "whole_transactions: events move the revision, also if one begins or ends a key",
+        "whole_transactions: events move the revision, also if one creates or deletes a key",
         "_replica",
         12,
         "revision = last or revision",
         "revision = last",
     ),
     Mutation(
-        "whole_transactions: events move the revision, also if one begins or ends a key",
+        "whole_transactions: events move the revision, also if one creates or deletes a key",
         "_replica",
         12,
         "revision = kv.mod_revision",
@@ -157,13 +157,13 @@ MUTATIONS = (
         "self.revision = revision",
     ),
     Mutation(
-        "state_to_state: what comes and goes is no change",
+        "state_to_state: a key created and deleted is no change",
         "_replica",
         8,
         "if gone:",
         "if False:",
     ),
-    # The chain.
+    # The chain of the versions of each key.
     Mutation(
         "chain",
         "_replica",
@@ -206,7 +206,7 @@ MUTATIONS = (
         "or kv.create_revision != old.create_revision",
         "or False",
     ),
-    # A fresh snapshot replaces all.
+    # A new snapshot replaces the mapping.
     Mutation(
         "falls_only_if_lost: the revision may fall",
         "_replica",
@@ -215,7 +215,7 @@ MUTATIONS = (
         "self.progressed(snapshot.revision)",
     ),
     Mutation(
-        "proof_of_its_revision: proves",
+        "proof_of_its_revision: a snapshot proves",
         "_replica",
         8,
         "self.proved = snapshot.revision",
@@ -229,21 +229,21 @@ MUTATIONS = (
         "pass",
     ),
     Mutation(
-        "replaced_in_one_step: tells what is new",
+        "replaced_in_one_step: reports what is new",
         "_replica",
         8,
         "olds.update((key, None) for key in fresh if key not in mapping)",
         "pass",
     ),
     Mutation(
-        "replaced_in_one_step: is the snapshot",
+        "replaced_in_one_step: the mapping is the snapshot",
         "_replica",
         12,
         "self.mapping = SortedDict(fresh)",
         "self.mapping = SortedDict({**fresh, **mapping})",
     ),
     Mutation(
-        "goes_on: says so",
+        "goes_on: the update says so",
         "_replica",
         8,
         "self._note(olds, resynced=True)",
@@ -251,7 +251,7 @@ MUTATIONS = (
     ),
     # Proofs.
     Mutation(
-        "proof_of_its_revision: of before a relist",
+        "proof_of_its_revision: not from before a relist",
         "_replica",
         8,
         "if proof.relists != self._relists:",

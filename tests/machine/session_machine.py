@@ -1,6 +1,6 @@
-"""The session as a state machine: between users, and a model of etcd (`model`).
+"""The state machine that tests the session, between users and a model of etcd.
 
-`test_session_machine.py` runs it as it is, `test_mutations.py` with a rule broken.
+`test_session_machine.py` runs it unchanged, `test_mutations.py` with a rule broken.
 """
 
 from __future__ import annotations
@@ -58,30 +58,30 @@ from trio_etcd_watch._subscription import Delivery, State, Subscription
 from trio_etcd_watch._verdicts import MAX_REFUSED_TOKENS
 
 MAX_MESSAGE_SIZE = 2**20
-# No token here is as good as new.
+# A constant time: no token is old enough to be renewed without a reason.
 NOW = 0.0
 
 
 @dataclass(slots=True, eq=False)
 class User:
-    """What the user of one watch was given, and what is owed to them.
+    """What the user of one watch has received, and what is due to them.
 
     Attributes:
-        next_revision: of the last delivery.
-        bookmark: where to continue after what was taken.
-        cluster: that confirmed the watch, if any has.
+        next_revision: the next revision after the last delivery.
+        bookmark: where to continue after what was consumed.
+        cluster: the cluster that confirmed the watch, if any has.
         first: the first revision that the watch covers, once it is confirmed.
-        log: every event taken, also before the watch was opened anew at its bookmark.
-        unread: what was delivered and not taken: events, the bookmark after them, and
-            the bytes that brought them.
-        told: the newest revision that the cluster has told it.
-        created_revision: of the creation on the present stream.
-        vouched: no event up to this revision may follow.
+        log: every event consumed, also before the watch was reopened at its bookmark.
+        unread: what was delivered and not consumed: events, the bookmark after them,
+            and the bytes that they count.
+        told: the newest revision that the cluster has reported to it.
+        created_revision: the revision of its creation on the present stream.
+        vouched: the revision up to which no event may follow.
         splits: whether a response was too large for it.
         confirmed: whether its creation was delivered.
         answers: how many answers to progress requests were delivered.
         refused: how often in a row its creation was refused for the token.
-        seen: the state of the subscription at the last look.
+        seen: the state of the subscription when it was last compared.
     """
 
     wish: Wish
@@ -112,23 +112,23 @@ class User:
     def unread_bytes(self) -> int:
         return sum(size for _, _, size in self.unread)
 
-    def take(self, *, merge: bool) -> tuple[int, int]:
-        """Take the oldest as `Watch` does: with merge, events come all at once.
+    def consume(self, *, merge: bool) -> tuple[int, int]:
+        """Consume the oldest as `Watch` does; with merge, successive events at once.
 
         Returns:
-            How many events were taken, and their bytes.
+            How many events were consumed, and their bytes.
         """
-        taken = taken_bytes = 0
+        consumed = consumed_bytes = 0
         while self.unread:
-            if taken and not (merge and self.unread[0][0]):
+            if consumed and not (merge and self.unread[0][0]):
                 break
             events, self.bookmark, size = self.unread.popleft()
             self.log += events
-            taken += len(events)
-            taken_bytes += size
+            consumed += len(events)
+            consumed_bytes += size
             if not events:
                 break
-        return taken, taken_bytes
+        return consumed, consumed_bytes
 
     def check_owed(self, events: Sequence[Event], first: int, last: int) -> None:
         """Assert that these events are exactly those of the revisions given."""
@@ -151,7 +151,7 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What `watch_spec()` is called with; start is relative to the newest revision."""
+    """The arguments of `watch_spec()`; start is relative to the newest revision."""
 
     where: dict[str, Any]
     start: int | None = None
@@ -173,15 +173,15 @@ class Wish:
         )
 
 
-# Mostly: without watches nothing happens.
+# Mostly True, because without watches nothing happens.
 REOPENS = st.sampled_from([True, True, True, False])
-# How many events a message holds: fragments are many, some, or none.
+# How many events a message holds: 1 makes many fragments, 10 makes none.
 SIZE = st.sampled_from([1, 2, 10])
-# How many revisions the member that one connects to is late.
+# How many revisions the member is behind when the client connects to it.
 BEHIND = st.sampled_from([0, 0, 1, 3])
 MAX_WATCHES = 5
 FUTURE = 3
-"""Largest start of a watch, in revisions above the newest."""
+"""The largest start of a watch, in revisions above the newest."""
 
 KEYS = [b"a", b"b", b"b1", b"c"]
 EVERYTHING = {"key": b"", "prefix": True}
@@ -194,7 +194,7 @@ RANGES = [
     {"key": b"b1", "from_key": True},
 ]
 FILTERS: list[dict[str, bool]] = [{}, {}, {"no_put": True}, {"no_delete": True}]
-# More puts than deletions: deleting what is not there changes nothing.
+# There are more puts than deletions, as deleting a missing key changes nothing.
 CHANGES = st.dictionaries(
     st.sampled_from(KEYS), st.sampled_from([True, True, False]), min_size=1
 )
@@ -217,10 +217,10 @@ connected = precondition(lambda self: self.stream is not None)
 class SessionMachine(RuleBasedStateMachine):
     """A session between users and a model of etcd.
 
-    What is checked: at each delivery, that its events are exactly those from the last
-    next_revision to the new one, and that this moved as its rule says; after each step,
-    the bound on what is unread and what depends on it; in the end, that everything has
-    come, and that the server holds nothing that nobody wants.
+    At each delivery it checks that the events are exactly those from the last
+    next_revision to the new one, and that next_revision moved as its rule says; after
+    each step, the bound on unread events and what depends on it; in the end, that every
+    event was delivered, and that the server holds no abandoned watcher.
     """
 
     core: ClassVar[Core] = REAL
@@ -232,11 +232,11 @@ class SessionMachine(RuleBasedStateMachine):
         self.cluster = self.clusters[0]
         self.version = V3_6
         self.stream: Stream | None = None
-        # Whoever needs a new token: the next stream comes with one.
+        # Users that need a new token, which the next stream has.
         self.expelled: list[User] = []
         self.users: dict[Subscription, User] = {}
-        # Creations: those that the session must have asked for, with their start;
-        # those whose request is in the outbox; those whose reply is to come.
+        # Creations that the session has to request, with their start; requests on the
+        # way, with the user of a creation; creations whose reply has not come.
         self.creating: deque[tuple[User, int]] = deque()
         self.outbox: deque[tuple[bytes, User | None]] = deque()
         self.awaiting: deque[User] = deque()
@@ -271,8 +271,8 @@ class SessionMachine(RuleBasedStateMachine):
         self._connect(version, 0, elsewhere=False, size=size)
         return self._open(wish)
 
-    # What happens in the cluster. Few rules with choices inside: Hypothesis switches
-    # off some rules in each run, and without a server at work little can happen.
+    # Events in the cluster. The rules are few, with choices inside: Hypothesis disables
+    # some rules in each run, and without a working server little can happen.
 
     @rule(
         transactions=st.lists(CHANGES, min_size=1, max_size=3),
@@ -306,10 +306,10 @@ class SessionMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.stream is None)
     @rule(back=st.integers(0, 4))
     def compact(self, back: int) -> None:
-        """While nobody looks."""
+        """Compact while the client is disconnected."""
         self.cluster.compact(self.cluster.revision - back)
 
-    # What the users do
+    # Actions of the users
 
     @precondition(lambda self: len(self.users) < MAX_WATCHES)
     @rule(target=watches, wish=WISHES, refusal=st.sampled_from(REFUSALS))
@@ -319,24 +319,24 @@ class SessionMachine(RuleBasedStateMachine):
         return self._open(wish)
 
     @rule(target=watches, user=consumes(watches), reopens=REOPENS)
-    def leave(self, user: User, reopens: bool) -> User | MultipleResults[User]:
-        """Leave; or end as a program does, and start again at the bookmark it has."""
+    def close(self, user: User, reopens: bool) -> User | MultipleResults[User]:
+        """Close a watch, and reopen it at its bookmark, as a restarted program does."""
         if user.subscription not in self.users:
             return multiple()
-        self._leave(user)
+        self._close(user)
         if not reopens or isinstance(user.error, HistoryLostError):
-            # A bookmark of history that is lost means nothing.
+            # A bookmark of lost history is invalid.
             return multiple()
         again = self._open(user.wish, user.bookmark)
         again.cluster, again.first, again.log = user.cluster, user.first, user.log
         return again
 
     @rule(user=watches, times=st.integers(1, 2), merge=st.booleans())
-    def take(self, user: User, times: int, merge: bool) -> None:
+    def consume(self, user: User, times: int, merge: bool) -> None:
         for _ in range(times if user.subscription in self.users else 0):
-            self._take(user, merge=merge)
+            self._consume(user, merge=merge)
 
-    # What happens on the way
+    # Events of the connection
 
     @precondition(lambda self: self.stream is None)
     @rule(
@@ -353,7 +353,7 @@ class SessionMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.stream is None)
     @rule(lost=st.integers(1, 4), version=st.sampled_from(VERSIONS))
     def lose_history(self, lost: int, version: Version) -> None:
-        """The cluster comes back from an older backup, and it shows at once."""
+        """Restore the cluster from an older backup; the session notices it at once."""
         self.cluster.lose(lost)
         newest = self.cluster.revision
         self._connect(version, 0, elsewhere=self.cluster is self.clusters[1], size=10)
@@ -377,10 +377,10 @@ class SessionMachine(RuleBasedStateMachine):
         # lag_is_no_loss
         assert failed == {user.subscription for user in behind}
         self._look()
-        # What was not on this stream could not be told; its bookmark is nobody's now.
+        # A watch that was not on this stream could not notice: its bookmark is invalid.
         for user in [u for u in self.users.values() if u.told > newest]:
             if not user.error:
-                self._leave(user)
+                self._close(user)
 
     @connected
     @rule(
@@ -393,10 +393,10 @@ class SessionMachine(RuleBasedStateMachine):
     def disconnect(
         self, after: int, then: str, version: Version, behind: int, size: int
     ) -> None:
-        """Lose the connection in the middle of what one transaction brings."""
+        """Lose the connection in the middle of the events of one transaction."""
         assert self.stream
         if after:
-            # The first may be too large, and the second is in fragments then.
+            # The first response may be too large; the second is then in fragments.
             for count in sys.maxsize, after:
                 self._ask_all(races=False)
                 self.stream.sync()
@@ -418,7 +418,7 @@ class SessionMachine(RuleBasedStateMachine):
     def exchange_some(
         self, count: int, races: bool, picks: list[bool], asks_progress: bool
     ) -> None:
-        """A few requests are handled, and a few replies received."""
+        """Handle a few requests, and receive a few replies."""
         assert self.stream
         self.stream.apply(1)
         if asks_progress:
@@ -432,7 +432,7 @@ class SessionMachine(RuleBasedStateMachine):
     @connected
     @rule(races=st.booleans(), progress=st.sampled_from(["asked", "tick", "none"]))
     def exchange(self, races: bool, progress: str) -> None:
-        """Everything sent is handled, and everything replied is received."""
+        """Handle all requests, and receive all replies."""
         assert self.stream
         if progress == "asked":
             self.session.request_progress()
@@ -440,7 +440,7 @@ class SessionMachine(RuleBasedStateMachine):
         self._ask_all(races=races)
         self.stream.sync()
         if races:
-            # What was written on goes on: two responses for a watch in one read.
+            # Another write gives a watch two responses in one read.
             self.cluster.commit({b"b": True})
             self.stream.apply(self.cluster.revision)
         if progress == "tick":
@@ -451,17 +451,17 @@ class SessionMachine(RuleBasedStateMachine):
         self._receive(messages)
 
     def teardown(self) -> None:
-        # Not after a failure, nor where Hypothesis broke off.
+        # It is skipped after a failure, and where Hypothesis has stopped the run.
         if sys.exc_info()[0] is None and self.users:
             self._settle()
-            # Whoever waits for the future, or was silenced, has something to miss.
+            # Commits reach the watches that start in the future or were silenced.
             future = max(user.spec.start_revision for user in self.users.values())
             for _ in range(max(1, future - self.cluster.revision)):
                 self.cluster.commit(dict.fromkeys(KEYS, True))
             self._settle()
             self._check_settled()
             for user in list(self.users.values()):
-                self._leave(user)
+                self._close(user)
             self._settle()
             assert self.stream
             assert not self.stream.watchers
@@ -484,7 +484,7 @@ class SessionMachine(RuleBasedStateMachine):
         self.session.connect()
         for user in self.expelled:
             self.session.adopt(user.subscription)
-            # It comes last now.
+            # It is now the last in the session's order, too.
             self.users[user.subscription] = self.users.pop(user.subscription)
         self.expelled.clear()
         self._look()
@@ -518,20 +518,20 @@ class SessionMachine(RuleBasedStateMachine):
         self._look()
         return user
 
-    def _leave(self, user: User) -> None:
+    def _close(self, user: User) -> None:
         self.session.close(user.subscription)
         if user in self.expelled:
             self.expelled.remove(user)
         del self.users[user.subscription]
 
-    def _take(self, user: User, *, merge: bool) -> None:
-        taken, size = user.take(merge=merge)
-        if taken:
-            self.session.take(user.subscription, taken, size)
+    def _consume(self, user: User, *, merge: bool) -> None:
+        consumed, size = user.consume(merge=merge)
+        if consumed:
+            self.session.take(user.subscription, consumed, size)
         self._look()
 
     def _look(self) -> None:
-        """Note which watches the session has begun to create, after each call."""
+        """After each call, note which watches the session has begun to create."""
         states = self.core.state
         for user in self.users.values():
             state = user.subscription.state
@@ -543,14 +543,14 @@ class SessionMachine(RuleBasedStateMachine):
             user.seen = state
 
     def _pull(self) -> None:
-        """Take the session's requests, and compare its creations with what is due."""
+        """Move the session's requests to the outbox, and compare the creations."""
         for request in self.session.requests():
             decoded = pb.WatchRequest.FromString(request)
             if not decoded.HasField("create_request"):
                 self.outbox.append((request, None))
                 continue
-            # resumed_at_once, replies_matched: each in its turn, and from what was
-            # received (creation_moves_nothing).
+            # resumed_at_once, replies_matched: in the order of the queue, and from the
+            # next revision (creation_moves_nothing).
             assert self.creating, "a creation that is not due"
             user, start = self.creating.popleft()
             filters = []
@@ -572,7 +572,7 @@ class SessionMachine(RuleBasedStateMachine):
         assert not self.creating, "a creation was not sent"
 
     def _ask(self, *, races: bool) -> None:
-        """Let the server handle one request; a race is a put in the middle of it."""
+        """Let the server handle one request; a race is a put during the handling."""
         assert self.stream
         if races:
             self.cluster.commit({b"b": True})
@@ -582,7 +582,7 @@ class SessionMachine(RuleBasedStateMachine):
         handled = self.stream.handle(request, racing=self.cluster.revision * races)
         if handled.HasField("cancel_request"):
             watch_id = handled.cancel_request.watch_id
-            assert 0 <= watch_id < self.stream.created, "canceled what never was"
+            assert 0 <= watch_id < self.stream.created, "canceled an id that never was"
             # live_ids_only
             assert self.stream.cancels[watch_id] == 1, "canceled twice"
 
@@ -592,7 +592,7 @@ class SessionMachine(RuleBasedStateMachine):
             self._ask(races=races)
 
     def _receive_each(self, count: int) -> None:
-        """Hand over up to so many messages, one in each read."""
+        """Hand over at most this number of messages, one in each read."""
         assert self.stream
         for _ in range(count):
             message = self.stream.send(control_first=False)
@@ -601,7 +601,7 @@ class SessionMachine(RuleBasedStateMachine):
             self._receive([message])
 
     def _receive(self, messages: list[pb.WatchResponse]) -> None:
-        """Hand over what one read brought, as `_stream` does."""
+        """Hand over the messages of one read, as `_stream` does."""
         assert self.stream
         read = [
             Oversized(MAX_MESSAGE_SIZE + 1, message.SerializeToString()[:64])
@@ -609,7 +609,7 @@ class SessionMachine(RuleBasedStateMachine):
             else message.SerializeToString()
             for message in messages
         ]
-        # The session cuts a read into the same batches; here each is looked at alone.
+        # The session splits a read into the same batches; here each is checked alone.
         for batch in split_batches(read):
             if isinstance(batch, Oversized):
                 self._receive_oversized(batch)
@@ -624,14 +624,14 @@ class SessionMachine(RuleBasedStateMachine):
                 self._check_expelled(raw, subscription, owner)
             self._look()
             if raw.created and raw.canceled:
-                # A watch that has the id of a refusal gets nothing more under it.
+                # A refusal silences the watch that has its id.
                 assert raw.watch_id not in self._live()
             if raw.created and not raw.canceled:
                 self._check_confirmed(raw, owner)
-            assert expected is None or got == expected, "of a message went missing"
+            assert expected is None or got == expected, "a delivery is missing"
 
     def _receive_oversized(self, oversized: Oversized) -> None:
-        """What was too large is asked for again, in fragments."""
+        """Check that an oversized response is requested again, in fragments."""
         watch_id = watch_id_of_head(oversized.head)
         owner = self._live().get(watch_id)
         assert not list(self.session.receive_messages([oversized], NOW))
@@ -641,7 +641,7 @@ class SessionMachine(RuleBasedStateMachine):
         self._look()
 
     def _prove(self) -> None:
-        """Answer how far the cluster is; it has lost nothing."""
+        """Prove the history: report the newest revision of the intact cluster."""
         if self.session.unproved:
             newest = self.cluster.revision
             assert not self.session.prove(newest, self.session.unproved)
@@ -655,14 +655,14 @@ class SessionMachine(RuleBasedStateMachine):
         }
 
     def _expect(self, raw: RawResponse) -> tuple[User | None, int | None]:
-        """Whom a message is for (None: not one watch that there is), and how many
-        deliveries it makes; None where only the events can tell."""
+        """Return the user that a message is for (None: not one live watch), and how
+        many deliveries it makes (None: this depends on the events)."""
         live = self._live()
         if raw.created:
             first = self.awaiting.popleft()
             if first.subscription not in self.users or first.error:
                 return None, 0
-            # Seen by its user the first time, and if it fails.
+            # A creation is delivered the first time, and if it fails.
             may_be_expelled = raw.canceled and self.can_authenticate
             return first, None if first.confirmed or may_be_expelled else 1
         if raw.watch_id == NO_ID:
@@ -678,14 +678,14 @@ class SessionMachine(RuleBasedStateMachine):
             return None, 0
         return owner, None if raw.events else 1
 
-    # What is checked
+    # Checks
 
     def _deliver(
         self, delivery: Delivery, raw: RawResponse, owner: User | None
     ) -> None:
         assert self.stream
         user = self.users.get(delivery.subscription)
-        assert user, "delivered to a watch that was left"
+        assert user, "delivered to a closed watch"
         assert owner is user or raw.watch_id == NO_ID
         assert user.error is None, "nothing follows an error"
         item, before, now = delivery.item, user.next_revision, delivery.next_revision
@@ -697,14 +697,14 @@ class SessionMachine(RuleBasedStateMachine):
             user.error = item
             return
         if raw.created:
-            # Once in its life: exact_start, creation_moves_nothing.
+            # Only once for each watch: exact_start, creation_moves_nothing.
             assert not user.confirmed
             assert item is not None
             user.confirmed = True
             user.told = header
             assert now == (user.spec.start_revision or header + 1)
             if user.cluster is not self.cluster:
-                # A bookmark of another cluster means nothing: its log begins here.
+                # The log begins here: a bookmark of another cluster is invalid.
                 user.cluster, user.first, user.log = self.cluster, now, []
                 user.vouched = 0
             user.next_revision = user.bookmark = now
@@ -714,7 +714,7 @@ class SessionMachine(RuleBasedStateMachine):
             assert item is not None
             events = list(item.events)
             assert now == events[-1].kv.mod_revision + 1
-            # bookmarkable: one that was given is true.
+            # bookmarkable: an earlier bookmark stays valid.
             assert events[0].kv.mod_revision > user.vouched
             user.told = max(user.told, now - 1)
         elif raw.watch_id == NO_ID:
@@ -725,13 +725,13 @@ class SessionMachine(RuleBasedStateMachine):
             if not self.version.answers_progress_at_once:
                 user.vouched = max(user.vouched, header)
         else:
-            # own_progress_moves: after R, nothing up to R will follow.
+            # own_progress_moves: after revision R, no event up to R follows.
             assert (item is not None) == user.spec.progress_notify
             assert now == max(before, header + 1)
             user.told = max(user.told, header)
             user.vouched = max(user.vouched, header)
-        # never_backwards; filtered, ordered, unique, reliable, and atomic, since no
-        # revision is torn between two of these.
+        # never_backwards. The events are filtered, ordered, unique, reliable, and
+        # atomic, since no revision is split between two deliveries.
         assert delivery.events == len(events)
         assert now >= before
         user.check_owed(events, before, now - 1)
@@ -744,19 +744,19 @@ class SessionMachine(RuleBasedStateMachine):
         else:
             user.bookmark = now
         if events:
-            # bounded_memory: as many as asked for, and one response.
+            # bounded_memory: at most the bound and one response.
             largest = self.stream.watcher(raw.watch_id).largest
             assert user.unread_events <= user.spec.max_buffered_events + largest
 
     def _check_confirmed(self, raw: RawResponse, owner: User | None) -> None:
-        """replies_matched: to the first creation without one, whoever else waits."""
+        """replies_matched: a reply is for the oldest creation without one."""
         if owner is None or owner.error:
             return
         owner.created_revision = raw.header.revision
         if raw.header.revision < owner.told and (
             owner.subscription.state is self.core.state.RESUMING
         ):
-            # The member is behind: nothing is taken from it before that is explained.
+            # The member is behind: nothing is delivered before the proof.
             assert self.session.unproved
             return
         owner.told = max(owner.told, raw.header.revision)
@@ -769,14 +769,14 @@ class SessionMachine(RuleBasedStateMachine):
         match error:
             case CompactedError():
                 assert error.compact_revision == raw.compact_revision > 0
-                # True, unless the server forgot the start, and only after everything
-                # that it had sent before.
+                # The next revision is compacted, unless the server forgot the start.
                 watcher = self.stream.watcher(raw.watch_id)
                 assert (
                     user.next_revision < self.cluster.compacted()
                     or watcher.start_forgotten
                 )
-                # received_first: all that it sent; compacted_id_freed, as settled.
+                # received_first: all that it sent before is delivered.
+                # compacted_id_freed is checked in _check_settled.
                 assert watcher.group is Group.COMPACTED
                 user.check_owed([], user.next_revision, watcher.next_revision - 1)
             case ClusterChangedError():
@@ -827,7 +827,7 @@ class SessionMachine(RuleBasedStateMachine):
                 # woken_at_half
                 assert subscription.unread * 2 > bound
             elif subscription.state is not state.ENDED:
-                # parked_at_bound, on whatever stream.
+                # parked_at_bound, also across streams.
                 assert subscription.unread <= bound
 
     @invariant()
@@ -842,8 +842,8 @@ class SessionMachine(RuleBasedStateMachine):
         for user in self.users.values():
             subscription = user.subscription
             assert (subscription.state is state.ENDED) == (user.error is not None)
-            # unread_survives: the cursor is what was received, whatever the user has
-            # taken; resumable.
+            # unread_survives, resumable: the cursor is after what was received, whether
+            # it was consumed or not.
             assert subscription.cursor.next_revision == user.next_revision
             assert user.bookmark <= user.next_revision
             if self.stream is None:
@@ -868,7 +868,7 @@ class SessionMachine(RuleBasedStateMachine):
             self._prove()
             for user in self.users.values():
                 while user.unread:
-                    self._take(user, merge=True)
+                    self._consume(user, merge=True)
             at_rest = not (self.session.has_requests or self.outbox or self.awaiting)
             if at_rest and self.stream.idle and not self.expelled:
                 return
@@ -881,10 +881,10 @@ class SessionMachine(RuleBasedStateMachine):
         live = self._live()
         assert sorted(map(id, live.values())) == sorted(map(id, users))
         for user in users:
-            # Everything, counted without next_revision, and across every reopening.
+            # All events, whatever next_revision says, and across every reopening.
             user.check_owed(user.log, user.first, newest)
-        # The server holds these and no others, and nothing keeps it from vouching:
-        # stream_state_dies, compacted_id_freed, silenced_recreated.
+        # stream_state_dies, compacted_id_freed, silenced_recreated: the server holds
+        # these watchers and no others, and each lets it vouch for the stream.
         assert self.stream.watchers.keys() == live.keys()
         self.stream.tick()
         self._receive_each(sys.maxsize)

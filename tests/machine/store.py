@@ -1,7 +1,7 @@
-"""A store with its history: what a range was at each revision, and what led there.
+"""A store with its history: a range at each revision, and the events between them.
 
-It never forgets, so that tests can compare. It can lose its newest revisions, as a
-cluster does that is restored from a backup.
+It keeps what is compacted, for tests to compare with. It can lose its newest revisions,
+like a cluster that is restored from a backup.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from trio_etcd_watch._responses import decode
 
 
 class Store:
-    """All keys; the range that a replica covers are those with a prefix.
+    """All keys of a cluster; a replica covers the keys with a prefix.
 
     Attributes:
         compacted: the oldest revision that can still be read.
@@ -28,7 +28,7 @@ class Store:
     def __init__(self, prefix: bytes) -> None:
         self.compacted = 1
         self._prefix = prefix
-        # By revision, from 1 on, which is an empty store.
+        # The keys at each revision; revision 1 is the empty store.
         self._states: list[dict[bytes, pb.KeyValue]] = [{}]
         self._ranges: list[dict[bytes, KeyValue]] = [{}]
         self._events: list[list[pb.Event]] = [[]]
@@ -36,13 +36,13 @@ class Store:
 
     @property
     def revision(self) -> int:
-        """The newest."""
+        """The newest revision."""
         return len(self._states)
 
     def commit(self, changes: Mapping[bytes, bytes | None]) -> None:
         """Put the keys that have a value, delete the others, as one revision.
 
-        Deleting what is not there changes nothing; nothing at all is no revision.
+        Deleting a missing key changes nothing, and without a change there is no revision.
         """
         state = dict(self._states[-1])
         revision = self.revision + 1
@@ -73,7 +73,7 @@ class Store:
             self._events.append(events)
 
     def forget(self, revision: int) -> None:
-        """Lose what came after this revision."""
+        """Lose all revisions after this one."""
         histories: list[list[Any]] = [self._states, self._ranges, self._events]
         self._lost = [history[revision:] for history in histories]
         for history in histories:
@@ -81,7 +81,7 @@ class Store:
         self.compacted = min(self.compacted, revision)
 
     def repeat(self) -> None:
-        """Do again what was lost last, if nothing was done since: just the same."""
+        """Restore the revisions that were lost last, if none was added since."""
         histories: list[list[Any]] = [self._states, self._ranges, self._events]
         for history, lost in zip(histories, self._lost, strict=True):
             history += lost
@@ -91,13 +91,13 @@ class Store:
         return dict(self._ranges[revision - 1])
 
     def snapshot(self, revision: int = 0) -> Snapshot:
-        """The range at a revision, or at the newest, as it is read."""
+        """The snapshot that a read at this revision gives; 0 means the newest."""
         revision = revision or self.revision
         header, data = header_at(self.revision), self.range(revision)
         return construct(Snapshot, header, revision, data, LIBRARY)
 
     def rows(self, revision: int, since: int) -> dict[bytes, tuple[int, int]]:
-        """What a keys-only read gives that leaves out what was put at `since`."""
+        """The rows of a keys-only read of what changed after the revision `since`."""
         return {
             key: (kv.mod_revision, kv.version)
             for key, kv in self.range(revision).items()
@@ -105,7 +105,7 @@ class Store:
         }
 
     def events(self, first: int, last: int) -> list[pb.Event]:
-        """What a watch of the range is owed, of the revisions given."""
+        """The events of these revisions that a watch of the range should get."""
         return [
             event
             for events in self._events[first - 1 : last]
@@ -115,24 +115,24 @@ class Store:
 
 
 def header_at(revision: int) -> ResponseHeader:
-    """Of an answer of the member that there is."""
+    """The header of a response at this revision."""
     return ResponseHeader(cluster_id=1, member_id=1, revision=revision, raft_term=1)
 
 
 def as_events(raw: Sequence[pb.Event]) -> Sequence[Event]:
-    """The same as a watch hands them over."""
+    """The same events, as a watch delivers them."""
     return decode(pb.WatchResponse(events=raw).SerializeToString()).events
 
 
 def store_of(**values: str) -> Store:
-    """A store that has these keys since one revision, which is 2."""
+    """A store with these keys, all put at revision 2."""
     store = Store(b"")
     store.commit({key.encode(): value.encode() for key, value in values.items()})
     return store
 
 
 def follow(replica: Replica, store: Store, *lost: int) -> bool:
-    """Apply all that is new as one response, without the events at some places."""
+    """Apply all new events as one response, without those at the positions `lost`."""
     raw = store.events(replica.revision + 1, store.revision)
     kept = [event for place, event in enumerate(raw) if place not in lost]
     return replica.apply(as_events(kept))

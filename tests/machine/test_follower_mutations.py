@@ -1,4 +1,4 @@
-"""The scenarios see every rule of the follower and the mirror that is broken."""
+"""The scenarios detect every broken rule of the follower and the mirror."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ SCENARIOS = (
 )
 
 LIMIT = 1000.0
-"""Virtual seconds after which a scenario is stuck."""
+"""Virtual seconds after which a scenario counts as stuck."""
 
 MISTAKES = (AttributeError, ImportError, NameError, SyntaxError, TypeError)
-"""What says that the mutation is no code, and not that a rule is broken."""
+"""Errors that a mutation which is not valid code raises, rather than a broken rule."""
 
 
 def run(scenario: Scenario, core: Core) -> None:
@@ -41,7 +41,7 @@ def run(scenario: Scenario, core: Core) -> None:
         finally:
             logger.removeHandler(cluster)
 
-    # Each pause is as long as it may be.
+    # Each pause has its maximum length.
     with patch.object(random, "random", lambda: 1.0):
         trio.run(main, clock=MockClock(autojump_threshold=0))
 
@@ -55,12 +55,12 @@ def leaves(exc: BaseException) -> Iterator[BaseException]:
 
 
 def failure(scenario: Scenario, core: Core) -> BaseException | None:
-    """What a scenario raises; of a mutant that may be anything, also Cancelled."""
+    """Return what a scenario raises; a mutant may raise anything, also Cancelled."""
     try:
         run(scenario, core)
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as exc:  # told by the caller
+    except BaseException as exc:  # returned to the caller
         return exc
     return None
 

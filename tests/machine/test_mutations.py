@@ -1,7 +1,7 @@
-"""The state machine of `session_machine` sees every rule that is broken.
+"""The state machine of `session_machine` detects every broken rule.
 
-A test that cannot fail proves nothing: so each mutation of the session is run by the
-same machine, from a fixed seed, and must fail; unchanged, through the same path, it
+A test that cannot fail proves nothing. Therefore the machine runs each mutation of the
+session, from a fixed seed, and must fail; the unmutated session, loaded in the same way,
 must pass.
 """
 
@@ -16,7 +16,7 @@ from tests.machine.session_machine import SessionMachine
 from trio_etcd_watch._grpc.status import StreamLost
 
 EXAMPLES = 5_000
-"""At most; nearly every mutation fails within 100."""
+"""The most examples for one mutation; nearly every one fails within 100."""
 
 
 def run_machine(core: Core, examples: int) -> None:
@@ -32,7 +32,7 @@ def run_machine(core: Core, examples: int) -> None:
             stateful_step_count=50,
             deadline=None,
             database=None,
-            # The first failure is enough; nobody reads the smallest.
+            # The first failure is enough, so it is not shrunk.
             phases=[Phase.generate],
             report_multiple_bugs=False,
             suppress_health_check=list(HealthCheck),
@@ -58,7 +58,7 @@ def test_mutation_is_caught(mutation: Mutation) -> None:
     source = source_of(mutation.module)
     assert mutation.apply(source) != source
     with mutated(mutation) as core:
-        # What the machine asserts, or a session that stumbles over its own tables; any
+        # An assertion of the machine, or an inconsistent table of the session; any
         # other exception would be a mistake in the mutation.
         with pytest.raises((AssertionError, KeyError, StreamLost)):
             run_machine(core, EXAMPLES)

@@ -1,4 +1,4 @@
-"""All promises of the replica together, and that each rule broken is seen.
+"""The state machine of the replica passes, and detects every broken rule.
 
 `REPLICA_PROFILE=replica-thorough` makes it run for minutes; give pytest
 `-o faulthandler_timeout=0` with it.
@@ -45,7 +45,7 @@ def run_machine(core: Core, examples: int) -> None:
             settings.get_profile("replica"),
             max_examples=examples,
             database=None,
-            # The first failure is enough; nobody reads the smallest.
+            # The first failure is enough, so it is not shrunk.
             phases=[Phase.generate],
             report_multiple_bugs=False,
         ),

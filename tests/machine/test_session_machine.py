@@ -1,4 +1,4 @@
-"""All promises of the session together: the state machine against a model of etcd.
+"""The state machine of the session passes against the model of etcd.
 
 `SESSION_PROFILE=session-thorough` makes it run for minutes; give pytest
 `-o faulthandler_timeout=0` with it.

@@ -1,10 +1,10 @@
-"""Breaks the sans-IO modules in one place after the other, and sees the tests notice.
+"""Mutates the sans-IO modules, one place at a time, and checks that a test fails.
 
     python -m tests.mutants [--module _backoff ...] [--only TEXT ...] [--jobs 2] [--list]
 
-`operators.py` says what is broken, and what is not and why; `project.py` by which tests
-it should be noticed. A mutant that none of them notices is a missing test, unless it
-stands in `survivors.txt` with the reason why it changes nothing.
+`operators.py` says what is mutated, what is not, and why; `project.py` says which tests
+should detect it. A mutant that no test detects shows that a test is missing, unless
+`survivors.txt` lists it with the reason why it changes nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.mutants.run import HarnessError, report, verdicts
 
 
 def main() -> None:
-    """Run what the arguments say; exit with 1 unless all is as it should be."""
+    """Run the selected mutants; exit with 1 unless exactly the listed ones survive."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants")
     parser.add_argument(
         "--module",

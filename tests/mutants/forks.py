@@ -1,8 +1,8 @@
-"""A process that runs tests in forks of itself; a program, which imports nothing of ours.
+"""A program that runs tests in forks of itself; it imports no module of this project.
 
-Python and the libraries are loaded once, the package under test by each fork anew, from
-the working directory. A request is a line of JSON on the standard input, an answer one
-on the standard output.
+It loads Python and the libraries once; each fork imports the package under test, from
+the working directory. Each request is a line of JSON on the standard input, each answer
+a line of JSON on the standard output.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PRELOADED = (
     "trio.testing",
 )
 
-# pytest warns of a plugin that is loaded before it can rewrite its assertions.
+# pytest warns about plugins that are loaded before it can rewrite their assertions.
 QUIET = ("-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning")
 OPTIONS = (
     "-x",
@@ -45,19 +45,19 @@ OPTIONS = (
 )
 
 MEMORY = 4 << 30
-"""Bytes of address space: a mutant that fills the memory fails by itself."""
+"""The limit of address space in bytes, at which a mutant that allocates on fails."""
 
 GREEN, RED, BROKEN, LATE = "green", "red", "broken", "late"
 
 
 class Witness:
-    """Tells a test file that cannot be imported from one that the mutant breaks."""
+    """Notes whether a test file itself cannot be imported, which no mutant causes."""
 
     broken = False
 
     def pytest_exception_interact(self, call: pytest.CallInfo[object]) -> None:
         assert call.excinfo is not None
-        # pytest's wrapping of SyntaxError and ImportError.
+        # pytest wraps SyntaxError and ImportError in this.
         self.broken |= call.excinfo.errisinstance(pytest.Collector.CollectError)
 
 
@@ -85,7 +85,7 @@ def outcome_of(module: str, test: str) -> str:
 
 
 def child(request: dict[str, Any], answers: int) -> NoReturn:
-    """Answer one request, and end."""
+    """Answer one request, and exit."""
     try:
         os.setsid()
         output = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -105,7 +105,7 @@ def child(request: dict[str, Any], answers: int) -> NoReturn:
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """Run the tests of one request in a fork, for at most the time that it gives."""
+    """Run the test of one request in a fork, within the time limit of the request."""
     started = time.monotonic()
     ours, theirs = os.pipe()
     pid = os.fork()
@@ -114,22 +114,22 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         child(request, theirs)
     os.close(theirs)
     ready, _, _ = select.select([ours], [], [], request["limit"])
-    # Who ends without an answer has crashed.
+    # A fork that ends without an answer has crashed.
     outcome = (os.read(ours, 100).decode() or RED) if ready else LATE
     os.close(ours)
     with suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)  # with all that a test has started
+        os.killpg(pid, signal.SIGKILL)  # with all processes that a test has started
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     return {"outcome": outcome, "seconds": time.monotonic() - started}
 
 
 def main() -> None:
-    """Answer until the standard input ends."""
+    """Answer requests until the standard input ends."""
     for name in PRELOADED:
         with suppress(ImportError):
             import_module(name)
-    gc.freeze()  # what forks share is no garbage of theirs
+    gc.freeze()  # forks need not collect the objects that they share
     for line in sys.stdin:
         print(json.dumps(answer(json.loads(line))), flush=True)
 

@@ -12,20 +12,21 @@ Operators:
 
 What is not mutated, and why:
 
-- docstrings, `__all__` and `__slots__`, annotations, type variables and aliases, what
-  `cast` is told, overloads, protocols, and blocks for type checkers: type checkers
-  look at these;
+- docstrings, `__all__` and `__slots__`, annotations, type variables and aliases, the
+  type given to `cast`, overloads, protocols, and blocks for type checkers: type checkers
+  check these;
 - `frozen`, `slots` and `kw_only` of a dataclass, for the same reason;
-- `assert`, `assert_never` and `raise AssertionError`: they say what cannot happen;
-- the texts that a raised exception or a line of the log gets: they are for readers, and
-  a test compares the part that matters;
-- the last argument of a `Row` of verdicts, which says where the row comes from, and is
-  read by nobody but people;
-- None and `...`: nothing of the same type stands for them;
-- the inside of an f-string: Python 3.11 does not tell where it is. The whole gains an X;
-- `return` or `return None` at the end of a function, which is what happens there anyway;
+- `assert`, `assert_never` and `raise AssertionError`: they state what cannot happen;
+- the texts of raised exceptions and of log lines: they are for readers, and a test
+  compares the part that matters;
+- the last argument of a `Row` of verdicts: it names the source of the row, and only
+  people read it;
+- None and `...`: there is no other value of the same type;
+- the inside of an f-string: Python 3.11 does not report its position. The whole f-string
+  gains an X instead;
+- `return` or `return None` at the end of a function: it changes nothing there;
 - an assignment to a name that has no other binding in its function, and statements of
-  a module or a class but for calls: without them, whatever uses the name fails.
+  a module or a class other than calls: without them, every use of the name fails.
 """
 
 from __future__ import annotations
@@ -66,9 +67,9 @@ class Mutant:
 
     Attributes:
         scope: the dotted name of the function or class that has it, or `-`.
-        old: the lines that it changes, as one line.
-        new: the same after the change.
-        start, end: the bytes of the source that `text` replaces.
+        old: the lines that it changes, joined into one line.
+        new: the changed lines, joined likewise.
+        start, end: the range of bytes in the source that `text` replaces.
     """
 
     module: str
@@ -251,7 +252,7 @@ class _Mutator:
 
 
 def mutated_constant(value: object) -> str | None:
-    """Return another constant of the same type, as source; None where there is none."""
+    """Return another constant of the same type, as source, or None if there is none."""
     match value:
         case bool():
             return repr(not value)
@@ -288,7 +289,7 @@ def children(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def text_of(node: ast.expr) -> ast.expr | None:
-    """Return the node if it is a text."""
+    """Return the node if it is a text, and None otherwise."""
     match node:
         case ast.JoinedStr() | ast.Constant(value=str()):
             return node
@@ -296,7 +297,7 @@ def text_of(node: ast.expr) -> ast.expr | None:
 
 
 def is_excluded(node: ast.stmt) -> bool:
-    """Whether a statement is one of those that are not mutated."""
+    """Return whether a statement is not mutated."""
     match node:
         case ast.Assert() | ast.Import() | ast.ImportFrom():
             return True
@@ -318,12 +319,12 @@ def is_excluded(node: ast.stmt) -> bool:
 
 
 def mentions(node: ast.AST, names: set[str]) -> bool:
-    """Whether one of the names stands in an expression."""
+    """Return whether an expression contains one of the names."""
     return any(isinstance(x, ast.Name) and x.id in names for x in ast.walk(node))
 
 
 def targets(node: ast.stmt) -> list[ast.expr]:
-    """What a statement binds, tuples taken apart."""
+    """Return the targets that a statement binds; a tuple gives each of its elements."""
     found = getattr(node, "targets", None) or [getattr(node, "target", None)]
     return [
         x
@@ -334,7 +335,7 @@ def targets(node: ast.stmt) -> list[ast.expr]:
 
 
 def bindings(function: Function) -> Counter[str]:
-    """How often each name is bound in a function; its parameters count."""
+    """Return how often a function binds each name; its parameters count."""
     found: Counter[str] = Counter()
     for node in ast.walk(function):
         match node:
@@ -348,7 +349,7 @@ def bindings(function: Function) -> Counter[str]:
 
 
 def without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:
-    """The statements of a function that do something."""
+    """Return the statements of a body without its docstring."""
     match body:
         case [ast.Expr(value=ast.Constant(value=str())), *rest]:
             return rest

@@ -1,4 +1,4 @@
-"""What is mutated, and by which tests it should be noticed."""
+"""The modules that are mutated, and the tests that should detect it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class Project:
     """A package and its tests.
 
     Attributes:
-        copied: files and folders that its tests need, itself included.
-        tests: for each module, the test files that should notice its mutants, the
+        copied: the files and folders that its tests need, with the package itself.
+        tests: for each module, the test files that should detect its mutants, the
             fastest first. None of them may read the source of the module, which would
-            notice every change.
-        environment: for some modules, what their tests want in the environment.
+            detect every change.
+        environment: for some modules, the environment variables of their tests.
         listing: the file that lists the mutants that change nothing.
-        margin: seconds that a mutant may take on top of three times what the module
-            takes as it is.
+        margin: the time limit of a test on a mutant, in seconds, on top of three times
+            its time on the unchanged module.
     """
 
     root: Path
@@ -61,7 +61,7 @@ class Project:
 
 @contextmanager
 def mutated(file: Path, mutant: Mutant) -> Iterator[None]:
-    """Write a mutant in place of a module, and take its bytecode away."""
+    """Replace a module and its bytecode by a mutant; restore both at the end."""
     source = file.read_bytes()
     cached = list(file.parent.glob(f"__pycache__/{file.stem}.*.pyc"))
     kept = {each: each.with_name(f"{each.name}.kept") for each in (file, *cached)}
@@ -71,7 +71,7 @@ def mutated(file: Path, mutant: Mutant) -> Iterator[None]:
         file.write_bytes(mutant.apply(source))
         yield
     finally:
-        # By renaming: the bytecode stays valid, as the time of the source is the same.
+        # Renaming keeps the time of the source, so the bytecode stays valid.
         for each, aside in kept.items():
             aside.replace(each)
 
@@ -80,7 +80,7 @@ PURE = {"TRIO_ETCD_WATCH_PURE": "1"}
 
 
 def unit(*names: str) -> tuple[str, ...]:
-    """The paths of unit tests."""
+    """Return the paths of unit tests."""
     return tuple(f"tests/unit/test_{name}.py" for name in names)
 
 
@@ -153,7 +153,7 @@ OURS = Project(
     ),
     tests=TESTS,
     listing=survivors.FILE,
-    # What is there twice would hide what its twin in Python does.
+    # The decoder in C would hide mutants of its twin in Python.
     environment=dict.fromkeys(
         ("_chain", "_columns", "_grpc.messages", "_pure", "_responses"), PURE
     ),

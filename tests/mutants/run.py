@@ -1,4 +1,4 @@
-"""Runs the tests of each mutant, in copies of the tree, and says what came of it."""
+"""Runs the tests of each mutant, in copies of the tree, and reports the results."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ NO_BYTECODE = {"PYTHONDONTWRITEBYTECODE": "1"}
 
 
 class HarnessError(Exception):
-    """The tests of a module fail as it is, or a mutant keeps them from running."""
+    """Tests fail on the unchanged module, or cannot run on a mutant."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the tests say of a mutant: `forks.GREEN` if it survived all of them."""
+    """The outcome of the tests on a mutant: `forks.GREEN` if it survived all of them."""
 
     mutant: Mutant
     outcome: str
@@ -42,11 +42,11 @@ class Worker:
         self._project = project
         self._folder = folder
         self._output = folder / "output.txt"
-        # Hypothesis draws the same for every mutant, and remembers nothing.
+        # With CI set, Hypothesis draws the same for every mutant, and stores nothing.
         environment = os.environ | {"CI": "true"}
         environment.pop("TRIO_ETCD_WATCH_PURE", None)
         self._process = subprocess.Popen(
-            # -P: what lies beside the program is not importable by it.
+            # With -P the program cannot import the files beside it.
             [sys.executable, "-P", str(Path(forks.__file__))],
             cwd=folder,
             env=environment,
@@ -56,12 +56,12 @@ class Worker:
         )
 
     def close(self) -> None:
-        """End the process."""
+        """Terminate the process."""
         self._process.terminate()
         self._process.communicate()
 
     def measure(self, module: str, test: str) -> float:
-        """Run a test on the module as it is, and leave bytecode; return the seconds.
+        """Run a test on the unchanged module, writing bytecode; return the seconds.
 
         Raises:
             HarnessError: the test fails.
@@ -75,7 +75,7 @@ class Worker:
         """Run the tests on a mutant until one fails.
 
         Args:
-            limits: of each test, in seconds.
+            limits: the time limit of each test, in seconds.
 
         Raises:
             HarnessError: the tests cannot be run.
@@ -114,10 +114,10 @@ class Worker:
 def workers(
     project: Project, jobs: int, modules: Iterable[str]
 ) -> Iterator[tuple[SimpleQueue[Worker], dict[str, dict[str, float]]]]:
-    """Make workers; with them comes the limit of each test of each module.
+    """Yield workers, and the time limit of each test of each module.
 
     Raises:
-        HarnessError: the tests of a module fail as it is.
+        HarnessError: tests fail on the unchanged module.
     """
     with ExitStack() as stack:
         made = SimpleQueue[Worker]()
@@ -136,7 +136,7 @@ def workers(
         }
         made.put(worker)
         for number in range(1, jobs):
-            # With the bytecode that measuring has left.
+            # The copies have the bytecode that measuring has written.
             shutil.copytree(first, parent / str(number))
             worker = Worker(project, parent / str(number))
             stack.callback(worker.close)
@@ -147,14 +147,13 @@ def workers(
 def verdicts(
     project: Project, modules: Sequence[str], jobs: int = 1, only: Sequence[str] = ("",)
 ) -> Iterator[Verdict]:
-    """Yield what comes of each mutant of the modules, in their order.
+    """Yield the verdict on each mutant of the modules, in their order.
 
     Args:
-        only: one of these stands in each, as it is printed.
+        only: texts; a mutant is run if its printed form contains one of them.
 
     Raises:
-        HarnessError: the tests of a module fail as it is, or a mutant keeps them from
-            running.
+        HarnessError: tests fail on the unchanged module, or cannot run on a mutant.
     """
     with workers(project, jobs, modules) as (idle, limits):
 
@@ -179,10 +178,10 @@ def verdicts(
 
 
 def report(project: Project, modules: Sequence[str], found: Iterable[Verdict]) -> bool:
-    """Print what came of the mutants of some modules.
+    """Print the verdicts on the mutants of some modules.
 
     Returns:
-        Whether all is as the list of survivors has it.
+        Whether the survivors are exactly those in the list of survivors.
     """
     entries = [each for each in project.listed() if each.module in modules]
     listed = {each.mutant for each in entries}

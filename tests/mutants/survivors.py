@@ -1,14 +1,14 @@
-"""The list of mutants that no test can catch, as they change nothing that anyone sees.
+"""Reads the list of mutants that no test can catch, as they change nothing observable.
 
-An entry is a mutant, as it is printed, and then, indented, the reason:
+An entry is a mutant, as it is printed, followed by the reason, which is indented:
 
     _backoff bound_of_delay compare
     - if failures <= 0:
     + if failures < 0:
       The reason, on as many lines as it takes.
 
-An empty line ends it; a line that begins with `#` is a comment. Lines of code have no
-numbers: an entry holds as long as its line stands in its function.
+An empty line ends it; a line that begins with `#` is a comment. Entries have no line
+numbers: an entry is valid as long as its function contains its line.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ FILE = Path(__file__).with_name("survivors.txt")
 
 
 class MistakeError(ValueError):
-    """An entry is not written as it should be, or stands there twice."""
+    """An entry is malformed, or occurs twice."""
 
 
 @dataclass(frozen=True, slots=True)
 class Survivor:
-    """One entry: a mutant, as it is printed, and why it changes nothing."""
+    """One entry: a mutant, as it is printed, and the reason why it changes nothing."""
 
     mutant: str
     reason: str
@@ -42,7 +42,7 @@ def parse(text: str) -> list[Survivor]:
     """Read the list.
 
     Raises:
-        MistakeError: an entry has no reason, is not whole, or is a repetition.
+        MistakeError: an entry has no reason, is incomplete, or occurs twice.
     """
     found: dict[str, Survivor] = {}
     for block in without_comments(text).split("\n\n"):
@@ -65,7 +65,7 @@ def without_comments(text: str) -> str:
 
 
 def listed(path: Path = FILE) -> list[Survivor]:
-    """Read the list from its file; none is empty."""
+    """Read the list from its file; without a file it is empty."""
     return parse(path.read_text()) if path.exists() else []
 
 

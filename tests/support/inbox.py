@@ -1,4 +1,4 @@
-"""A watch without a stream, and a task that reads it."""
+"""A watch without a stream, and a task that reads from it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ from trio_etcd_watch._subscription import Delivery, Subscription
 
 
 class Server:
-    """Delivers to one inbox, and notes what is taken from it."""
+    """Delivers to one inbox, and records what is consumed from it.
+
+    Attributes:
+        consumed: the events and bytes of each call of `take()`.
+    """
 
     def __init__(self, *, created: bool = True, created_notify: bool = False) -> None:
         spec = watch_spec("k", progress_notify=True, created_notify=created_notify)
@@ -25,13 +29,13 @@ class Server:
         self.subscription.server = self
         self.inbox = self.subscription.receiver = Inbox(self.subscription)
         self.watch = construct(Watch, self.inbox)
-        self.taken: list[tuple[int, int]] = []
+        self.consumed: list[tuple[int, int]] = []
         if created:
             self.create()
 
     def take(self, subscription: Subscription, events: int, size: int) -> None:
         assert subscription is self.subscription
-        self.taken.append((events, size))
+        self.consumed.append((events, size))
 
     def close(self, subscription: Subscription) -> None:
         subscription.receiver.close()
@@ -49,7 +53,7 @@ class Server:
         self._deliver(pb.WatchResponse(), revision)
 
     def move(self, revision: int) -> None:
-        """Progress that the user does not want to see."""
+        """Deliver progress that the user does not see."""
         self.inbox.deliver(Delivery(self.subscription, None, revision + 1))
 
     def fail(self) -> None:
@@ -66,8 +70,8 @@ class Server:
         )
 
 
-def revisions(taken: WatchResponse | Event) -> list[int]:
-    events = [taken] if isinstance(taken, Event) else taken.events
+def revisions(item: WatchResponse | Event) -> list[int]:
+    events = [item] if isinstance(item, Event) else item.events
     return [event.kv.mod_revision for event in events]
 
 
@@ -83,11 +87,11 @@ async def one(watch: Watch) -> Event:
 
 
 STEPS = pytest.mark.parametrize("step", [whole, one])
-"""Both kinds of iteration."""
+"""Parametrizes a test with both kinds of iteration."""
 
 
 class Reader:
-    """A task that takes one step."""
+    """A task that takes one step of an iteration, and keeps its outcome."""
 
     def __init__(self, watch: Watch, step: Step) -> None:
         self.scope = trio.CancelScope()
@@ -102,5 +106,5 @@ class Reader:
             except trio.Cancelled as exc:
                 self.outcome = exc
                 raise
-            except Exception as exc:  # the test looks at it
+            except Exception as exc:  # the test checks it
                 self.outcome = exc

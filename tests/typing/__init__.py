@@ -1,1 +1,1 @@
-"""What type checkers say of programs that use the library; run by `make lint`."""
+"""Programs that use the library, for type checkers; `make lint` runs them."""

@@ -1,10 +1,10 @@
-"""What type checkers have to say of the library, and do.
+"""Checks that mypy and pyright see the types of the library as they should.
 
     python -m tests.typing
 
-The public names are typed whole; `uses.py` is accepted, and of `misuses.py` each line
-that says so is refused, and no other; by mypy and by pyright (as basedpyright, which
-brings its own Node).
+All public names have complete types. Both checkers accept `uses.py`, and refuse exactly
+the lines of `misuses.py` that are marked. Pyright runs as basedpyright, which includes
+its own Node.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ REFUSED = "  # refused"
 
 
 def run(module: str, *arguments: object) -> str:
-    """Run a checker of this environment; return what it prints."""
+    """Run a checker of this environment; return its standard output."""
     environment = {
-        # Where basedpyright looks for what is installed.
+        # basedpyright looks there for installed packages.
         "VIRTUAL_ENV": sys.prefix,
         "PATH": f"{sys.prefix}/bin{os.pathsep}{os.environ['PATH']}",
-        # This tree, wherever the package is installed from.
+        # This tree is checked, wherever the installed package comes from.
         "PYTHONPATH": str(ROOT),
     }
     done = subprocess.run(
@@ -42,7 +42,7 @@ def run(module: str, *arguments: object) -> str:
 
 
 def of_mypy(file: Path) -> set[int]:
-    """The lines in which mypy finds an error."""
+    """Return the lines in which mypy finds an error."""
     output = run("mypy", "--output=json", "--no-warn-unused-ignores", file)
     found = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
     errors = [each for each in found if each["severity"] == "error"]
@@ -50,7 +50,7 @@ def of_mypy(file: Path) -> set[int]:
 
 
 def of_pyright(file: Path) -> set[int]:
-    """The lines in which pyright finds an error."""
+    """Return the lines in which pyright finds an error."""
     found = json.loads(run("basedpyright", "--level=error", "--outputjson", file))
     return {
         each["range"]["start"]["line"] + 1
@@ -60,7 +60,7 @@ def of_pyright(file: Path) -> set[int]:
 
 
 def main() -> None:
-    """Say what is wrong, if anything is."""
+    """Exit with what is wrong, if anything is."""
     refused = {
         number
         for number, line in enumerate(MISUSES.read_text().splitlines(), 1)
@@ -72,7 +72,7 @@ def main() -> None:
             wrong.append(f"{name} refuses lines {sorted(lines)} of uses.py")
         if lines := errors_in(MISUSES) ^ refused:
             wrong.append(
-                f"{name} is otherwise about lines {sorted(lines)} of {MISUSES.name}"
+                f"{name} disagrees about lines {sorted(lines)} of {MISUSES.name}"
             )
     report = run("basedpyright", "--verifytypes", "trio_etcd_watch", "--ignoreexternal")
     wanted = (

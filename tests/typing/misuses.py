@@ -1,4 +1,4 @@
-"""Misuses that each type checker has to refuse, in each line that says so."""
+"""Misuses of the library: type checkers have to refuse each line marked `refused`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Uses that each type checker has to accept, with the types that it has to see."""
+"""Uses of the library that type checkers have to accept, with the types expected."""
 
 from __future__ import annotations
 

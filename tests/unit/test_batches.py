@@ -1,4 +1,4 @@
-"""Batches of responses parsed as one give what each by itself gives: the oracle."""
+"""A batch of responses that is parsed as one has the results of parsing each alone."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from trio_etcd_watch._subscription import Live, Subscription
 
 NOW = 0.0
 IDS = [0, 1, 0x5A, 300]
-"""One-byte and two-byte varints, and one that looks like the tag of an event."""
+"""Watch ids: varints of one and two bytes, and one that equals the tag of an event."""
 
 
 def response(watch_id: int, revisions: list[int], **fields: object) -> bytes:
-    """A serialized response, as etcd writes it: fields in order."""
+    """Return a serialized response with its fields in order, as etcd writes them."""
     message = pb.WatchResponse(watch_id=watch_id, **fields)  # type: ignore[arg-type]  # any
     message.header.cluster_id = 7
     message.header.revision = revisions[-1] if revisions else 1000
@@ -50,12 +50,12 @@ big = st.builds(
     plain,
     st.integers(0, 127),
 )
-"""With an unknown field, which protobuf keeps."""
+"""Responses with an unknown field, which protobuf keeps."""
 messages = st.lists(st.one_of(plain, plain, plain, special, big), max_size=30)
 
 
 def open_session(bound: int) -> tuple[Session, dict[Subscription, int]]:
-    """A session with a live watch under each id."""
+    """Open a session with a live watch under each id."""
     session = Session(max_message_size=2**20)
     session.connect()
     opened = {}
@@ -69,7 +69,7 @@ def open_session(bound: int) -> tuple[Session, dict[Subscription, int]]:
 def outcome(
     session: Session, opened: dict[Subscription, int], reads: list[list[bytes]]
 ) -> object:
-    """All that can be seen afterwards, events of neighbouring responses joined."""
+    """Return all observable results, with the events of successive responses joined."""
     seen: dict[int, list[object]] = defaultdict(list)
     for read in reads:
         for subscription, item, next_revision, count, _, _ in session.receive_messages(
@@ -83,7 +83,7 @@ def outcome(
                 log.append((type(item), str(item), next_revision))
     return (
         dict(seen),
-        # Those of different watches in any order.
+        # The requests of different watches may come in any order.
         sorted(session.requests()),
         [state_of(subscription) for subscription in opened],
     )
@@ -108,7 +108,7 @@ def test_batches_are_the_messages_with_those_of_each_watch_in_order(
 ) -> None:
     batches = split_batches(batch)
     cut = [m for each in batches for m in each]  # type: ignore[union-attr]  # none is oversized
-    # A sort is stable: all that it may change is the order of different watches.
+    # Sorting is stable, so only messages of different watches may change their order.
     stretches, cut_stretches = cut_at_specials(batch), cut_at_specials(cut)
     assert [sorted(s, key=id_of) for s in cut_stretches] == [
         sorted(s, key=id_of) for s in stretches
@@ -159,7 +159,7 @@ def test_what_ends_a_batch() -> None:
 
 
 def test_what_is_not_merged() -> None:
-    # What a server repeats within a batch has to be dropped: one by one.
+    # Repeated events are dropped from single responses only, so these are not merged.
     assert merge_batch([response(1, [2]), response(1, [3])]) is not None
     assert merge_batch([response(1, [2]), response(1, [2])]) is None
     assert merge_batch([response(1, [3]), response(1, [2])]) is None

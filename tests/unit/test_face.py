@@ -59,18 +59,18 @@ FROM_THE_LIBRARY = [
 ]
 
 PRIVATE_PARAMETERS = {vars(cls).get("__init__") for cls in FROM_THE_LIBRARY}
-"""Constructors that nobody calls: what they take is the library's business."""
+"""Constructors that users never call, so their parameters are private."""
 
 
 def members(cls: type) -> Iterator[tuple[str, object]]:
-    """What this package, and not a base class of others, says of a class."""
+    """Yield the members of a class without those from base classes of other packages."""
     for base in cls.__mro__:
         if base.__module__.startswith("trio_etcd_watch"):
             yield from vars(base).items()
 
 
 def signatures() -> dict[str, Callable[..., object]]:
-    """All that a user calls, or reads as a property."""
+    """Return all functions and methods that a user calls, and the properties."""
     found = {each.__qualname__: each for each in FUNCTIONS}
     for cls in CLASSES:
         for name, member in members(cls):
@@ -85,23 +85,23 @@ def signatures() -> dict[str, Callable[..., object]]:
 
 
 def hints_of(thing: Callable[..., object]) -> dict[str, object]:
-    """The types that a signature or a class has."""
+    """Return the type hints of a signature or of a class."""
     return typing.get_type_hints(thing, localns=vars(trio_etcd_watch))
 
 
 def types_in(hint: object) -> Iterator[type]:
-    """The classes of which a type is made."""
+    """Yield the classes in a type hint."""
     if inspect.isclass(hint) and not isinstance(hint, types.GenericAlias):
         yield hint
     for part in typing.get_args(hint):
         yield from types_in(part)
-        if isinstance(part, list):  # the parameters of a Callable
+        if isinstance(part, list):  # a list holds the parameters of a Callable
             for each in part:
                 yield from types_in(each)
 
 
 def is_exported(cls: type) -> bool:
-    """Whether users can name a class where it says that it is."""
+    """Return whether users can import a class from its `__module__`."""
     face = {each.__name__: each for each in FACES}.get(cls.__module__)
     return cls.__name__ in getattr(face, "__all__", ()) and (
         getattr(face, cls.__name__) is cls
@@ -123,7 +123,9 @@ def test_nothing_else_can_be_seen(face: types.ModuleType) -> None:
 
 
 @pytest.mark.parametrize(("face", "name"), PUBLIC, ids=lambda value: str(value))
-def test_each_name_is_at_home_here(face: types.ModuleType, name: str) -> None:
+def test_each_name_has_the_module_of_its_face(
+    face: types.ModuleType, name: str
+) -> None:
     public = getattr(face, name)
     if inspect.isclass(public) or inspect.isfunction(public):
         assert (public.__module__, public.__qualname__) == (face.__name__, name)
@@ -168,7 +170,7 @@ def test_types_of_fields_are_exported(cls: type) -> None:
 def test_what_comes_from_the_library_is_not_constructed(cls: type) -> None:
     article = "an" if cls in {Etcd, Event, Events} else "a"
     words = f"^{article} {cls.__name__} comes from the library, and is not constructed$"
-    if cls in {Event, KeyValue}:  # the class in C says it in Python's words
+    if cls in {Event, KeyValue}:  # the message of the class in C is Python's
         words += f"|^cannot create 'trio_etcd_watch.{cls.__name__}' instances$"
     for arguments in ((), (1,), (1, 2, 3)):
         with pytest.raises(TypeError, match=words):
@@ -177,9 +179,9 @@ def test_what_comes_from_the_library_is_not_constructed(cls: type) -> None:
         cls(key=1)
 
 
-def test_the_list_of_what_is_not_constructed_is_whole() -> None:
+def test_the_list_of_what_is_not_constructed_is_complete() -> None:
     refusing = {cls for cls in CLASSES if isinstance(cls, NoPublicConstructor)}
-    # Of these the class in C refuses, if there is one.
+    # If these two are classes in C, they refuse without the metaclass.
     assert refusing | {KeyValue, Event} == set(FROM_THE_LIBRARY)
 
 
@@ -201,7 +203,7 @@ def test_publish() -> None:
     namespace: dict[str, object] = {"Plain": Plain, "function": function, "TEXT": "a"}
     publish("some.module", namespace, namespace)
     assert Plain.__module__ == function.__module__ == "some.module"
-    # Who asks for its types finds them, though the module is none that has their names.
+    # The annotations are kept, although `__module__` names a module without these types.
     assert Plain.__annotations__ == {"number": int}
     assert repr(Plain).startswith("<class 'some.module.")
 
@@ -228,9 +230,9 @@ def test_values_survive_pickling(value: object) -> None:
 
 
 def test_options_are_those_of_a_watch() -> None:
-    taken, passed_on = hints_of(Watcher.watch), hints_of(WatchOptions)
-    keys = {"key", "prefix", "range_end", "from_key"}
-    assert {name: taken[name] for name in taken.keys() - keys - {"return"}} == passed_on
+    accepted, passed_on = hints_of(Watcher.watch), hints_of(WatchOptions)
+    options = accepted.keys() - {"key", "prefix", "range_end", "from_key", "return"}
+    assert {name: accepted[name] for name in options} == passed_on
 
 
 def test_states_are_those_of_watches() -> None:

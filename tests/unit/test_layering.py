@@ -1,4 +1,4 @@
-"""The map of the package: who may import what, and which names are public."""
+"""The layers of the package: which module may import which, and the public names."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import trio_etcd_watch
 PACKAGE = "trio_etcd_watch"
 ROOT = Path(__file__).parents[2]
 
-# Modules that may know neither I/O nor time nor chance: what they do is decided by
-# their arguments alone, so that tests can replay it.
+# Modules without I/O, time or randomness: their arguments alone determine what they do,
+# so that tests can replay it.
 SANS_IO = [
     "_arguments",
     "_backoff",
@@ -96,18 +96,18 @@ LAYERS: dict[str, str] = {
     "the way in": "_opening _options _range_calls _watcher",
     "what imports all of it": "testing _cli",
 }
-"""From bottom to top: a module imports those of its own layer and of those below. The
-last are folders, which import the package as its users do, and no one imports them."""
+"""From bottom to top: a module imports from its own layer and from those below. The last
+layer is folders, which import the package as its users do; no module imports them."""
 
 TYPE_ONLY_CIRCLE = {
-    # An error has the response that it was made of, and a response raises it.
+    # An error holds the response that it was made from, and a response raises it.
     ("_errors", "_responses"),
     ("_verdicts", "_responses"),
 }
-"""Who imports whom for the type checker alone, and so closes a circle."""
+"""Pairs of importer and imported: imports for type checkers alone that close a circle."""
 
 TESTED_ELSEWHERE = {
-    "": "imports only: its names are looked at here",
+    "": "imports only: its names are tested here",
     ".__main__": "one call: test_cli.py runs it",
     "._cli.commands": "on real servers: test_cli.py, test_cli_bookmark.py",
     "._cli.run": "as processes: test_cli_ends.py, test_cli_terminal.py",
@@ -117,22 +117,22 @@ TESTED_ELSEWHERE = {
     "._grpc": "a docstring only",
     "._pb.columns_pb2": "generated: test_pb.py",
     "._pb.watch_pb2": "generated: test_pb.py",
-    "._endpoints": "what a channel takes for endpoints: test_channel.py",
+    "._endpoints": "what a channel accepts as endpoints: test_channel.py",
     "._options": "a type only: python -m tests.typing",
     "._range_calls": "each call has a file: test_watcher.py, test_reads.py, test_mirror.py",
     "._pure": "the values that it makes: test_values.py",
     "._creations": "a queue that only `_session` works with: test_session.py",
     "._pages": "what a reply is decoded to: test_snapshot.py, test_speedups.py",
-    "._authentication": "asked by the connector alone: test_connector.py",
+    "._authentication": "used by the connector alone: test_connector.py",
     "._views": "over a replica: test_changes.py, test_replica.py",
     "._opening": "the block of a watcher: test_watcher.py",
     "._twins": "which decoder runs: test_speedups.py",
     "._lifecycle": "the part of `_session` that begins and ends watches: test_session.py",
-    "._roster": "the half of `_session` that knows no replies: test_session.py",
-    "._statistics": "nothing but data: test_watcher.py",
-    "._subscription": "nothing but data, which `_session` works on: test_session.py",
+    "._roster": "the half of `_session` without replies: test_session.py",
+    "._statistics": "only data: test_watcher.py",
+    "._subscription": "only data, which `_session` changes: test_session.py",
 }
-"""Modules without a test file of their name, and why."""
+"""Modules without a test file of their name, with the reason."""
 
 PUBLIC = {
     "Changes",
@@ -177,14 +177,14 @@ PUBLIC = {
 
 
 def source_of(module: str) -> Path | None:
-    """The file of a dotted name, if it is a module of this package."""
+    """Return the file of a dotted name, or None if it is no module of this package."""
     path = ROOT.joinpath(*module.split("."))
     candidates = (path.with_suffix(".py"), path / "__init__.py")
     return next((file for file in candidates if file.is_file()), None)
 
 
 def modules() -> list[str]:
-    """The dotted names of all modules of this package."""
+    """Return the dotted names of all modules of this package."""
     files = (ROOT / PACKAGE).rglob("*.py")
     parts = [file.relative_to(ROOT).with_suffix("").parts for file in files]
     return sorted(".".join(p[:-1] if p[-1] == "__init__" else p) for p in parts)
@@ -195,7 +195,7 @@ def for_types_alone(node: ast.AST) -> bool:
 
 
 def statements(node: ast.AST, *, types: bool) -> Iterator[ast.AST]:
-    """All below a node; without what is for the type checker alone, unless asked."""
+    """Yield all nodes below a node; with `types`, also those for type checkers alone."""
     for child in ast.iter_child_nodes(node):
         if types or not for_types_alone(child):
             yield child
@@ -203,13 +203,13 @@ def statements(node: ast.AST, *, types: bool) -> Iterator[ast.AST]:
 
 
 def imports(module: str, *, types: bool = True) -> set[str]:
-    """The dotted names that a module of this package imports itself.
+    """Return the dotted names that a module of this package imports itself.
 
-    Imports for the type checker alone count, unless told otherwise: an annotation is
-    knowledge too. So do those inside of functions.
+    Imports inside functions count. With `types`, so do those for type checkers alone,
+    since an annotation depends on the other module, too.
     """
     file = source_of(module)
-    assert file is not None, f"{module} is gone: take it off the list"
+    assert file is not None, f"{module} does not exist: remove it from the list"
     package = module.split(".")
     if file.name != "__init__.py":
         package.pop()
@@ -228,13 +228,13 @@ def imports(module: str, *, types: bool = True) -> set[str]:
 
 
 def own(names: Iterable[str]) -> set[str]:
-    """Those of this package, by their names in it."""
+    """Return the names in this package, relative to it."""
     dotted = (name for name in names if name.startswith(f"{PACKAGE}."))
     return {name.removeprefix(f"{PACKAGE}.") for name in dotted}
 
 
 def layer_of(name: str) -> int:
-    """Where a module stands, from the bottom; a face of the package is at the top."""
+    """Return the number of a module's layer, from the bottom."""
     for number, layer in enumerate(LAYERS.values()):
         if name in layer.split():
             return number
@@ -245,10 +245,10 @@ def layer_of(name: str) -> int:
 
 
 def reach(module: str) -> dict[str, str]:
-    """All that a module imports, by way of this package's modules too.
+    """Follow the imports of a module through all modules of this package.
 
     Returns:
-        The top-level name of each foreign module, and who imports it.
+        The top-level name of each foreign module, with the module that imports it.
     """
     foreign: dict[str, str] = {}
     seen, waiting = {module}, [module]
@@ -288,7 +288,7 @@ def test_each_module_has_one_layer() -> None:
 
 
 def circle(graph: dict[str, set[str]]) -> list[str]:
-    """Modules that import each other, in a row; none if there is no circle."""
+    """Return modules that import each other in a circle; none if there is no circle."""
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as exc:
@@ -297,7 +297,7 @@ def circle(graph: dict[str, set[str]]) -> list[str]:
 
 
 def test_no_circle() -> None:
-    # `from . import _pure` is no import of the package itself.
+    # `from . import _pure` does not count as an import of the package itself.
     graph = {name: own(imports(f"{PACKAGE}.{name}")) for name in own(modules())}
     at_run_time = {
         name: own(imports(f"{PACKAGE}.{name}", types=False)) for name in graph
@@ -357,10 +357,10 @@ def test_only_the_resolver_imports_dnspython() -> None:
 
 
 LAZY = ("_resolver", "_discovery", "_srv", "_following", "_members")
-"""What only those import who look up names, or follow members."""
+"""Modules that are imported only for SRV records or for following members."""
 
 
-def test_who_wants_neither_names_nor_members_imports_nothing_for_them() -> None:
+def test_without_srv_and_following_their_modules_are_not_imported() -> None:
     program = f"""
 import sys
 sys.modules["dns"] = None  # as if it were not there

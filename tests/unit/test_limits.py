@@ -1,4 +1,4 @@
-"""How large a file and a function may be, and that nothing private is touched from afar.
+"""How large a file and a function may be; private members are used in one file only.
 
 Ruff counts the branches of functions in Python (C901 and PLR0912, in pyproject.toml).
 """
@@ -19,11 +19,11 @@ FILE = 400
 FUNCTION = 40
 BRANCHES = 12
 
-# What is longer, with its size, which may only shrink: who cuts it writes the new size,
-# and who gets it below the limit removes it. None is added.
+# These are above a limit, with their sizes, which may only shrink. A shortened one gets
+# its new size; one within the limit is removed. None is added.
 
 LONG_FILES = {
-    # Of tests: one subject each, or a machine with its model.
+    # Tests of one subject each, and a machine with its model.
     "tests/io/test_connection.py": 402,
     "tests/io/test_connector.py": 555,
     "tests/machine/model.py": 540,
@@ -44,7 +44,7 @@ TABLES = {
     "tests/machine/mutations.py",
     "tests/machine/replica_mutations.py",
 }
-"""Have no limit: they are lists, which grow by a row with each rule."""
+"""Files without a limit: they are lists, which grow by a row with each rule."""
 
 LONG_FUNCTIONS = {
     "tests/etcd/test_docs_howto_services.py:test_metrics": 43,
@@ -65,11 +65,11 @@ LONG_FUNCTIONS = {
     "tests/unit/test_frames.py:responses": 43,
     "tests/unit/test_frames.py:test_windows_get_back_what_was_consumed": 42,
 }
-"""Functions of more than 40 lines: tests that tell one story, and programs of tests."""
+"""Functions of more than 40 lines: tests of one sequence, and programs of tests."""
 
 
 def sources(*suffixes: str) -> list[str]:
-    """The files of the tree with these suffixes, but for what is generated."""
+    """Return the files of the tree with these suffixes, without generated ones."""
     folders = ("benchmarks", "docs", "examples", "tests", "trio_etcd_watch")
     found = [ROOT / "hatch_build.py"]
     found += [file for folder in folders for file in (ROOT / folder).rglob("*")]
@@ -79,7 +79,7 @@ def sources(*suffixes: str) -> list[str]:
 
 
 def functions(tree: ast.AST, name: str = "") -> Iterator[tuple[str, int]]:
-    """The functions of a module, with how many lines each has beside its docstring."""
+    """Yield the functions of a module, and the lines of each without its docstring."""
     for node in ast.iter_child_nodes(tree):
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield from functions(node, name)
@@ -98,7 +98,7 @@ def functions(tree: ast.AST, name: str = "") -> Iterator[tuple[str, int]]:
 
 
 def functions_in_c(source: str) -> Iterator[tuple[str, str]]:
-    """The functions of a file in C, with their text: a brace of each begins a line."""
+    """Yield the functions of a file in C with their text; a `{` of each begins a line."""
     for found in re.finditer(
         r"^(\w+)\([^;{]*\)\n\{\n.*?^\}\n", source, re.MULTILINE | re.DOTALL
     ):
@@ -106,7 +106,7 @@ def functions_in_c(source: str) -> Iterator[tuple[str, str]]:
 
 
 def branches_in_c(function: str) -> int:
-    """How often it branches. A switch is a table, and counts once."""
+    """Return the number of branches. A switch is a table, and counts once."""
     code = re.sub(r'/\*.*?\*/|"[^"\n]*"', "", function, flags=re.DOTALL)
     return len(re.findall(r"\b(?:if|else|for|while|switch)\b", code))
 
@@ -121,7 +121,7 @@ def check(sizes: dict[str, int], limit: int, excused: dict[str, int]) -> None:
     assert {
         name: size for name, size in long.items() if size > excused.get(name, 0)
     } == {}
-    assert excused.keys() - long.keys() == set(), "short enough by now: take it off"
+    assert excused.keys() - long.keys() == set(), "short enough by now: remove it"
 
 
 def test_files_are_short() -> None:
@@ -148,7 +148,7 @@ def test_functions_in_c_are_short_and_branch_little() -> None:
         for file in sources(".c", ".h")
         for name, text in functions_in_c((ROOT / file).read_text())
     }
-    # As many as there are: each ends so.
+    # Each function ends like this, so none was overlooked.
     ends = sum((ROOT / name).read_text().count("\n}\n") for name in sources(".c", ".h"))
     assert len(found) == ends > 40
     check({name: text.count("\n") for name, text in found.items()}, FUNCTION, {})
@@ -164,12 +164,12 @@ def test_ruff_counts_branches_and_sees_private_members() -> None:
 
 
 OF_NAMED_TUPLES = {"_make", "_replace", "_fields"}
-"""Public there, in spite of their names. A constructor of ours is called `_make` too: the
-public one refuses, and `testing` has to make values."""
+"""Members that are public in spite of their names. Our classes without a public
+constructor have a `_make`, too, which `testing` needs to make values."""
 
 
 def private_members(tree: ast.AST) -> tuple[set[str], set[str]]:
-    """The private names that a file gives to members, and those that it uses."""
+    """Return the names that a file defines, and the private ones that it uses."""
     given: set[str] = set()
     used: set[str] = set()
     for node in ast.walk(tree):
@@ -181,7 +181,7 @@ def private_members(tree: ast.AST) -> tuple[set[str], set[str]]:
             mine = isinstance(node.value, ast.Name) and node.value.id in {"self", "cls"}
             (given if mine else used).add(node.attr)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            given.add(node.value)  # in __slots__
+            given.add(node.value)  # it may be in __slots__
     private = {name for name in used if re.match(r"_(?!_)", name)}
     return given, private - OF_NAMED_TUPLES
 

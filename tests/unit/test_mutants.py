@@ -1,4 +1,4 @@
-"""`make mutants`: what it breaks, what it lists, and what it says of a small package."""
+"""`make mutants`: its operators, its list, and its report on a small package."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_a_list_of_survivors() -> None:
         ENTRY + ENTRY,
     ],
 )
-def test_a_list_with_a_mistake(text: str) -> None:
+def test_a_malformed_list(text: str) -> None:
     with pytest.raises(survivors.MistakeError):
         survivors.parse(text)
 
@@ -253,7 +253,7 @@ def test_mutants_are_caught_by_red_tests_and_by_time_or_survive(tiny: Project) -
 
 
 def verdicts_of(project: Project) -> list[run.Verdict]:
-    """As they are, without running anything."""
+    """Return the verdicts that the tests would give, without running them."""
     known = {SURVIVOR: forks.GREEN, ENDLESS: forks.LATE}
     return [
         run.Verdict(mutant, known.get(str(mutant), forks.RED))
@@ -270,7 +270,7 @@ def test_a_survivor_that_is_not_listed_is_reported(
     assert f"time limit, :\n{ENDLESS}\n" in printed
 
 
-def test_one_that_is_listed_is_not(
+def test_a_listed_survivor_is_not_reported(
     tiny: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tiny.listing.write_text(f"{SURVIVOR}\n  The test asks for odd numbers only.\n")

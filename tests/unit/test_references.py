@@ -1,6 +1,6 @@
-"""Nothing in the repository refers to a document that is not in it, or to a number.
+"""No file cites a rule by number, or a document outside the repository.
 
-A rule has a name (docs/explanation/guarantees.md), which code and tests cite.
+Each rule has a name (docs/explanation/guarantees.md), which code and tests cite.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ ROOT = Path(__file__).parents[2]
 
 MADE = {"build", "dist"}
 HISTORY = {"CHANGELOG.md", "NOTICE"}
-"""They tell of what was."""
+"""Files that describe the past."""
 
-# In brackets, as this file is read too.
+# The brackets keep this line from matching itself.
 FOREIGN = re.compile(r"[r]ule [0-9]|[s]ection [0-9]|the [d]esign|the [s]eed")
 
 
 def texts() -> Iterator[Path]:
-    """All files that someone wrote."""
+    """Yield all files of the tree but those that are built or about the past."""
     folders = [ROOT / ".github", ROOT / ".ci"]
     for path in sorted(ROOT.iterdir()):
         if path.name in MADE | HISTORY or path.name.startswith("."):

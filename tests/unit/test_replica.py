@@ -1,4 +1,4 @@
-"""The replica by itself: each of its promises as an example."""
+"""The replica by itself: an example of each of its promises."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def prove(replica: Replica, store: Store) -> bool:
     return replica.prove(proof, rows, len(store.range(proof.revision)))
 
 
-# What moves it
+# Events and progress
 
 
 def test_a_transaction_shows_whole() -> None:
@@ -48,7 +48,7 @@ def test_an_event_that_continues_nothing_means_a_lost_one(lost: int, why: str) -
     assert len(raw) == 6
     with pytest.raises(Diverged, match=why):
         follow(replica, store, lost)
-    # Not one event of that response has moved it.
+    # No event of that response was applied.
     assert dict(replica.mapping) == store.range(2)
     assert replica.revision == 2
 
@@ -63,17 +63,17 @@ def test_a_key_of_a_broken_response_is_not_left_behind() -> None:
     assert list(replica.mapping) == [b"a"]
 
 
-def test_a_key_of_another_life_does_not_continue() -> None:
+def test_a_key_of_another_creation_does_not_continue() -> None:
     store = store_of(a="1")
     replica = Replica(store.snapshot())
     for value in (None, b"1", b"2"):
         store.commit({b"a": value})
-    # Version 2 follows version 1, but not that of this creation.
+    # Version 2 follows version 1 of the key, but of another creation.
     with pytest.raises(Diverged):
         follow(replica, store, 0, 1)
 
 
-def test_an_event_of_an_unknown_kind_means_reading_anew() -> None:
+def test_an_event_of_an_unknown_kind_means_a_relist() -> None:
     replica = Replica(store_of(a="1").snapshot())
     event = pb.Event(kv=pb.KeyValue(key=b"a", mod_revision=3, version=2))
     event.kv.create_revision = 2
@@ -128,7 +128,7 @@ def test_lost_history_sets_it_back() -> None:
     assert dict(replica.mapping) == store.range(2)
 
 
-# What shows it to be right
+# Proofs and checks
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_a_proof_finds_what_events_hide(lost: list[int], why: str) -> None:
     replica = Replica(store.snapshot())
     for changes in ({b"a": b"2"}, {b"b": None}, {b"d": b"1"}, {b"e": b"1"}):
         store.commit(changes)
-    # No chain is broken, and the newest change is there.
+    # No chain is broken, and the newest change was applied.
     assert follow(replica, store, *lost)
     assert replica.revision == store.revision
     with pytest.raises(Diverged, match=why):
@@ -187,10 +187,10 @@ def test_a_check_settles_what_no_event_will() -> None:
     replica = Replica(store.snapshot())
     store.commit({b"b": b"1"})
     store.commit({b"b": None})
-    # Nothing is there that is newer, and the count is ours.
+    # No key is newer, and the count is that of the replica.
     assert replica.settle(Check(2, 1, header_at(4), newest=0))
     assert replica.revision == 4
-    # The events come all the same, and mean nothing any more.
+    # The events come later, and change nothing.
     assert not replica.apply(as_events(store.events(3, 4)))
     assert dict(replica.mapping) == store.range(4)
 
@@ -203,7 +203,7 @@ def test_a_check_waits_for_a_put_and_for_a_deletion() -> None:
     check = Check(2, 1, header_at(6), newest=3)
     assert not replica.settle(check)
     replica.apply(as_events(store.events(3, 3)))
-    # One key too many: its deletion is on its way.
+    # The replica has one key too many until its deletion comes.
     assert not replica.settle(check)
     replica.apply(as_events(store.events(4, 4)))
     assert replica.settle(check)
@@ -218,7 +218,7 @@ def test_a_count_settles_by_revision_alone() -> None:
     assert replica.settle(check)
 
 
-# How it looks
+# The mapping and its views
 
 
 def test_a_prefix_is_a_live_view() -> None:
@@ -249,8 +249,8 @@ def test_iteration_does_not_mix_two_states() -> None:
 
 
 @pytest.mark.parametrize("broken", [False, True])
-def test_iteration_is_told_of_what_leaves_no_trace(broken: bool) -> None:
-    """A key that came and went, or a response undone, moves what lies about it."""
+def test_iteration_notices_changes_that_are_undone(broken: bool) -> None:
+    """A key created and deleted, or a response undone, may move the keys around it."""
     store = store_of(**{f"k{i:04}": "1" for i in range(2_100)})
     replica = Replica(store.snapshot())
     before = dict(replica.mapping)

@@ -82,7 +82,7 @@ def test_only_a_cancel_raises() -> None:
         ).raise_for_error()
 
 
-def test_a_message_that_is_none() -> None:
+def test_bytes_that_are_no_message() -> None:
     with pytest.raises(StreamLost, match="1 bytes are no watch response"):
         decode(b"\xff")
 

@@ -1,4 +1,4 @@
-"""The session by itself: each of its promises as an example."""
+"""The session by itself: an example of each of its promises."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_replies_are_matched_in_the_order_of_the_requests() -> None:
     session = connected_session()
     watches = [session.open(watch_spec(key)) for key in "abc"]
     assert sent(session) == [("create", key, 0) for key in (b"a", b"b", b"c")]
-    # The second is refused: no id, so only its place tells whose this is.
+    # The refusal of the second has no id; only its position shows whose it is.
     deliveries = receive(session, created(0), refused(NO_ID), created(1))
     assert [delivery.subscription for delivery in deliveries] == watches
     assert isinstance(deliveries[1].item, PermissionDeniedError)
@@ -64,11 +64,11 @@ def test_replies_out_of_order_are_told_by_their_ids() -> None:
         receive(session, created(2))
     session.disconnect()
     session.connect()
-    # From now on one waits for the other, on every stream.
+    # From now on each creation waits for the reply to the one before, on every stream.
     assert sent(session) == [("create", b"first", 11)]
     receive(session, created(0))
     assert sent(session) == [("create", b"a", 0)]
-    # Left before it was asked for, and while its reply is awaited.
+    # One is closed before its creation is sent, one while its reply is awaited.
     session.close(watches[1])
     session.close(watches[0])
     assert sent(session) == []
@@ -76,7 +76,7 @@ def test_replies_out_of_order_are_told_by_their_ids() -> None:
     assert sent(session) == [("create", b"c", 0), ("cancel", 7, 0)]
     receive(session, created(3))
     assert (watches[2].state, watches[2].live.watch_id) == (State.LIVE, 3)
-    # A refusal makes way, too.
+    # A refusal also lets the next creation go.
     session.open(watch_spec("d"))
     session.open(watch_spec("e"))
     assert sent(session) == [("create", b"d", 0)]
@@ -93,7 +93,7 @@ def test_the_only_reply_awaited_may_have_any_id() -> None:
     receive(session, created(10), created(11))
     session.disconnect()
     session.connect()
-    # Each stream counts anew.
+    # The ids of each stream begin at 0 again.
     receive(session, *map(created, range(5)))
     assert len(session._live) == 5
 
@@ -108,7 +108,7 @@ def test_an_abandoned_creation_keeps_its_place_and_is_canceled() -> None:
     assert sent(session) == [("cancel", 0, 0)]
     (delivery,) = receive(session, created(1))
     assert delivery.subscription is wanted
-    # What the first was sent before the cancel arrived does not send another.
+    # Events that the server sent before the cancel cause no second cancel.
     assert receive(session, events(0, 11), canceled(0)) == []
     assert sent(session) == []
 
@@ -146,7 +146,7 @@ def test_a_refusal_under_the_id_of_a_watch_silences_it_so_it_is_created_again() 
     assert (silenced.state, silenced.live.watch_id) == (State.LIVE, 1)
 
 
-def test_a_creation_that_nobody_asked_for_is_canceled() -> None:
+def test_a_creation_that_was_not_requested_is_canceled() -> None:
     session = connected_session()
     assert receive(session, created(4), refused(NO_ID)) == []
     assert sent(session) == [("cancel", 4, 0)]
@@ -156,7 +156,7 @@ def test_a_creation_that_nobody_asked_for_is_canceled() -> None:
 def test_compaction_comes_after_the_events_and_frees_the_id(
     compact_revision: int,
 ) -> None:
-    # -1 is what old servers say to a negative start.
+    # Old servers answer -1 to a negative start.
     session = connected_session()
     watch = live(session, 0)
     neighbour = live(session, 1)
@@ -166,7 +166,7 @@ def test_compaction_comes_after_the_events_and_frees_the_id(
     assert last.item.compact_revision == compact_revision
     assert last.next_revision == 12
     assert watch.state is State.ENDED
-    # Or the server would keep the id, and tell this stream no progress any more.
+    # Otherwise the server would keep the id, and this stream get no more progress.
     assert sent(session) == [("cancel", 0, 0)]
     assert receive(session, canceled(0)) == []
     assert neighbour.state is State.LIVE
@@ -180,7 +180,7 @@ def test_compaction_comes_after_the_events_and_frees_the_id(
         (PERMISSION_DENIED, PermissionDeniedError),
     ],
 )
-def test_a_watch_that_the_server_ends_leaves_its_neighbours_alone(
+def test_a_watch_that_the_server_ends_does_not_affect_its_neighbours(
     reason: str, error: type[WatchCanceledError]
 ) -> None:
     session = connected_session()
@@ -209,7 +209,7 @@ def test_leaving_cancels_at_once_and_late_events_do_not_again() -> None:
     session.close(watch)
     assert sent(session) == [("cancel", 0, 0)]
     assert receive(session, events(0, 11), canceled(0)) == []
-    # The user of a watch that has ended leaves it too.
+    # A watch that has ended is closed as well.
     session.close(watch)
     assert sent(session) == []
 
@@ -249,7 +249,7 @@ def test_an_answer_that_may_have_overtaken_events_goes_to_none_of_them() -> None
     past = session.open(watch_spec("past", start_revision=5))
     receive(session, created(0))
     now = live(session, 1)
-    # Created at revision 10, as is the answer: its events may still be on their way.
+    # It was created at revision 10, that of the answer, so events may still follow.
     deliveries = receive(session, progress(NO_ID, 10))
     assert [delivery.subscription for delivery in deliveries] == [now]
     deliveries = receive(session, events(0, 5, 10), progress(NO_ID, 10))
@@ -271,7 +271,7 @@ def test_a_progress_request_without_a_stream_does_nothing() -> None:
 def test_first_events_without_their_prev_kv_are_asked_for_again() -> None:
     session = connected_session()
     subscription = live(session, 0, prev_kv=True)
-    # etcd may forget it twice in a row.
+    # etcd may omit prev_kv twice in a row.
     for watch_id in range(2):
         assert not receive(session, changes(watch_id, 12, 13, prev_kv=False))
         assert not receive(session, changes(watch_id, 14, prev_kv=False))
@@ -279,7 +279,7 @@ def test_first_events_without_their_prev_kv_are_asked_for_again() -> None:
         receive(session, canceled(watch_id), created(watch_id + 1))
     (delivery,) = receive(session, changes(2, 12, prev_kv=True))
     assert revisions(delivery) == [12]
-    # From then on it is believed.
+    # From then on a missing prev_kv is accepted.
     (delivery,) = receive(session, changes(2, 13, prev_kv=False))
     assert revisions(delivery) == [13]
     assert not sent(session)
@@ -294,7 +294,7 @@ def test_prev_kv_that_is_gone_is_not_asked_for_for_ever() -> None:
         receive(session, created(watch_id + 1))
     (delivery,) = receive(session, changes(MAX_PREV_KV_TRIES, 12, prev_kv=False))
     assert revisions(delivery) == [12]
-    # The next stream may forget it as well.
+    # The next stream may omit it as well.
     session.disconnect()
     session.connect()
     receive(session, created(0, revision=12))
@@ -313,7 +313,7 @@ def test_first_events_that_only_create_keys_prove_nothing_of_prev_kv() -> None:
     assert sent(session) == [("cancel", 0, 0), ("create", b"k", 12)]
 
 
-def test_events_that_need_no_prev_kv_are_handed_on() -> None:
+def test_events_that_need_no_prev_kv_are_delivered() -> None:
     session = connected_session()
     live(session, 0)
     live(session, 1, prev_kv=True)
@@ -333,7 +333,7 @@ def test_a_batch_does_not_hide_that_its_first_has_no_prev_kv() -> None:
     assert sent(session) == [("cancel", 0, 0), ("create", b"k", 11)]
 
 
-def test_progress_that_has_not_been_asked_for_yet_is_asked_for_once() -> None:
+def test_progress_requests_that_are_not_sent_yet_become_one() -> None:
     session = connected_session()
     live(session, 0)
     for _ in range(3):
@@ -374,14 +374,14 @@ def test_another_cluster_fails_what_the_first_had_confirmed() -> None:
     assert (waiting.state, waiting.cluster_id) == (State.LIVE, 8)
 
 
-def test_a_cluster_that_does_not_say_its_id_is_no_other_one() -> None:
+def test_a_header_without_a_cluster_id_shows_no_other_cluster() -> None:
     session = connected_session()
     watch = session.open(watch_spec("k", created_notify=True))
     assert len(receive(session, created(0, cluster_id=0))) == 1
     for cluster_id in (0, CLUSTER, 0):
         session.disconnect()
         session.connect()
-        # Handed over when it was first confirmed, and not again.
+        # The creation is delivered only when the watch is first confirmed.
         assert receive(session, created(0, cluster_id=cluster_id)) == []
         assert watch.state is State.LIVE
     session.disconnect()
@@ -391,7 +391,7 @@ def test_a_cluster_that_does_not_say_its_id_is_no_other_one() -> None:
 
 
 def refuse_token(session: Session, watch: Subscription) -> Session:
-    """Refuse the one creation that is under way; return the session that it goes to."""
+    """Refuse the only creation under way; return the session that adopts the watch."""
     assert receive(session, refused(NO_ID, INVALID_TOKEN)) == []
     assert session.expelled() == [watch]
     assert session.expelled() == list(session.subscriptions) == []
@@ -412,7 +412,7 @@ def test_a_token_may_be_refused_three_times_in_a_row() -> None:
     assert watch.state is State.ENDED
 
 
-def test_a_token_that_is_taken_in_between_begins_the_count_anew() -> None:
+def test_an_accepted_token_restarts_the_count() -> None:
     session = connected_session(can_authenticate=True)
     watch = session.open(watch_spec("a"))
     for _ in range(2):
@@ -438,7 +438,7 @@ def test_an_old_server_calls_an_expired_token_a_denied_permission() -> None:
     assert session.expelled() == [watch]
     session = connected_session(can_authenticate=True, has_new_token=True)
     session.adopt(watch)
-    # With a new token it is still denied, so that is what it is.
+    # With a new token it is still denied, so the permission is missing.
     (delivery,) = receive(session, refused(0, PERMISSION_DENIED))
     assert delivery.subscription is watch
     assert isinstance(delivery.item, PermissionDeniedError)
@@ -459,7 +459,7 @@ def test_refused_for_having_no_token(watch_id: int, can_authenticate: bool) -> N
     watch = session.open(watch_spec("k"))
     refusal = refused(watch_id, "etcdserver: user name is empty")
     for _ in range(MAX_REFUSED_TOKENS if can_authenticate else 0):
-        # Auth has been enabled since the stream began.
+        # Authentication has been enabled since the stream began.
         assert receive(session, refusal) == []
         assert session.expelled() == [watch]
         session = connected_session(can_authenticate=True)
@@ -484,7 +484,7 @@ def test_a_refused_token_is_no_matter_of_the_neighbours() -> None:
 
 
 def behind(told: int = 30) -> tuple[Session, Subscription]:
-    """A watch that was told of a revision above that of its creation, 10."""
+    """A resumed watch that had received a revision above 10, that of the creation."""
     session = connected_session()
     watch = live(session, 0)
     receive(session, events(0, told))
@@ -494,7 +494,7 @@ def behind(told: int = 30) -> tuple[Session, Subscription]:
     assert receive(session, created(0)) == []
     assert session.unproved == [watch]
     assert sent(session) == [("cancel", 0, 0)]
-    # Nothing is taken for its continuation.
+    # No event is accepted as its continuation.
     assert receive(session, events(0, told + 1)) == []
     return session, watch
 
@@ -504,7 +504,7 @@ def test_a_member_that_lags_is_no_lost_history() -> None:
     assert session.prove(30, session.unproved) == []
     assert session.unproved == []
     assert sent(session) == [("create", b"k", 31)]
-    # Once proved, the cluster need not be asked again on this stream.
+    # After the proof, this stream needs no other.
     assert receive(session, created(1)) == []
     assert (session.unproved, watch.state) == ([], State.LIVE)
     (delivery,) = receive(session, events(1, 31))
@@ -530,7 +530,7 @@ def test_the_proof_is_that_of_one_stream() -> None:
     assert session.unproved != []
 
 
-def test_a_watch_that_waits_for_a_proof_may_be_left() -> None:
+def test_a_watch_that_waits_for_a_proof_can_be_closed() -> None:
     session, watch = behind()
     session.close(watch)
     assert session.unproved == []
@@ -555,14 +555,14 @@ def test_the_only_creation_under_way_is_what_a_stream_is_refused_for() -> None:
     neighbour = live(session, 0)
     watch = session.open(watch_spec("a"))
     error = RpcError(StatusCode.INVALID_ARGUMENT, "not this one")
-    # It has not been sent yet, so it cannot be the one.
+    # The creation has not been sent, so it cannot be the refused one.
     assert session.refuse(error) == ()
     session.requests()
     (delivery,) = session.refuse(error)
     assert (delivery.subscription, delivery.item) == (watch, error)
     session.disconnect()
     assert list(session.subscriptions) == [neighbour]
-    # Without one under way it was a loss.
+    # Without a creation under way, the end of the stream is a loss.
     session.connect()
     receive(session, created(0))
     assert session.refuse(error) == ()
@@ -583,7 +583,7 @@ def test_of_several_creations_the_refused_one_is_found() -> None:
 
 
 def test_a_header_that_a_proxy_made_up_tells_nothing_of_the_cluster() -> None:
-    # etcd's grpc-proxy, where it has the same watch already: the start of the watch.
+    # etcd's grpc-proxy gives the start of the watch, if it has the same watch already.
     session = connected_session()
     watch = session.open(watch_spec("k", start_revision=31))
     receive(session, created(0, 0, revision=31))
@@ -597,7 +597,7 @@ def test_a_header_that_a_proxy_made_up_tells_nothing_of_the_cluster() -> None:
     assert (session.unproved, watch.state) == ([], State.LIVE)
 
 
-def test_an_id_that_is_given_twice_loses_the_stream() -> None:
+def test_an_id_that_is_assigned_twice_loses_the_stream() -> None:
     session = connected_session()
     watch = live(session, 0)
     other = session.open(watch_spec("other"))
@@ -608,7 +608,7 @@ def test_an_id_that_is_given_twice_loses_the_stream() -> None:
     session.close(watch)
 
 
-def test_what_is_told_while_the_proof_is_read_waits_for_another() -> None:
+def test_a_creation_while_the_proof_is_read_waits_for_another() -> None:
     session, watch = behind()
     doubtful = session.unproved
     late = Subscription(watch_spec("late"))
@@ -628,7 +628,7 @@ def test_a_request_too_large_is_that_of_a_large_creation() -> None:
     for key in ("a", large, "c"):
         session.open(watch_spec(key))
     error = RpcError(StatusCode.RESOURCE_EXHAUSTED, "larger than max")
-    # None that has not been sent, and none that is small.
+    # Creations that were not sent or are small are not refused.
     assert session.refuse_largest(error) == []
     session.requests()
     (delivery,) = session.refuse_largest(error)
@@ -646,7 +646,7 @@ def test_ids_that_the_server_makes_up_are_bounded() -> None:
         receive(session, events(MAX_UNKNOWN_IDS + 1, 11))
 
 
-def test_creations_that_were_left_are_counted_until_their_replies_come() -> None:
+def test_abandoned_creations_are_counted_until_their_replies_come() -> None:
     session = connected_session()
     for _ in range(3):
         session.close(session.open(watch_spec("a")))
@@ -692,7 +692,7 @@ def test_every_watch_is_created_anew_from_where_it_was() -> None:
     receive(session, created(0))
     now = live(session, 1, "now")
     session.open(watch_spec("unconfirmed"))
-    # Creation has not moved the first (its header says 10), but has set the second.
+    # The creation (revision 10) has not moved the first, but has set the second.
     session.disconnect()
     session.connect()
     assert sent(session) == [
@@ -702,6 +702,6 @@ def test_every_watch_is_created_anew_from_where_it_was() -> None:
     ]
     receive(session, created(0), created(1), events(0, 5, 6), events(1, 30))
     assert (past.cursor.next_revision, now.cursor.next_revision) == (7, 31)
-    # Repeated, in part and whole.
+    # Repeated events are dropped, whether all of a response or some.
     (delivery,) = receive(session, events(0, 6, 7), events(1, 30))
     assert revisions(delivery) == [7]

@@ -1,4 +1,4 @@
-"""The session by itself: what is too large, comes in parts, or is not taken."""
+"""The session by itself: oversized responses, fragments, and slow consumers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def check_too_large(delivery: Delivery, watch: Subscription, size: int) -> None:
 
 
 def fragments_asked(session: Session) -> list[bool]:
-    """Of the creations to be sent, which ask for fragments."""
+    """Return, for each creation to be sent, whether it requests fragments."""
     requests = map(pb.WatchRequest.FromString, session.requests())
     creates = [r.create_request for r in requests if r.HasField("create_request")]
     return [create.fragment for create in creates]
@@ -45,14 +45,14 @@ def test_fragments_are_asked_for_once_a_response_was_too_large() -> None:
     watch, neighbour = session.open(watch_spec("a")), session.open(watch_spec("b"))
     assert fragments_asked(session) == [False, False]
     receive(session, created(0), created(1))
-    # It is skipped, and asked for again.
+    # The response is skipped, and requested again.
     assert receive_oversized(session, 0) == []
     assert watch.state is State.CREATING
     assert fragments_asked(session) == [True]
-    # Another one was on its way.
+    # Another oversized response was in flight.
     assert receive_oversized(session, 0) == []
     assert fragments_asked(session) == []
-    # From then on, and for this watch alone.
+    # Fragments are requested from then on, for this watch alone.
     session.disconnect()
     session.connect()
     assert fragments_asked(session) == [True, False]
@@ -63,7 +63,7 @@ def test_a_fragment_over_the_limit_fails_its_watch_alone() -> None:
     session = connected_session()
     watch, neighbour = live(session, 0), live(session, 1)
     assert receive_oversized(session, 0) == []
-    # What was ready before the watch was announced comes whole all the same.
+    # Responses that were ready before the announcement still come unfragmented.
     for watch_id in range(2, 2 + MAX_OVERSIZED - 1):
         receive(session, created(watch_id))
         assert receive_oversized(session, watch_id) == []
@@ -74,7 +74,7 @@ def test_a_fragment_over_the_limit_fails_its_watch_alone() -> None:
     check_too_large(delivery, watch, 2 * MAX_MESSAGE_SIZE)
     assert sent(session) == [("cancel", last, 0)]
     assert list(session.subscriptions) == [neighbour]
-    # Another one was on its way.
+    # Another oversized response was in flight.
     assert receive_oversized(session, last) == []
     assert sent(session) == []
 
@@ -105,7 +105,7 @@ def test_revisions_are_handed_on_as_fragments_complete_them() -> None:
     ]
     session = connected_session(max_message_size=2 * pieces[0].ByteSize())
     live(session, 0)
-    # A response of any length, as long as no revision is over the limit.
+    # A response may have any length, as long as no revision is over the limit.
     deliveries = receive(session, *pieces)
     assert [revisions(each) for each in deliveries] == [[r, r] for r in range(11, 98)]
     (last,) = receive(session, events(0, 98, 99))
@@ -123,13 +123,13 @@ def test_a_revision_over_several_fragments_comes_whole() -> None:
     assert (revisions(second), second.next_revision) == ([12, 12, 12, 12, 13], 14)
 
 
-def test_of_fragments_only_what_is_new_is_delivered() -> None:
+def test_only_new_events_of_fragments_are_delivered() -> None:
     session = connected_session()
     live(session, 0)
     receive(session, events(0, 13))
     repeated = [events(0, 11, 12, fragment=True), events(0, 12, 13)]
     assert receive(session, *repeated) == []
-    # Not even a part of it is empty.
+    # A part without new events makes no delivery.
     first, last = receive(
         session,
         events(0, 11, 12, fragment=True),
@@ -142,7 +142,7 @@ def test_of_fragments_only_what_is_new_is_delivered() -> None:
     assert (revisions(last), last.next_revision) == ([15], 16)
 
 
-def test_fragments_without_events_say_nothing() -> None:
+def test_fragments_without_events_deliver_nothing() -> None:
     session = connected_session()
     watch = live(session, 0)
     assert receive(session, events(0, fragment=True), events(0)) == []
@@ -167,19 +167,19 @@ def test_the_last_fragment_is_not_merged_with_what_follows_it() -> None:
     live(session, 0)
     (delivery,) = receive(session, events(0, 11, 12, fragment=True))
     assert revisions(delivery) == [11]
-    # By its bytes the last fragment is a response like any other.
+    # The bytes of the last fragment are those of a whole response.
     first, second = receive_read(session, events(0, 12), events(0, 13))
     assert (revisions(first), first.next_revision) == ([12, 12], 13)
     assert (revisions(second), second.next_revision) == ([13], 14)
 
 
-def test_a_run_is_one_response_only_within_the_bound() -> None:
+def test_a_batch_is_one_response_only_within_the_bound() -> None:
     session = connected_session()
     watch = live(session, 0, max_buffered_events=3)
     (delivery,) = receive_read(session, events(0, 11), events(0, 12, 13))
     assert (revisions(delivery), watch.unread) == ([11, 12, 13], 3)
     session.take(watch, 1, 0)
-    # One by one: the first is within the bound, the second parks, the third is late.
+    # They are delivered singly: one in bounds, one that parks, and one that is late.
     first, second = receive_read(session, *(events(0, 14 + i) for i in range(3)))
     assert (revisions(first), revisions(second)) == ([14], [15])
     assert (watch.state, watch.unread) == (State.PARKED, 4)
@@ -196,7 +196,7 @@ def test_past_its_bound_a_watch_is_parked_until_half_is_taken() -> None:
     receive(session, events(0, 15))
     assert (watch.state, watch.unread) == (State.PARKED, 5)
     assert sent(session) == [("cancel", 0, 0)]
-    # In flight: dropped, and to be asked for again.
+    # Events in flight are dropped, and requested again later.
     assert receive(session, events(0, 16), canceled(0)) == []
     session.take(watch, 2, 0)
     assert sent(session) == []
@@ -234,7 +234,7 @@ def test_a_watch_drained_without_a_stream_waits_for_the_next() -> None:
     assert sent(session) == [("create", b"k", 13)]
 
 
-def test_a_parked_watch_can_be_left() -> None:
+def test_a_parked_watch_can_be_closed() -> None:
     session = connected_session()
     watch = live(session, 0, max_buffered_events=1)
     receive(session, events(0, 11, 12))
@@ -262,7 +262,7 @@ def test_past_its_bound_in_bytes_a_watch_is_parked_too() -> None:
     receive_read(session, events(0, 11))
     receive_read(session, events(0, 12))
     assert (watch.state, watch.unread_bytes) == (State.LIVE, 2 * len(message))
-    # Also where a batch would go beyond it.
+    # The same holds where a batch would exceed the bound.
     (delivery,) = receive_read(session, events(0, 13), events(0, 14))
     assert revisions(delivery) == [13]
     assert (watch.state, watch.unread_bytes) == (State.PARKED, 3 * len(message))
@@ -282,7 +282,7 @@ def test_fragments_count_towards_the_bound_in_bytes() -> None:
     ]
     total = sum(piece.ByteSize() for piece in pieces)
     session = connected_session()
-    # Far more than any one of them has.
+    # The bound is far above the size of each fragment.
     watch = live(session, 0, max_buffered_bytes=total - 1)
     first, second, last = receive(session, *pieces)
     assert [revisions(each) for each in (first, second, last)] == [
@@ -290,7 +290,7 @@ def test_fragments_count_towards_the_bound_in_bytes() -> None:
         [12] * 11,
         [13],
     ]
-    # The second is made of what was held back, and of what completed it.
+    # The second has the revision that was held back, with all fragments of it.
     assert first.size < pieces[0].ByteSize()
     assert second.size > 4 * pieces[1].ByteSize() - first.size
     assert first.size + second.size + last.size == total == watch.unread_bytes
@@ -302,7 +302,7 @@ def test_fragments_count_towards_the_bound_in_bytes() -> None:
     assert sent(session) == [("create", b"k", 14)]
 
 
-def test_what_is_thrown_away_of_fragments_counts_no_more() -> None:
+def test_discarded_fragments_no_longer_count() -> None:
     session = connected_session()
     watch = live(session, 0)
     held = events(0, *[11] * 20, fragment=True)

@@ -1,4 +1,4 @@
-"""The decoder in C: chosen where it should be, and no harm whatever it is given."""
+"""The decoder in C: it is chosen where it should be, and no input crashes it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ in_c = pytest.mark.skipif(
 
 
 def message() -> bytes:
-    """With all that allocates."""
+    """Return a message with every field that allocates memory."""
     raw = pb.WatchResponse(watch_id=2**40, cancel_reason="why \N{SNOWMAN}")
     raw.header.cluster_id = raw.header.revision = 2**62
     for revision in range(2**40, 2**40 + 3):
@@ -51,7 +51,7 @@ def message() -> bytes:
 
 
 def range_reply() -> bytes:
-    """Likewise, and the last field is a key."""
+    """Return such a reply of a range read, whose last field is a key."""
     raw = pb.RangeResponse(more=True, count=2**40)
     raw.header.cluster_id = raw.header.revision = 2**62
     for revision in range(2**40, 2**40 + 3):
@@ -66,12 +66,12 @@ EVENTS = decode(message()).events
 
 
 def twin() -> Any:  # noqa: ANN401  # a module
-    """What decodes, in C or in Python."""
+    """Return the decoder that is in use, in C or in Python."""
     assert isinstance(_responses.twin, ModuleType)
     return _responses.twin
 
 
-def test_the_one_that_was_built_and_not_unwished_is_used() -> None:
+def test_the_decoder_in_c_is_used_if_it_was_built_and_not_disabled() -> None:
     (folder,) = trio_etcd_watch.__path__
     built = any(Path(folder).glob("_speedups.*.so"))
     assert trio_etcd_watch.__speedups__ == (built and not PURE)
@@ -107,7 +107,7 @@ from trio_etcd_watch import _responses
 raw = _responses.decode({message})
 print(trio_etcd_watch.__speedups__, _responses.twin.__name__, len(raw.events))
 """
-"""A program that finds a module of another build where the decoder in C should be."""
+"""A program in which the decoder in C is a module of another build."""
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_a_module_of_another_build_is_not_used(
         text=True,
     )
     assert done.stdout.split() == ["False", "trio_etcd_watch._pure", "4"]
-    # Who wants no C is told nothing of it.
+    # If the decoder in Python was asked for, there is no warning.
     warning = (
         "/of/another/build.so was built from other sources, and is not used: "
         "reinstall it\n"
@@ -134,7 +134,7 @@ def test_a_module_of_another_build_is_not_used(
     assert done.stderr == ("" if pure == "1" else warning)
 
 
-def test_both_twins_say_the_same_number() -> None:
+def test_both_twins_have_the_same_abi_number() -> None:
     source = Path(__file__).parents[2] / "trio_etcd_watch" / "_speedups.c"
     assert f'PyModule_AddIntConstant(module, "ABI", {_twins.ABI})' in source.read_text()
     assert not trio_etcd_watch.__speedups__ or twin().ABI == _twins.ABI
@@ -149,7 +149,7 @@ def test_nothing_is_tracked_by_the_garbage_collector() -> None:
 
 
 @in_c
-def test_they_cannot_be_derived_from() -> None:
+def test_the_classes_cannot_be_subclassed() -> None:
     for kind in (KeyValue, Event):
         with pytest.raises(TypeError, match="not an acceptable base type"):
             type("Other", (kind,), {})
@@ -284,7 +284,7 @@ frames = st.builds(
 
 @in_c
 @given(st.lists(frames, max_size=6).map(b"".join), st.data())
-def test_frames_are_taken_as_in_python(buffer: bytes, data: st.DataObject) -> None:
+def test_frames_are_consumed_as_in_python(buffer: bytes, data: st.DataObject) -> None:
     changed = bytearray(buffer)
     if buffer:
         at = data.draw(st.integers(0, len(buffer) - 1))
@@ -294,8 +294,8 @@ def test_frames_are_taken_as_in_python(buffer: bytes, data: st.DataObject) -> No
     for each in (buffer, bytes(changed), buffer[: len(changed) // 2]):
         start = data.draw(st.integers(0, len(each)))
         for arguments in ((each, 0, WHOSE, 15), (each, start, WHOSE, 2**40)):
-            taken = twin().take_messages(*arguments)
-            assert taken == take_messages(*arguments)
+            consumed = twin().take_messages(*arguments)
+            assert consumed == take_messages(*arguments)
 
 
 @in_c
@@ -334,7 +334,7 @@ def test_what_events_come_from_may_fail() -> None:
     mapping = {b"key": version_of(1)}
     with pytest.raises(ZeroDivisionError):
         put_again_fast(mapping, events(), 0, {}, EventType.PUT)
-    # As in Python: it is the caller's to go back.
+    # As in Python, the caller has to undo the change.
     assert mapping == {b"key": version_of(2)}
 
 
@@ -400,7 +400,7 @@ def test_a_page_that_was_not_decoded_before() -> None:
 
 @in_c
 def test_memory_that_runs_out() -> None:
-    """A MemoryError at each allocation in turn, and never a crash."""
+    """If each allocation fails in turn, there is a MemoryError, and never a crash."""
     pytest.importorskip("_testcapi", reason="CPython's own tests are not installed")
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.no_memory"],
@@ -410,7 +410,7 @@ def test_memory_that_runs_out() -> None:
         timeout=100,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    # How often it failed before all went well, of each function.
+    # The number of failures of each function before its first success.
     failures = dict(line.split() for line in done.stdout.splitlines())
     assert int(failures["decode"]) > 15
     assert int(failures["decode_range"]) > 1

@@ -1,4 +1,4 @@
-"""What a refused token means: whose it is, and how often another is tried."""
+"""What a refused token means: who needs another one, and how often it is tried."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ OTHER = Status(StatusCode.UNKNOWN, "etcdserver: duplicate watch ID provided")
 def refuse(
     tokens: StreamTokens, watch: WatchTokens, status: Status, now: float = 0.0
 ) -> Refusal:
-    """By a server that does not tell an expired token from a user who may not."""
+    """Refuse a watch, by a server that calls an expired token a denied permission."""
     return tokens.watch_refused(
         watch, status, now, denied=status is DENIED, is_precise=False
     )
 
 
-def test_a_stream_has_so_many_tries_until_one_works() -> None:
+def test_a_stream_has_limited_tries_until_one_works() -> None:
     tokens = StreamTokens(can_renew=True)
     for _ in range(2):
         tries = [tokens.stream_refused() for _ in range(MAX_REFUSED_TOKENS + 1)]
@@ -42,14 +42,14 @@ def test_streams_that_are_refused_together_have_their_own_tries() -> None:
     assert [stream.stream_refused() for stream in streams] == [True, False, False]
 
 
-def test_a_watch_has_so_many_tries_wherever_it_goes() -> None:
+def test_a_watch_has_limited_tries_on_all_streams_together() -> None:
     watch, neighbour = WatchTokens(), WatchTokens()
     for _ in range(MAX_REFUSED_TOKENS):
         stream = StreamTokens(can_renew=True)
         assert refuse(stream, watch, INVALID) is Refusal.RENEW
     stream = StreamTokens(can_renew=True)
     assert refuse(stream, watch, INVALID) is Refusal.UNAUTHENTICATED
-    # None of these are its neighbour's, nor the stream's.
+    # These tries count neither for its neighbour nor for the stream.
     assert refuse(stream, neighbour, INVALID) is Refusal.RENEW
     assert (neighbour.refused, neighbour.expulsions) == (1, 1)
     assert stream.stream_refused()
@@ -83,13 +83,13 @@ def test_denied_is_denied_where_the_token_is_new(age: float, refusal: Refusal) -
     assert refuse(tokens, WatchTokens(), DENIED, now=100.0) is refusal
 
 
-def test_a_server_that_tells_them_apart_is_believed() -> None:
+def test_a_server_that_distinguishes_the_reasons_is_believed() -> None:
     tokens, watch = StreamTokens(can_renew=True), WatchTokens()
     refusal = tokens.watch_refused(watch, DENIED, 0.0, denied=True, is_precise=True)
     assert (refusal, watch) == (Refusal.OTHER, WatchTokens())
 
 
-def test_who_is_denied_with_every_token_is_denied() -> None:
+def test_a_user_denied_with_every_token_is_denied() -> None:
     watch = WatchTokens(refused=MAX_REFUSED_TOKENS)
     tokens = StreamTokens(can_renew=True)
     assert refuse(tokens, watch, DENIED) is Refusal.OTHER
