@@ -42,6 +42,9 @@ def test_oversized_message_is_not_kept() -> None:
     inbound.receive(grpc_message(bytes(2**20))[: 2**19])
     assert inbound.messages == [Oversized(2**20, bytes(64))]
     assert inbound._come.getvalue() == b""
+    assert not inbound.whole
+    inbound.receive(bytes(2**19 + 5))
+    assert inbound.whole
 
 
 def test_largest_message_size_of_the_prefix() -> None:
@@ -59,6 +62,16 @@ def test_compressed_message(flag: int, cut: int) -> None:
     assert inbound.messages == []
 
 
+def test_frames_that_are_one_message_each() -> None:
+    inbound = Inbound(100)
+    frames = [data_frame(1, grpc_message(each)) for each in (b"one", b"", b"three")]
+    buffer = b"".join([b"before", *frames, data_frame(1, b"\0")])
+    end = inbound.receive_whole(buffer, 6, WHOSE)
+    assert buffer[end:] == data_frame(1, b"\0")
+    assert inbound.messages == [b"one", b"", b"three"]
+    assert inbound.consumed == 3 * 5 + 8
+
+
 # Frames that go on with a message
 
 
@@ -67,6 +80,20 @@ def begun(message: bytes, first: int) -> Inbound:
     inbound = Inbound(2**20)
     inbound.receive(grpc_message(message)[: 5 + first])
     return inbound
+
+
+def test_a_message_that_is_not_there_yet() -> None:
+    assert Inbound(100).whole
+    assert not begun(b"message", 3).whole
+
+
+def test_what_has_come_was_given_back_or_will_be() -> None:
+    inbound = begun(b"message", 3)
+    assert inbound.received == 0
+    inbound.receive_rest(data_frame(1, b"sa"), 0, WHOSE)
+    assert (inbound.returned, inbound.consumed, inbound.received) == (0, 2, 2)
+    inbound.returned, inbound.consumed = 2, 1
+    assert inbound.received == 3
 
 
 @given(
@@ -112,6 +139,12 @@ def test_a_frame_that_has_something_else_is_left(other: bytes) -> None:
     assert inbound.receive_rest(before + other, 0, WHOSE) == len(before)
     assert (inbound.missing, inbound.consumed) == (size - 10, 10)
     assert inbound.messages == []
+
+
+def test_a_frame_without_data_is_taken_where_it_is_the_last() -> None:
+    inbound = begun(b"message", 3)
+    frames = data_frame(1, b"sa") + data_frame(1, b"")
+    assert inbound.receive_rest(frames, 0, WHOSE) == len(frames)
 
 
 def test_what_follows_the_rest_is_left() -> None:
