@@ -70,6 +70,16 @@ def test_frames_that_are_one_message_each() -> None:
     assert buffer[end:] == data_frame(1, b"\0")
     assert inbound.messages == [b"one", b"", b"three"]
     assert inbound.consumed == 3 * 5 + 8
+    empty = data_frame(1, grpc_message(b""))
+    assert inbound.receive_whole(empty, 0, WHOSE) == len(empty)
+
+
+@pytest.mark.parametrize("size", [100, MAX_FRAME_SIZE - 5])
+def test_the_longest_message_that_is_taken_whole(size: int) -> None:
+    frames = [data_frame(1, grpc_message(bytes(s))) for s in (size, size + 1)]
+    inbound = Inbound(100 if size == 100 else 2**20)
+    assert inbound.receive_whole(b"".join(frames), 0, WHOSE) == len(frames[0])
+    assert inbound.messages == [bytes(size)]
 
 
 # Frames that go on with a message
