@@ -9,6 +9,7 @@ import pytest
 from trio_etcd_watch import (
     CompactedError,
     EventType,
+    KeyValue,
     PermissionDeniedError,
     ResponseHeader,
     WatchCanceledError,
@@ -33,6 +34,23 @@ def test_a_put() -> None:
     assert (kv.key, kv.value) == ("ä".encode(), b"1")
     assert (kv.create_revision, kv.mod_revision, kv.version, kv.lease) == (5, 5, 1, 7)
     assert event == put_event(b"\xc3\xa4", b"1", mod_revision=5, lease=7)
+
+
+def test_what_is_filled_in() -> None:
+    filled = KeyValue._make(b"a", b"", 5, 5, 1, 0)
+    assert key_value("a", mod_revision=5) == filled
+    assert put_event("a", mod_revision=5).kv == filled
+    assert put_event("a", mod_revision=5).prev_kv is None
+    deleted = KeyValue._make(b"a", b"", 0, 5, 0, 0)
+    assert delete_event("a", mod_revision=5).kv == deleted
+    assert delete_event("a", mod_revision=5).prev_kv is None
+    response = watch_response()
+    assert response.header == ResponseHeader(
+        cluster_id=1, member_id=1, revision=1, raft_term=1
+    )
+    assert (response.created, response.canceled) == (False, False)
+    assert (response.cancel_reason, response.compact_revision) == ("", 0)
+    assert snapshot([]).header == response.header
 
 
 def test_a_put_on_another() -> None:
@@ -118,6 +136,10 @@ A = key_value("a", mod_revision=5)
             lambda: put_event("a", mod_revision=2, create_revision=1, version=1),
             "version must be 1",
         ),
+        (
+            lambda: put_event("a", mod_revision=2, create_revision=1, version=0),
+            "version must be 1",
+        ),
         (lambda: put_event("b", mod_revision=6, prev_kv=A), "of the same key"),
         (lambda: put_event("a", mod_revision=5, prev_kv=A), "above that of prev_kv"),
         (lambda: delete_event("a", mod_revision=5, prev_kv=A), "above that of prev"),
@@ -143,3 +165,5 @@ def test_what_no_server_sends(make: Callable[[], object], message: str) -> None:
 def test_keys_are_str_or_bytes() -> None:
     with pytest.raises(TypeError, match="key must be str or bytes"):
         put_event(7, mod_revision=1)  # type: ignore[arg-type]  # told at run time
+    with pytest.raises(TypeError, match="value must be str or bytes"):
+        put_event("a", 7, mod_revision=1)  # type: ignore[arg-type]  # likewise
