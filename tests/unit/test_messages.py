@@ -74,6 +74,26 @@ def test_frames_that_are_one_message_each() -> None:
     assert inbound.receive_whole(empty, 0, WHOSE) == len(empty)
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        data_frame(3, grpc_message(b"x")),
+        data_frame(1, grpc_message(b"x"), end=True),
+        raw_frame(9, 0, 1, grpc_message(b"x")),
+        data_frame(1, grpc_message(b"x", compressed=1)),
+        data_frame(1, 2 * grpc_message(b"x")),
+        data_frame(1, grpc_message(b"xy")[:-1]),
+        data_frame(1, grpc_message(b"x"))[:-1],
+    ],
+    ids=["stream", "end", "kind", "compressed", "two", "a part", "cut"],
+)
+def test_a_frame_that_is_not_one_message_is_left(other: bytes) -> None:
+    inbound = Inbound(100)
+    before = data_frame(1, grpc_message(b"before"))
+    assert inbound.receive_whole(before + other, 0, WHOSE) == len(before)
+    assert inbound.messages == [b"before"]
+
+
 @pytest.mark.parametrize("size", [100, MAX_FRAME_SIZE - 5])
 def test_the_longest_message_that_is_taken_whole(size: int) -> None:
     frames = [data_frame(1, grpc_message(bytes(s))) for s in (size, size + 1)]
