@@ -64,6 +64,8 @@ def test_a_put_on_another() -> None:
     anew = put_event("a", mod_revision=9, create_revision=9, prev_kv=event.kv)
     assert anew.kv.version == 1
     assert put_event("a", mod_revision=9, create_revision=2).kv.version == 2
+    later = put_event("a", mod_revision=9, version=5, prev_kv=event.kv)
+    assert later.kv.version == 5
 
 
 def test_a_deletion() -> None:
@@ -101,6 +103,8 @@ def test_other_responses() -> None:
     # As etcd says it.
     assert info.value.response.canceled
     assert info.value.response.header.revision == 0
+    given = watch_response(compact_revision=9, revision=12)
+    assert given.header.revision == 12
 
 
 def test_a_snapshot() -> None:
@@ -120,6 +124,7 @@ def test_errors() -> None:
     denied = permission_denied_error()
     assert isinstance(denied, PermissionDeniedError)
     assert denied.reason == "etcdserver: permission denied"
+    assert denied.response.canceled
     assert isinstance(denied, WatchError)
 
 
@@ -165,5 +170,9 @@ def test_what_no_server_sends(make: Callable[[], object], message: str) -> None:
 def test_keys_are_str_or_bytes() -> None:
     with pytest.raises(TypeError, match="key must be str or bytes"):
         put_event(7, mod_revision=1)  # type: ignore[arg-type]  # told at run time
+    with pytest.raises(TypeError, match=r"^key must be str or bytes"):
+        delete_event(7, mod_revision=1)  # type: ignore[arg-type]  # likewise
+    with pytest.raises(TypeError, match=r"^key must be str or bytes"):
+        put_event(7, mod_revision=6, prev_kv=A)  # type: ignore[arg-type]  # likewise
     with pytest.raises(TypeError, match="value must be str or bytes"):
         put_event("a", 7, mod_revision=1)  # type: ignore[arg-type]  # likewise
