@@ -35,7 +35,7 @@ class Project:
     tests: Mapping[str, tuple[str, ...]]
     listing: Path
     environment: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    margin: float = 10.0
+    margin: float = 5.0
 
     def file(self, module: str) -> Path:
         """Return the path of a module below the root."""

@@ -113,3 +113,24 @@ def test_denied_without_credentials() -> None:
     )
     assert str(error) == f"{words} (the Channel has neither credentials nor a token)"
     assert error.reason == words
+
+
+def test_what_each_holds_and_says() -> None:
+    changed = ClusterChangedError(0xA, 0xB)
+    assert (changed.expected, changed.actual, changed.args) == (10, 11, (10, 11))
+    assert str(changed) == (
+        "the watch was created in cluster a, but cluster b answers now"
+    )
+    lost = HistoryLostError(7, 3)
+    assert (lost.expected, lost.actual, lost.args) == (7, 3, (7, 3))
+    assert str(lost) == (
+        "the cluster has lost history: it was at revision 7, and is at 3 now"
+    )
+    refused = RpcError(StatusCode.UNKNOWN, "its words")
+    assert (refused.code, refused.message) == (StatusCode.UNKNOWN, "its words")
+    assert refused.args == (StatusCode.UNKNOWN, "its words")
+    compacted = CompactedError(
+        "gone", response=RESPONSE, reason="its words", compact_revision=5
+    )
+    assert (compacted.response, compacted.reason) == (RESPONSE, "its words")
+    assert (compacted.compact_revision, compacted.args) == (5, ("gone",))

@@ -9,6 +9,7 @@ import pytest
 from trio_etcd_watch import (
     CompactedError,
     EventType,
+    KeyValue,
     PermissionDeniedError,
     ResponseHeader,
     WatchCanceledError,
@@ -35,6 +36,23 @@ def test_a_put() -> None:
     assert event == put_event(b"\xc3\xa4", b"1", mod_revision=5, lease=7)
 
 
+def test_what_is_filled_in() -> None:
+    filled = KeyValue._make(b"a", b"", 5, 5, 1, 0)
+    assert key_value("a", mod_revision=5) == filled
+    assert put_event("a", mod_revision=5).kv == filled
+    assert put_event("a", mod_revision=5).prev_kv is None
+    deleted = KeyValue._make(b"a", b"", 0, 5, 0, 0)
+    assert delete_event("a", mod_revision=5).kv == deleted
+    assert delete_event("a", mod_revision=5).prev_kv is None
+    response = watch_response()
+    assert response.header == ResponseHeader(
+        cluster_id=1, member_id=1, revision=1, raft_term=1
+    )
+    assert (response.created, response.canceled) == (False, False)
+    assert (response.cancel_reason, response.compact_revision) == ("", 0)
+    assert snapshot([]).header == response.header
+
+
 def test_a_put_on_another() -> None:
     before = put_event("a", "1", mod_revision=5).kv
     event = put_event("a", "2", mod_revision=6, prev_kv=before)
@@ -46,6 +64,8 @@ def test_a_put_on_another() -> None:
     recreated = put_event("a", mod_revision=9, create_revision=9, prev_kv=event.kv)
     assert recreated.kv.version == 1
     assert put_event("a", mod_revision=9, create_revision=2).kv.version == 2
+    later = put_event("a", mod_revision=9, version=5, prev_kv=event.kv)
+    assert later.kv.version == 5
 
 
 def test_a_deletion() -> None:
@@ -83,6 +103,8 @@ def test_other_responses() -> None:
     # In etcd's words.
     assert info.value.response.canceled
     assert info.value.response.header.revision == 0
+    given = watch_response(compact_revision=9, revision=12)
+    assert given.header.revision == 12
 
 
 def test_a_snapshot() -> None:
@@ -102,6 +124,7 @@ def test_errors() -> None:
     denied = permission_denied_error()
     assert isinstance(denied, PermissionDeniedError)
     assert denied.reason == "etcdserver: permission denied"
+    assert denied.response.canceled
     assert isinstance(denied, WatchError)
 
 
@@ -116,6 +139,10 @@ A = key_value("a", mod_revision=5)
         (lambda: put_event("a", mod_revision=2, version=2), "version must be 1"),
         (
             lambda: put_event("a", mod_revision=2, create_revision=1, version=1),
+            "version must be 1",
+        ),
+        (
+            lambda: put_event("a", mod_revision=2, create_revision=1, version=0),
             "version must be 1",
         ),
         (lambda: put_event("b", mod_revision=6, prev_kv=A), "of the same key"),

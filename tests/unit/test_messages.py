@@ -69,6 +69,20 @@ def begun(message: bytes, first: int) -> Inbound:
     return inbound
 
 
+def test_a_message_that_is_not_there_yet() -> None:
+    assert Inbound(100).whole
+    assert not begun(b"message", 3).whole
+
+
+def test_what_has_come_was_given_back_or_will_be() -> None:
+    inbound = begun(b"message", 3)
+    assert inbound.received == 0
+    inbound.receive_rest(data_frame(1, b"sa"), 0, WHOSE)
+    assert (inbound.returned, inbound.consumed, inbound.received) == (0, 2, 2)
+    inbound.returned, inbound.consumed = 2, 1
+    assert inbound.received == 3
+
+
 @given(
     message=st.binary(min_size=1, max_size=400),
     cuts=st.lists(st.integers(0, 400), max_size=12),
@@ -112,6 +126,12 @@ def test_a_frame_that_has_something_else_is_left(other: bytes) -> None:
     assert inbound.receive_rest(before + other, 0, WHOSE) == len(before)
     assert (inbound.missing, inbound.consumed) == (size - 10, 10)
     assert inbound.messages == []
+
+
+def test_a_frame_without_data_is_taken_where_it_is_the_last() -> None:
+    inbound = begun(b"message", 3)
+    frames = data_frame(1, b"sa") + data_frame(1, b"")
+    assert inbound.receive_rest(frames, 0, WHOSE) == len(frames)
 
 
 def test_what_follows_the_rest_is_left() -> None:

@@ -97,7 +97,8 @@ def test_pure_can_be_forced_and_the_other_is_the_default() -> None:
 
 
 BESIDE = """
-import sys, types
+import logging, sys, types
+logging.basicConfig(format="%(name)s: %(message)s")
 beside = types.ModuleType("trio_etcd_watch._speedups")
 beside.__file__ = "/of/another/build.so"
 vars(beside).update({attributes})
@@ -128,6 +129,7 @@ def test_a_module_of_another_build_is_not_used(
     assert done.stdout.split() == ["False", "trio_etcd_watch._pure", "4"]
     # If the decoder in Python was asked for, there is no warning.
     warning = (
+        "trio_etcd_watch: "
         "/of/another/build.so was built from other sources, and is not used: "
         "reinstall it\n"
     )
