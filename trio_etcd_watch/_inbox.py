@@ -186,10 +186,10 @@ class Inbox:
             first = await self._receiving.receive()
             if not self._closed:
                 self._first = first
-        # A task that was woken by the end, and is cancelled before it runs, gets
-        # Cancelled.
-        await trio.lowlevel.checkpoint_if_cancelled()
         if self._first is None:
+            # A task that was woken by the end, and is cancelled before it runs, gets
+            # Cancelled. One that was woken by an item gets that, as from Trio's channel.
+            await trio.lowlevel.checkpoint_if_cancelled()
             self._raise_end()
 
     def _raise_end(self) -> NoReturn:

@@ -26,7 +26,7 @@ from ._log import printable
 from ._outage import Outage
 from ._requests import WatchSpec
 from ._session import Session
-from ._subscription import Delivery, Subscription
+from ._subscription import CLOSED_RECEIVER, Delivery, Subscription
 from ._tokens import StreamTokens
 from ._verdicts import Call, Verdict, verdict_on
 
@@ -99,6 +99,8 @@ class WatchStream:
         """Close a watch, here and on the server; the last one closes the stream."""
         self._session.close(subscription)
         subscription.receiver.close()
+        # Otherwise the two would hold each other until the garbage collector runs.
+        subscription.receiver = CLOSED_RECEIVER
         self._wake()
         self._close_if_empty("the last watch of this stream was left")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple, Protocol, TypeAlias
+from typing import ClassVar, Final, NamedTuple, Protocol, TypeAlias, final
 
 from ._cursor import Cursor
 from ._errors import WatchError
@@ -106,6 +106,20 @@ class Receiver(Protocol):
 
     def close(self) -> None:
         """Hand over nothing more, and end every wait."""
+
+
+@final
+class ClosedReceiver:
+    """The receiver of a watch that was closed: it keeps nothing, and is kept by nothing."""
+
+    def deliver(self, delivery: Delivery) -> None:
+        """Drop a delivery."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+CLOSED_RECEIVER: Final = ClosedReceiver()
 
 
 class Server(Protocol):

@@ -18,8 +18,8 @@ from trio_etcd_watch._subscription import Delivery
 
 
 @STEPS
-@pytest.mark.parametrize("event", ["put", "notify", "fail", "close"])
-async def test_a_reader_woken_and_then_cancelled_is_cancelled(
+@pytest.mark.parametrize("event", ["fail", "close"])
+async def test_a_reader_woken_by_the_end_and_then_cancelled_is_cancelled(
     step: Step, event: str
 ) -> None:
     server = Server()
@@ -27,49 +27,64 @@ async def test_a_reader_woken_and_then_cancelled_is_cancelled(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(reader.run)
         await wait_all_tasks_blocked()
-        match event:
-            case "put":
-                server.put(5, 6)
-            case "notify":
-                server.notify(6)
-            case "fail":
-                server.fail()
-            case "close":
-                server.inbox.close()
+        if event == "fail":
+            server.fail()
+        else:
+            server.inbox.close()
         reader.scope.cancel()
     assert isinstance(reader.outcome, trio.Cancelled)
-    # Nothing is lost, and the bookmark has not moved.
     assert server.watch.next_revision == 2
-    assert server.consumed == []
-    match event:
-        case "put":
-            assert server.watch.statistics().unread_events == 2
-            assert revisions(await whole(server.watch)) == [5, 6]
-            assert server.consumed == [(2, 200)]
-        case "notify":
-            assert (await whole(server.watch)).is_progress_notify
-            assert server.watch.next_revision == 7
-        case "fail":
-            with pytest.raises(HistoryLostError):
-                await step(server.watch)
-        case "close":
-            with pytest.raises(trio.ClosedResourceError):
-                await step(server.watch)
+    end = HistoryLostError if event == "fail" else trio.ClosedResourceError
+    with pytest.raises(end):
+        await step(server.watch)
 
 
-async def test_events_before_a_cancelled_step_stay_before_those_after_it() -> None:
+@STEPS
+async def test_a_reader_woken_by_events_and_then_cancelled_gets_them(
+    step: Step,
+) -> None:
+    server = Server()
+    reader = Reader(server.watch, step)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reader.run)
+        await wait_all_tasks_blocked()
+        server.put(5, 6)
+        reader.scope.cancel()
+    assert isinstance(reader.outcome, WatchResponse | Event)
+    taken = revisions(reader.outcome)
+    assert taken == ([5, 6] if step is whole else [5])
+    assert server.watch.next_revision == taken[-1] + 1
+    assert server.consumed == [(2, 200)]
+
+
+async def test_a_reader_woken_by_progress_and_then_cancelled_gets_it() -> None:
     server = Server()
     reader = Reader(server.watch, whole)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(reader.run)
         await wait_all_tasks_blocked()
-        server.put(5)
+        server.notify(6)
         reader.scope.cancel()
-    server.put(6)
-    server.notify(7)
-    assert revisions(await whole(server.watch)) == [5, 6]
+    assert isinstance(reader.outcome, WatchResponse)
+    assert reader.outcome.is_progress_notify
     assert server.watch.next_revision == 7
-    assert (await whole(server.watch)).header.revision == 7
+
+
+@STEPS
+async def test_a_cancelled_step_leaves_everything_in_its_order(step: Step) -> None:
+    server = Server()
+    server.put(5)
+    server.notify(6)
+    assert revisions(await step(server.watch)) == [5]
+    reader = Reader(server.watch, whole)
+    reader.scope.cancel()
+    await reader.run()
+    assert isinstance(reader.outcome, trio.Cancelled)
+    assert server.watch.next_revision == 6
+    server.put(7)
+    assert (await whole(server.watch)).is_progress_notify
+    assert server.watch.next_revision == 7
+    assert revisions(await whole(server.watch)) == [7]
 
 
 @pytest.mark.parametrize("event", ["put", "notify"])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import gc
+import weakref
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.support.connection import INITIAL_WINDOW_SIZE
 from tests.support.members import LIMIT, serve_for_ever
@@ -32,6 +34,7 @@ from trio_etcd_watch import (
     open_watcher,
 )
 from trio_etcd_watch._pb import watch_pb2 as pb
+from trio_etcd_watch.testing import ScriptedEtcd
 
 
 @asynccontextmanager
@@ -185,3 +188,17 @@ async def test_streams_that_are_refused_together_each_have_their_tries() -> None
                     for key in keys:
                         nursery.start_soon(watch_one, key)
     assert refusals == {key.encode(): 4 for key in keys}
+
+
+async def test_a_watch_that_is_closed_is_freed_at_once() -> None:
+    etcd = ScriptedEtcd()
+    async with etcd.open_watcher() as watcher, watcher.watch("other"):
+        async with watcher.watch("k") as watch:
+            inbox = weakref.ref(watch._inbox)
+        gc.disable()
+        try:
+            del watch
+            await wait_all_tasks_blocked()
+            assert inbox() is None
+        finally:
+            gc.enable()
