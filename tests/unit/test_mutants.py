@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from textwrap import dedent
 
@@ -234,22 +235,26 @@ def tiny(tmp_path: Path) -> Project:
             "red": ("tests/test_red.py",),
         },
         listing=tmp_path / "survivors.txt",
-        margin=1.0,
+        margin=60.0,
     )
 
 
-def test_mutants_are_caught_by_red_tests_and_by_time_or_survive(tiny: Project) -> None:
-    outcomes = {
-        str(verdict.mutant): verdict.outcome
-        for verdict in run.verdicts(tiny, ["core"], jobs=2)
-    }
-    others = outcomes.keys() - {SURVIVOR, ENDLESS}
-    assert outcomes == {
-        SURVIVOR: forks.GREEN,
-        ENDLESS: forks.LATE,
-        **dict.fromkeys(others, forks.RED),
-    }
+def outcomes(project: Project, *only: str) -> dict[str, str]:
+    found = run.verdicts(project, ["core"], 2, only)
+    return {str(verdict.mutant): verdict.outcome for verdict in found}
+
+
+def test_mutants_are_caught_by_red_tests_or_survive(tiny: Project) -> None:
+    found = outcomes(tiny, " compare\n", " constant\n", " return\n", "- return")
+    others = found.keys() - {SURVIVOR}
+    assert found == {SURVIVOR: forks.GREEN, **dict.fromkeys(others, forks.RED)}
     assert CAUGHT in others
+    assert ENDLESS not in others
+
+
+def test_mutants_without_end_are_caught_by_time(tiny: Project) -> None:
+    hasty = replace(tiny, margin=1.0)
+    assert outcomes(hasty, "drop\n- count") == {ENDLESS: forks.LATE}
 
 
 def verdicts_of(project: Project) -> list[run.Verdict]:
