@@ -219,6 +219,7 @@ def test_keys_that_etcd_does_not_send(keys: list[list[bytes]]) -> None:
 def test_both_implementations_of_protobuf(implementation: str) -> None:
     """What the implementations cache and drop differs between them."""
     program = """
+import tests.conftest  # Hypothesis without a deadline, as under pytest
 import tests.unit.test_columns as tests
 for test in tests.test_what_etcd_does_not_send, tests.test_keys_that_etcd_does_not_send:
     for case in test.pytestmark[0].args[1]:
