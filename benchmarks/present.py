@@ -63,7 +63,7 @@ KEYS: Final = Range(PREFIX, PREFIX_END)
 VALUE_SIZE: Final = 100
 PUTS: Final = 100
 """Puts in a transaction."""
-EVENTS: Final = 200_000
+EVENTS: Final = 1_000_000
 """Events of the replayed stream."""
 CONSUMERS: Final = 100
 
@@ -258,6 +258,8 @@ async def events(options: Options) -> None:
             "replay_server",
             f"--responses={count // size}",
             f"--events-per-response={size}",
+            # The time of a round begins before it connects.
+            "--settle=0",
         )
         async with serving(command) as (_, endpoint):
             title = f"{size} event{'s' * (size > 1)} a response, {count:,} in all"
@@ -314,7 +316,7 @@ async def keep_mirror(endpoint: str, count: int) -> None:
             nursery.start_soon(follower.follow, nursery.cancel_scope.cancel)
             await follower.ready.wait()
             while follower.replica.revision < FIRST_REVISION + count - 1:  # noqa: ASYNC110  # a waiter would add its cost
-                await trio.sleep(0.25)
+                await trio.sleep(0.005)
             nursery.cancel_scope.cancel()
 
 

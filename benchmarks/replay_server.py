@@ -34,10 +34,6 @@ VALUE_SIZE: Final = 64
 
 _CHUNK: Final = 256 * 1024
 """Maximum number of bytes per call of `send()` or `recv()`."""
-_SETTLE: Final = 0.3
-"""Seconds between the last Created reply and the first event, so that the client is
-idle when its clock starts."""
-
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _STREAM: Final = 1
 _MAX_FRAME: Final = 16_384
@@ -124,11 +120,17 @@ def make_script(
 class Connection:
     """The connection of one client."""
 
-    def __init__(self, sock: socket.socket, script: Script, watches: int) -> None:
-        """Serve the script, which is made for this number of watches."""
+    def __init__(
+        self, sock: socket.socket, script: Script, watches: int, settle: float
+    ) -> None:
+        """Serve the script, which is made for this number of watches.
+
+        The first event follows `settle` seconds after the last Created reply.
+        """
         self._sock = sock
         self._script = script
         self._watches = watches
+        self._settle = settle
         self._received = bytearray()
         self._preface_seen = False
         self._requests = bytearray()
@@ -243,7 +245,7 @@ class Connection:
                     # It has parked or lost a watch, so the run is not comparable.
                     raise ValueError("the client creates a watch again")
         if self._creations == self._watches and self._play_at == float("inf"):
-            self._play_at = time.monotonic() + _SETTLE
+            self._play_at = time.monotonic() + self._settle
 
 
 def _clients(listener: socket.socket) -> Iterator[socket.socket]:
@@ -260,6 +262,13 @@ def main() -> None:
     parser.add_argument("--responses", type=int, required=True)
     parser.add_argument("--events-per-response", type=int, default=1)
     parser.add_argument("--busy", type=int, default=1)
+    parser.add_argument(
+        "--settle",
+        type=float,
+        default=0.3,
+        help="seconds between the last Created reply and the first event, so that the "
+        "client is idle when its clock starts (default: %(default)s)",
+    )
     args = parser.parse_args()
     script = make_script(
         watches=args.watches,
@@ -272,7 +281,7 @@ def main() -> None:
         print(f"{host}:{port}", flush=True)
         for sock in _clients(listener):
             with suppress(ConnectionError):
-                Connection(sock, script, args.watches).serve()
+                Connection(sock, script, args.watches, args.settle).serve()
 
 
 if __name__ == "__main__":
