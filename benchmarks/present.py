@@ -112,8 +112,12 @@ async def compare(title: str, rounds: int, etcd: Etcd | None, runs: Runs) -> Non
     """Run each in turn, and print how they compare with the first."""
     metrics = [TIME, CPU, CLIENT] if etcd else [TIME, CPU]
     comparison = Comparison(title, metrics, baseline=next(iter(runs)))
+    names = list(runs)
     for number in range(rounds + 1):
-        for name, run in runs.items():
+        # To and fro, so that each runs after every other: what the one before has left
+        # to the server's garbage collector slows it down.
+        for name in names if number % 2 else reversed(names):
+            run = runs[name]
             gc.collect()
             server = cpu_seconds(etcd.pid) if etcd else 0.0
             began, client = time.perf_counter(), time.process_time()
