@@ -8,11 +8,11 @@ the watches hold is bounded by parking, in the session.
 
 So the connection's reader is the receive task of all streams on it. A separate receive
 task for each stream was built and measured, in interleaved rounds on a busy machine, as
-medians of ratios to a callback that filled a deque for each watch. It delivered 0.94,
-0.87 and 0.91 of the events per second at 1, 10 and 500 events a response (13 rounds); the
-callback with memory channels delivered 1.14 and 1.02 at 10 and 500 (11 rounds). With the
-dispatcher in another task, the time from a put to its event (p50) was 1.09 and 1.22, in
-two series.
+medians of 13 ratios to a callback that filled a deque for each watch. It delivered 0.94,
+0.87 and 0.91 of the events per second at 1, 10 and 500 events a response; the callback
+with memory channels delivers 1.01, 0.99 and 0.99, and the time from a put to its event
+(p50) is 1.02 of what it was. With the dispatcher in another task as well, that time was
+1.09 and 1.22, in two series.
 
 The send task sends the requests of the session. Other tasks check that replies come in
 time, and note when the stream has lasted. `_stream` handles the end of the stream.

@@ -69,7 +69,7 @@ def outcome_of(module: str, test: str) -> str:
     except ImportError:
         traceback.print_exc()
         return BROKEN
-    except Exception:
+    except Exception:  # of any kind: the mutant breaks the import, which is red
         traceback.print_exc()
         return RED
     assert loaded.__file__ is not None
