@@ -27,9 +27,7 @@ from collections.abc import Iterator, Sequence
 from itertools import takewhile
 
 from ._batches import merge_batch, split_batches
-from ._errors import (
-    RpcError,
-)
+from ._errors import RpcError
 from ._face import construct
 from ._grpc.messages import Oversized
 from ._grpc.status import StatusCode
@@ -42,11 +40,7 @@ from ._responses import (
     decode,
     watch_id_of_head,
 )
-from ._subscription import (
-    BROADCAST_ID,
-    Delivery,
-    Subscription,
-)
+from ._subscription import BROADCAST_ID, Delivery, Subscription
 from ._tokens import StreamTokens
 
 MAX_FRAGMENTS = 65_536

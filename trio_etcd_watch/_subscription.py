@@ -110,7 +110,7 @@ class Receiver(Protocol):
 
 @final
 class ClosedReceiver:
-    """The receiver of a watch that was closed: it keeps nothing, and is kept by nothing."""
+    """The receiver of a closed watch, which drops what still comes."""
 
     def deliver(self, delivery: Delivery) -> None:
         """Drop a delivery."""

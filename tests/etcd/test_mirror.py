@@ -159,7 +159,7 @@ async def test_a_failure_ends_the_block(etcd_binary: str) -> None:
 async def test_misuse_is_told(etcd: Etcd) -> None:
     async with open_watcher(etcd.endpoint) as watcher:
         with pytest.raises(ValueError, match="prefix and from_key"):
-            watcher.mirror("b", prefix=True, from_key=True)  # type: ignore[call-overload]  # told
+            watcher.mirror("b", prefix=True, from_key=True)  # type: ignore[call-overload]  # refused at run time too
         async with trio.open_nursery() as nursery:
             async with watcher.mirror("b") as mirror:
                 view, changes = mirror.prefix("b"), mirror.changes(initial=False)
