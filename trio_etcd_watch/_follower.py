@@ -40,10 +40,8 @@ from ._snapshot import (
     check_of,
     count_request,
     newest_request,
-    put_key_values,
     put_rows,
     read_pages,
-    snapshot_of,
 )
 from ._watch import Watch
 
@@ -170,9 +168,7 @@ class Follower:
 
     async def _read(self) -> None:
         """Read the range, and replace the replica with it in one step."""
-        read = PagedRead(self._keys, put_key_values)
-        await read_pages(self._reads.ask, read)
-        self._take_over(snapshot_of(read))
+        self._take_over(await self._reads.snapshot(self._keys))
 
     @trio.lowlevel.enable_ki_protection
     def _take_over(self, snapshot: Snapshot) -> None:

@@ -216,9 +216,9 @@ class RangeCalls(metaclass=NoPublicConstructor):
         no endpoint answers this waits and retries, so bound it with
         `trio.fail_after()`. A checkpoint; if it is cancelled, nothing of it remains.
 
-        The range is read in pages of about 8 MiB (4 MiB without speedups), all of them
-        at the revision of the first. A range of 100,000 keys of 100 bytes takes up to
-        1.5 times as long as in one message.
+        If the whole database of the server has at most 32 MiB (4 MiB without
+        speedups), the range is read in one page of up to 100,000 keys; otherwise in
+        pages of about 8 MiB (4 MiB), all of them at the revision of the first.
 
         Args:
             key: the key, or the start of the prefix or range; a str is encoded as

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable, Iterator
-from typing import TypeVar, final
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
+from typing import TypeAlias, TypeVar, final
 
 import trio
 
@@ -17,11 +18,38 @@ from ._grpc.connection import Connection
 from ._grpc.messages import Oversized
 from ._grpc.metadata import Metadata
 from ._grpc.status import Status, StatusCode, StreamLost
+from ._mapping import Snapshot
 from ._outage import LineBudget, Outage
-from ._snapshot import RANGE, Reply, denial, is_too_large
+from ._parsing import parse
+from ._pb import watch_pb2 as pb
+from ._responses import SPEEDUPS
+from ._snapshot import (
+    FIRST_PAGE,
+    MAX_KEYS,
+    RANGE,
+    PagedRead,
+    Range,
+    Reply,
+    denial,
+    is_too_large,
+    put_key_values,
+    read_pages,
+    snapshot_of,
+)
 from ._verdicts import MAX_REFUSED_TOKENS, Call, Verdict, verdict_on
 
 T = TypeVar("T")
+
+Try: TypeAlias = Callable[[Connection, Metadata], Awaitable[T]]
+"""One try on a connection, with the metadata to send; on StreamLost another follows."""
+
+STATUS = "/etcdserverpb.Maintenance/Status"
+
+WHOLE_SIZE = (32 if SPEEDUPS else 4) * 2**20
+"""A range is asked for in one page if the whole database, history included, has at most
+this size in bytes. A first page of a few keys would cost as much as a count of all keys:
+without it, 100,000 keys of 100 bytes took 0.85 to 1 of the time. To ask for the size
+costs a round trip."""
 
 SILENCE = 2.5
 """Seconds without data that count as a silence; a read is lost after `MAX_SILENCES` in
@@ -74,10 +102,33 @@ class Reads:
             PermissionDeniedError: there are no credentials, and the server requires
                 some.
         """
+        return await self._retry(
+            partial(self._ask, request=request, accept=accept, meanwhile=meanwhile)
+        )
+
+    async def snapshot(self, keys: Range, revision: int = 0) -> Snapshot:
+        """Read a range at one revision; 0 is the newest.
+
+        A checkpoint. Cancellation leaves nothing behind.
+
+        Raises:
+            trio.ClosedResourceError: the watcher was closed.
+            WatchError: the server refuses the read.
+        """
+        first_page = FIRST_PAGE
+        if keys.range_end:
+            first_page = await self._retry(self._first_page)
+        read = PagedRead(keys, put_key_values, revision=revision, first_page=first_page)
+        await read_pages(self.ask, read)
+        return snapshot_of(read)
+
+    async def _retry(self, attempt: Try[T]) -> T:
         waits = delays(random.random)
         while True:
             try:
-                result = await self._try(request, accept, meanwhile)
+                await self._checkpoint()
+                connection, metadata = await self._connector.connect()
+                result = await attempt(connection, metadata)
             except StreamLost as loss:
                 # Closing the watcher may have caused the loss, and is not an outage.
                 await self._checkpoint()
@@ -85,7 +136,6 @@ class Reads:
                 self._outage.failed(trio.current_time(), str(loss), wait)
                 await trio.sleep(wait)
             else:
-                self._refused_tokens = 0
                 self._outage.ended(trio.current_time())
                 return result
 
@@ -94,21 +144,47 @@ class Reads:
         await trio.lowlevel.checkpoint()
         self._check_open()
 
-    async def _try(
+    async def _ask(
         self,
+        connection: Connection,
+        metadata: Metadata,
+        *,
         request: bytes,
         accept: Callable[[Reply], T],
         meanwhile: Callable[[], None] | None,
     ) -> T:
-        await self._checkpoint()
-        connection, metadata = await self._connector.connect()
         with self._abandoning(connection):
             own = (*metadata, *self._metadata)
             reply = await _call(connection, request, own, meanwhile)
         if isinstance(reply, Status) and not is_too_large(reply):
             self._judge(connection, metadata, reply)
         with self._abandoning(connection):
-            return accept(reply)
+            result = accept(reply)
+        self._refused_tokens = 0
+        return result
+
+    async def _first_page(self, connection: Connection, metadata: Metadata) -> int:
+        """Return how many keys to ask for first.
+
+        The size of the database is a hint, so whatever answers instead of it is no
+        failure: the read that follows shows what is wrong.
+        """
+        reply: bytes | Status | None = None
+        with trio.move_on_after(SILENCE) as scope, contextlib.suppress(StreamLost):
+            own = (*metadata, *self._metadata)
+            reply = await connection.unary(STATUS, b"", own)
+        if scope.cancelled_caught:
+            # The read would wait for longer before it gives this member up.
+            self._connector.leave(connection)
+        if not isinstance(reply, bytes):
+            return FIRST_PAGE
+        try:
+            size = parse(pb.StatusResponse, reply).dbSizeInUse
+        except ValueError:
+            return FIRST_PAGE
+        bound = min(WHOLE_SIZE, connection.max_message_size)
+        # 0 is what servers before 3.4 say, which do not know.
+        return MAX_KEYS if 0 < size <= bound else FIRST_PAGE
 
     @contextlib.contextmanager
     def _abandoning(self, connection: Connection) -> Iterator[None]:

@@ -20,7 +20,7 @@ from ._range_calls import RangeCalls
 from ._reads import Reads
 from ._requests import WatchSpec, mirror_spec
 from ._responses import SPEEDUPS
-from ._snapshot import PagedRead, Range, put_key_values, read_pages, snapshot_of
+from ._snapshot import Range
 from ._statistics import WatcherStatistics
 from ._stream import WatchStream
 from ._subscription import State, Subscription
@@ -57,16 +57,13 @@ class Watcher(RangeCalls):
     async def _read(self, keys: Range, revision: int, metadata: Metadata) -> Snapshot:
         self._check_open()
         reads = Reads(self._connector, metadata, self._totals.lines, self._check_open)
-        read = PagedRead(keys, put_key_values, revision=revision)
         with trio.CancelScope() as scope:
             self._reading.add(scope)
             try:
-                await read_pages(reads.ask, read)
+                return await reads.snapshot(keys, revision)
             finally:
                 self._reading.remove(scope)
-        if not read.done:
-            raise trio.ClosedResourceError("this watcher was closed")
-        return snapshot_of(read)
+        raise trio.ClosedResourceError("this watcher was closed")
 
     def _open_mirror(
         self, keys: Range, metadata: Metadata

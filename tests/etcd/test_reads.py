@@ -17,8 +17,10 @@ from trio_etcd_watch import (
     KeyValue,
     PermissionDeniedError,
     Snapshot,
+    _reads,
     open_watcher,
 )
+from trio_etcd_watch._snapshot import page_read
 from trio_etcd_watch.testing import Etcd, Put, open_cluster, open_etcd
 
 
@@ -65,8 +67,32 @@ async def test_a_given_revision_may_be_gone_or_to_come(etcd_binary: str) -> None
             assert (await watcher.snapshot("a", revision=last))["a"].value == b"2"
 
 
+async def test_a_small_database_is_read_in_one_page(
+    etcd_binary: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_reads, "FIRST_PAGE", 1)
+    pages: list[int] = []
+    async with open_guarded(etcd_binary) as server:
+        for key in ("r1", "r2", "r3"):
+            await server.put(key, "1")
+        # Any user may ask how large the database is.
+        channel = Channel(server.etcd.endpoint, credentials=READER)
+        async with open_watcher(channel) as watcher:
+            page_read.set(lambda received, _count: pages.append(received))
+            await watcher.snapshot("r", prefix=True)
+            assert pages == [3]
+            monkeypatch.setattr(_reads, "WHOLE_SIZE", 4_096)
+            await watcher.snapshot("r", prefix=True)
+            assert pages == [3, 1, 3]
+
+
+@pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("cut", [1, 100, 20_000, 70_000, 300_000])
-async def test_a_read_survives_a_cut_connection(etcd: Etcd, cut: int) -> None:
+async def test_a_read_survives_a_cut_connection(
+    etcd: Etcd, cut: int, whole: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not whole:
+        monkeypatch.setattr(_reads, "WHOLE_SIZE", 0)
     last = await fill(etcd, 3_000, size=100)
     async with (
         open_proxy(*split(etcd.endpoint)) as proxy,

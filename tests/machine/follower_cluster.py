@@ -27,10 +27,18 @@ from trio_etcd_watch import (
 from trio_etcd_watch._face import construct
 from trio_etcd_watch._follower import Follower
 from trio_etcd_watch._grpc.status import Status
+from trio_etcd_watch._mapping import Snapshot
 from trio_etcd_watch._outage import LineBudget
 from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._responses import decode
-from trio_etcd_watch._snapshot import Range, Reply
+from trio_etcd_watch._snapshot import (
+    PagedRead,
+    Range,
+    Reply,
+    put_key_values,
+    read_pages,
+    snapshot_of,
+)
 from trio_etcd_watch._watch import WatchStatistics
 
 T = TypeVar("T")
@@ -261,6 +269,12 @@ class Cluster(logging.Handler):
         if kind in self.answers:
             reply = await self.answers[kind](reply)
         return accept(reply)
+
+    async def snapshot(self, keys: Range, revision: int = 0) -> Snapshot:
+        """Read a range, as `Reads.snapshot()` does."""
+        read = PagedRead(keys, put_key_values, revision=revision)
+        await read_pages(self.ask, read)
+        return snapshot_of(read)
 
     def _reply(self, request: pb.RangeRequest) -> Reply:
         revision = request.revision or self.store.revision

@@ -214,3 +214,15 @@ class MemberListResponse(_message.Message):
     header: ResponseHeader
     members: _containers.RepeatedCompositeFieldContainer[Member]
     def __init__(self, header: _Optional[_Union[ResponseHeader, _Mapping]] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ...) -> None: ...
+
+class StatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class StatusResponse(_message.Message):
+    __slots__ = ("header", "dbSizeInUse")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    DBSIZEINUSE_FIELD_NUMBER: _ClassVar[int]
+    header: ResponseHeader
+    dbSizeInUse: int
+    def __init__(self, header: _Optional[_Union[ResponseHeader, _Mapping]] = ..., dbSizeInUse: _Optional[int] = ...) -> None: ...

@@ -13,11 +13,12 @@ from typing import final
 
 import trio
 
-from trio_etcd_watch._channel import Channel
+from trio_etcd_watch._channel import DEFAULT_MAX_MESSAGE_SIZE, Channel
 from trio_etcd_watch._grpc.messages import Oversized
 from trio_etcd_watch._grpc.metadata import Metadata
 from trio_etcd_watch._grpc.status import CallEnd, Status, StatusCode, StreamLost
 from trio_etcd_watch._pb import watch_pb2 as pb
+from trio_etcd_watch._reads import STATUS
 from trio_etcd_watch._statistics import EndpointStatistics
 
 from ._factories import DENIED
@@ -55,7 +56,7 @@ class MemoryCall:
         self.bytes_received = 0
         self.watches: dict[int, ServerWatch] = {}
         self._link = link
-        self._is_watch = path == _WATCH
+        self._path = path
         self._deliver = deliver
         self._outbox: list[bytes | Oversized] = []
         # How the call is to end once the outbox is empty, and how it has ended.
@@ -72,10 +73,10 @@ class MemoryCall:
         if self._end is not None:
             raise StreamLost("the call has ended")
         for message in messages:
-            if self._is_watch:
+            if self._path == _WATCH:
                 self._handle(pb.WatchRequest.FromString(message))
             else:
-                self._answer(self._link.range(message))
+                self._answer(self._link.answer(self._path, message))
 
     async def wait_end(self) -> CallEnd:
         """Return how the call has ended, once all its messages are delivered."""
@@ -183,6 +184,7 @@ class Link:
     """A connection in memory."""
 
     authority = "scripted"
+    max_message_size = DEFAULT_MAX_MESSAGE_SIZE
 
     def __init__(self, store: Store, note_watches: Callable[[], None]) -> None:
         self.lost: StreamLost | None = None
@@ -234,15 +236,19 @@ class Link:
     async def unary(
         self, path: str, request: bytes, metadata: Metadata
     ) -> bytes | Status:
-        """Answer a read."""
+        """Answer a unary call."""
         await trio.lowlevel.checkpoint()
         if self.lost is not None:
             raise self.lost
-        return self.range(request)
+        return self.answer(path, request)
 
-    def range(self, request: bytes) -> bytes | Status:
-        """Answer a read."""
-        answer = self.store.range(pb.RangeRequest.FromString(request))
+    def answer(self, path: str, request: bytes) -> bytes | Status:
+        """Answer a unary call."""
+        answer: pb.StatusResponse | pb.RangeResponse | Status
+        if path == STATUS:
+            answer = self.store.status()
+        else:
+            answer = self.store.range(pb.RangeRequest.FromString(request))
         return answer if isinstance(answer, Status) else answer.SerializeToString()
 
 

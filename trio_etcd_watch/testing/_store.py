@@ -151,6 +151,11 @@ class Store:
             response.kvs.append(_wire(kv, keys_only=request.keys_only))
         return response
 
+    def status(self) -> pb.StatusResponse:
+        """Return the state of the only member."""
+        size = sum(len(event.kv.key) + len(event.kv.value) for event in self._events)
+        return pb.StatusResponse(header=self.header(), dbSizeInUse=size)
+
     def _at(self, revision: int) -> dict[bytes, KeyValue]:
         keys: dict[bytes, KeyValue] = {}
         for event in self._events:
