@@ -71,7 +71,9 @@ class Authenticator:
                 return token
             what = f"the function given as token= returned {type(token).__name__}"
             raise AuthenticationError(StatusCode.UNAUTHENTICATED, f"{what}, not str")
-        raise StreamLost(f"token= gave none within {timeout:g} s")
+        raise StreamLost(
+            f"the function given as token= returned none within {timeout:g} s"
+        )
 
     async def _authenticate(
         self, connection: Connection, credentials: Credentials

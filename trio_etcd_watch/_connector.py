@@ -150,7 +150,7 @@ class Connector:
             return connection, self._metadata_with(self._token)
 
     async def metadata_on(
-        self, connection: Connection, *, anew: bool = False
+        self, connection: Connection, *, new_token: bool = False
     ) -> Metadata:
         """Return the metadata for a unary call, without dialing.
 
@@ -158,8 +158,8 @@ class Connector:
 
         Args:
             connection: the connection of the call.
-            anew: get another token than that of the streams, which keep theirs. If it
-                is refused, that does not count as a try of the streams.
+            new_token: get another token than that of the streams, which keep theirs. If
+                it is refused, that does not count as a try of the streams.
 
         Raises:
             StreamLost: the connection is no longer in use, or there was no token that
@@ -172,7 +172,7 @@ class Connector:
             if connection is not self._connection or connection.lost:
                 raise StreamLost("there is another connection by now, or none")
             token = self._token
-        if anew or token is None:
+        if new_token or token is None:
             token = await self._authenticator.new_token(connection)
             if token is not None and (flaw := flaw_of_token(token)):
                 raise StreamLost(f"the token {flaw}")
@@ -213,7 +213,7 @@ class Connector:
         self._served = connection
         if self._rotation.join(random.sample(members, len(members))):
             names = printable(", ".join(map(str, members)))
-            line = "members beside the given endpoints: %s"
+            line = "members in addition to the given endpoints: %s"
             logger.getChild("endpoints").debug(line, names or "none")
             self._dialer.keep(endpoint for endpoint, _ in self._rotation.known())
 

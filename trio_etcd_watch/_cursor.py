@@ -18,8 +18,8 @@ own_progress_moves, answers_move_nothing
     sends it before the events that it covers.
 never_backwards
     The resume point never falls, and events below it are not delivered again.
-told_only_by_the_cluster
-    Only what the cluster itself reports counts as told, and never a start that the user
+reported_by_the_cluster_only
+    Only what the cluster itself reports counts, and never a start that the user
     chose or a header that a proxy made up.
 """
 
@@ -36,16 +36,16 @@ class Cursor:
 
     Attributes:
         next_revision: the resume point; 0 until a watch from now is confirmed.
-        told: the newest revision that the cluster has told this watch; never a start
+        reported: the newest revision that the cluster has reported to this watch; never a start
             that the user chose. A cluster whose newest revision is lower has lost
             history.
     """
 
-    __slots__ = ("next_revision", "told")
+    __slots__ = ("next_revision", "reported")
 
     def __init__(self, start_revision: int) -> None:
         self.next_revision: int = start_revision
-        self.told: int = 0
+        self.reported: int = 0
 
     def created(self, header_revision: int, *, made_up: bool = False) -> None:
         """Note that the server has confirmed the watch: exact_start.
@@ -58,10 +58,10 @@ class Cursor:
         Raises:
             StreamLost: no server can have reached that revision.
         """
-        told = self.told if made_up else max(self.told, header_revision)
+        reported = self.reported if made_up else max(self.reported, header_revision)
         if self.next_revision == 0:
             self._advance(header_revision)
-        self.told = told
+        self.reported = reported
 
     def is_new(self, mod_revision: int) -> bool:
         """Whether an event of this revision is not delivered yet: never_backwards."""
@@ -87,4 +87,4 @@ class Cursor:
         if revision >= MAX_REVISION:
             raise StreamLost(f"revision {revision} is nonsense")
         self.next_revision = max(self.next_revision, revision + 1)
-        self.told = max(self.told, revision)
+        self.reported = max(self.reported, revision)

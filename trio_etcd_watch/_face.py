@@ -27,7 +27,7 @@ class NoPublicConstructor(ABCMeta):
             """Raise TypeError."""
             article = "an" if cls.__name__[0] in "AEIOU" else "a"
             raise TypeError(
-                f"{article} {cls.__name__} comes from the library, and is not constructed"
+                f"{article} {cls.__name__} cannot be constructed: the library returns it"
             )
 
 

@@ -146,7 +146,7 @@ class Follower:
                     # This was raised by the read, after several tries.
                     why = str(exc)
                 # paced
-                self._warn("a mirror is read anew: %s", printable(why))
+                self._warn("a mirror is read again: %s", printable(why))
                 await trio.sleep(waits.send(lasted))
         except (WatchError, trio.ClosedResourceError) as exc:
             self.failure = exc
@@ -181,7 +181,7 @@ class Follower:
         self.resyncs += 1
         if changed := self._replica.replace(snapshot):
             key = shown(min(changed))
-            self._warn("a mirror was behind in %d keys, such as %s", len(changed), key)
+            self._warn("a mirror differed in %d keys, such as %s", len(changed), key)
         self.moved.unpark_all()
 
     async def _watch_once(self) -> str:
@@ -269,7 +269,7 @@ class Follower:
             if scope.cancelled_caught:
                 since = trio.current_time()
                 if self._is_living():
-                    self._distrust("the watch does not bring what a read shows")
+                    self._distrust("the watch did not deliver what a read shows")
         return False
 
     async def _check(self, request: bytes, *, counted: bool) -> Check | None:
@@ -325,7 +325,7 @@ class Follower:
             # The revision of the proof was compacted; continue with a newer one.
             await self.sync()
         else:
-            self._distrust("what is to be proved is compacted time after time")
+            self._distrust("the revision of the proof was compacted several times")
         while self.resyncs == resyncs:
             await self.moved.park()
         return False

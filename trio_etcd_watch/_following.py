@@ -48,7 +48,7 @@ class Reach(Protocol):
         """The current connection and its endpoint; None without one."""
 
     async def metadata_on(
-        self, connection: Connection, *, anew: bool = False
+        self, connection: Connection, *, new_token: bool = False
     ) -> Metadata:
         """See `Connector.metadata_on()`."""
 
@@ -156,7 +156,7 @@ class Following:
             if "token" not in dict(metadata) or refused == MAX_REFUSED_TOKENS:
                 return reply
             refused += 1
-            another = await self._connector.metadata_on(connection, anew=True)
+            another = await self._connector.metadata_on(connection, new_token=True)
             if another == metadata:
                 # The channel's `token` is a fixed string.
                 return reply

@@ -44,13 +44,13 @@ class Position:
     """The position of a consumer in a response whose events are handed over one by one.
 
     Attributes:
-        left: how many events are still to be handed over; never 0 between two steps.
+        remaining: how many events are still to be handed over; never 0 between two steps.
     """
 
-    __slots__ = ("_count", "_events", "_response", "_revisions", "left")
+    __slots__ = ("_count", "_events", "_response", "_revisions", "remaining")
 
     def __init__(self, response: WatchResponse, count: int) -> None:
-        self.left: int = count
+        self.remaining: int = count
         self._response = response
         self._count = count
         self._events: Iterator[Event] = iter(response.events)
@@ -59,19 +59,19 @@ class Position:
 
     def take(self) -> Event:
         """Hand over the next event."""
-        self.left -= 1
+        self.remaining -= 1
         return next(self._events)
 
     def rest(self) -> WatchResponse:
         """Return a response with the events that are not handed over yet."""
-        return self._response.after(self._count - self.left)
+        return self._response.after(self._count - self.remaining)
 
     @property
     def next_revision(self) -> int:
         """The resume point: past a revision once all its events are handed over."""
         if not self._revisions:
             self._revisions = [e.kv.mod_revision for e in self._response.events]
-        handed = self._count - self.left
+        handed = self._count - self.remaining
         last, following = self._revisions[handed - 1 : handed + 1]
         return last + 1 if last < following else last
 

@@ -73,9 +73,9 @@ class Lifecycle(Roster):
             if subscription not in self._unproved:
                 continue
             del self._unproved[subscription]
-            told = subscription.cursor.told
-            if told > self._proved:
-                error = HistoryLostError(told, revision)
+            reported = subscription.cursor.reported
+            if reported > self._proved:
+                error = HistoryLostError(reported, revision)
                 failed.append(self._fail(subscription, error))
             else:
                 self._create(subscription)
@@ -106,7 +106,7 @@ class Lifecycle(Roster):
             > LARGE_REQUEST
         ]
 
-    def halt(self, error: WatchError) -> Sequence[Delivery]:
+    def fail_all(self, error: WatchError) -> Sequence[Delivery]:
         """Handle that the stream cannot be opened again: every watch on it fails."""
         return [self._fail(each, error) for each in self.subscriptions]
 
@@ -158,7 +158,7 @@ class Lifecycle(Roster):
     ) -> Sequence[Delivery]:
         watch_id = response.watch_id
         if watch_id in self._live:
-            raise StreamLost(f"the server gave the watch id {watch_id} twice")
+            raise StreamLost(f"the server assigned watch id {watch_id} twice")
         known = subscription.cluster_id
         # etcd's grpc-proxy makes the header up for a watch that joins another one.
         made_up = not response.cluster_id
@@ -174,8 +174,8 @@ class Lifecycle(Roster):
             error = ClusterChangedError(known, response.cluster_id)
             return [self._fail(subscription, error)]
         subscription.cluster_id = known or response.cluster_id
-        told = subscription.cursor.told
-        if response.revision < told and told > self._proved and not made_up:
+        reported = subscription.cursor.reported
+        if response.revision < reported and reported > self._proved and not made_up:
             # The member lags, or the cluster has lost history.
             self._doubt(subscription)
             return ()

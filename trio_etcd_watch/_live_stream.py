@@ -170,7 +170,7 @@ class LiveStream:
     def wake(self) -> None:
         """Wake the tasks that the present state of the session concerns."""
         if self._session.abandoned > MAX_ABANDONED:
-            self._call.reset("replies to creations that were left do not come")
+            self._call.reset("the server does not reply to creations of closed watches")
         if self._session.has_requests:
             self._wanted.set()
         if self._session.unanswered:
@@ -272,7 +272,7 @@ class LiveStream:
                 reason = str(exc) or f"no answer to a read within {REPLY_TIMEOUT:g} s"
                 self._route.leave()
                 self._call.reset(
-                    f"this member is behind, and cannot tell why: {reason}"
+                    f"this member is behind, and does not say why: {reason}"
                 )
                 return
             for delivery in self._session.prove(revision, doubtful):
@@ -301,7 +301,7 @@ class LiveStream:
         except DecodeError as exc:
             raise StreamLost("the answer to Range cannot be parsed") from exc
         if header.cluster_id != subscription.cluster_id:
-            raise StreamLost(f"cluster {header.cluster_id:x} answers")
+            raise StreamLost(f"another cluster answered a read: {header.cluster_id:x}")
         return header.revision
 
     @trio.lowlevel.enable_ki_protection

@@ -23,7 +23,7 @@ from ._views import Consumer, PrefixView
 
 T = TypeVar("T")
 
-_CLOSED = "this mirror was left"
+_CLOSED = "this mirror is closed"
 
 
 @final
@@ -206,7 +206,7 @@ class Mirror(KeyMapping):
     def _end(self) -> None:
         self._ended = True
         for scope in self._asking:
-            scope.cancel(reason="the mirror was left")
+            scope.cancel(reason="the mirror is closed")
         self._follower.moved.unpark_all()
 
 
@@ -281,7 +281,7 @@ async def open_mirror(follower: Follower) -> AsyncGenerator[Mirror]:
             # Cancelled in the tasks, from a scope around the block, would hide the body's
             # own exception.
             nursery.cancel_scope.shield = True
-            nursery.cancel_scope.cancel(reason="the mirror was left")
+            nursery.cancel_scope.cancel(reason="the mirror is closed")
     if body is not None and not (failure is not None and _is_echo(body)):
         if failure is not None and isinstance(body.__context__, trio.Cancelled | None):
             body.__context__ = failure

@@ -61,4 +61,4 @@ def decode_range(message: bytes) -> RangePage:
     try:
         return RangePage(*twin.decode_range(message))
     except ValueError as exc:
-        raise StreamLost(f"a reply is no range response: {exc}") from exc
+        raise StreamLost(f"a reply is not a range response: {exc}") from exc

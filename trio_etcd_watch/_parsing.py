@@ -25,4 +25,4 @@ def parse(kind: type[Parsed], data: bytes) -> Parsed:
     try:
         return kind.FromString(data)
     except UNPARSABLE as exc:
-        raise ValueError(f"{len(data)} bytes are no {kind.DESCRIPTOR.name}") from exc
+        raise ValueError(f"{len(data)} bytes are not a {kind.DESCRIPTOR.name}") from exc

@@ -192,7 +192,7 @@ def decode(messages: Sequence[bytes], classes: Classes) -> object:
     try:
         raw = pb.WatchResponse.FromString(data)
     except UNPARSABLE as exc:
-        raise ValueError(f"{len(data)} bytes are no watch response") from exc
+        raise ValueError(f"{len(data)} bytes are not a watch response") from exc
     header = raw.header
     response = classes.response()
     response.cluster_id = header.cluster_id
@@ -228,7 +228,7 @@ def decode_range(message: bytes) -> tuple[Any, ...]:
     try:
         raw = pb.RangeResponse.FromString(message)
     except UNPARSABLE as exc:
-        raise ValueError(f"{len(message)} bytes are no range response") from exc
+        raise ValueError(f"{len(message)} bytes are not a range response") from exc
     header, kvs = raw.header, raw.kvs
     return (
         header.cluster_id,

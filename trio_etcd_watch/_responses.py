@@ -87,7 +87,7 @@ class KeyValue(_pure.KeyValueFields):
 
         def __new__(cls, *args: object, **kwargs: object) -> Self:
             """Raise TypeError."""
-            raise TypeError("a KeyValue comes from the library, and is not constructed")
+            raise TypeError("a KeyValue cannot be constructed: the library returns it")
 
     @classmethod
     def _make(
@@ -143,7 +143,7 @@ class Event(_pure.EventFields):
 
         def __new__(cls, *args: object, **kwargs: object) -> Self:
             """Raise TypeError."""
-            raise TypeError("an Event comes from the library, and is not constructed")
+            raise TypeError("an Event cannot be constructed: the library returns it")
 
     @classmethod
     def _make(cls, type: EventType, kv: KeyValue, prev_kv: KeyValue | None) -> Event:  # noqa: A002  # the field
@@ -353,7 +353,7 @@ def decode(*messages: bytes) -> RawResponse:
     try:
         response = twin.decode(messages, _CLASSES)
     except ValueError as exc:
-        raise StreamLost(f"a message is no watch response: {exc}") from exc
+        raise StreamLost(f"a message is not a watch response: {exc}") from exc
     assert isinstance(response, RawResponse)
     return response
 

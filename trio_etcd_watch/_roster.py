@@ -1,7 +1,7 @@
 """Keeps the watches of one stream, their states, and the requests to send for them.
 
 Sans-IO. It handles requests and no replies; `_session` handles those. It is the only
-register of watches: each watch whose user has not left it is in exactly one roster,
+register of watches: each watch whose user has not closed it is in exactly one roster,
 that of the stream that serves it or served it last.
 """
 
@@ -53,12 +53,12 @@ class Roster:
 
     @property
     def registered(self) -> Iterable[Subscription]:
-        """The watches that their users have not left, in the order of their opening."""
+        """The watches that their users have not closed, in the order of their opening."""
         return self._subscriptions.keys()
 
     @property
     def is_empty(self) -> bool:
-        """Whether the users have left all watches."""
+        """Whether the users have closed all watches."""
         return not self._subscriptions
 
     @property
@@ -236,7 +236,7 @@ class Roster:
         if watch_id not in self._canceled:
             self._unknown_ids += 1
             if self._unknown_ids > MAX_UNKNOWN_IDS:
-                raise StreamLost("the server makes up watch ids")
+                raise StreamLost("the server uses watch ids that it has not assigned")
             self._cancel(watch_id)
 
     def _drop_id(self, subscription: Subscription) -> None:

@@ -207,8 +207,8 @@ class Session(Lifecycle):
         if subscription.is_full:
             self._park(subscription)
         item = construct(WatchResponse, response, events)
-        told = response.revision
-        return [Delivery(subscription, item, cursor.next_revision, count, size, told)]
+        newest = response.revision
+        return [Delivery(subscription, item, cursor.next_revision, count, size, newest)]
 
     def _receive_fragment(
         self, subscription: Subscription, response: RawResponse
@@ -241,5 +241,5 @@ class Session(Lifecycle):
         return RpcError(
             StatusCode.RESOURCE_EXHAUSTED,
             f"a message of {size} bytes, which the server does not split, is over the "
-            f"limit of {self._max_message_size}; raise Channel(max_message_size=...)",
+            f"limit of {self._max_message_size}; set a larger Channel(max_message_size=...)",
         )

@@ -51,7 +51,8 @@ read_messages(
         response->size += size;
         if (!read_message(in, response, events, classes)) {
             if (!PyErr_Occurred())
-                PyErr_Format(PyExc_ValueError, "%zd bytes are no watch response", size);
+                PyErr_Format(PyExc_ValueError, "%zd bytes are not a watch response",
+                             size);
             return false;
         }
     }
@@ -92,7 +93,7 @@ read_reply(PyObject *message, RangeHead *head, PyObject *kvs, PyTypeObject *type
     if (read_range((Span){data, data + size}, head, kvs, type))
         return true;
     if (!PyErr_Occurred())
-        PyErr_Format(PyExc_ValueError, "%zd bytes are no range response", size);
+        PyErr_Format(PyExc_ValueError, "%zd bytes are not a range response", size);
     return false;
 }
 

@@ -76,7 +76,7 @@ class WatchStream:
 
     @property
     def watches(self) -> Iterable[Subscription]:
-        """The watches that their users have not left, including those that failed."""
+        """The watches that their users have not closed, including those that failed."""
         return self._session.registered
 
     # The user's side
@@ -102,7 +102,7 @@ class WatchStream:
         # Otherwise the two would hold each other until the garbage collector runs.
         subscription.receiver = CLOSED_RECEIVER
         self._wake()
-        self._close_if_empty("the last watch of this stream was left")
+        self._close_if_empty("the last watch of this stream was closed")
 
     def close_watches(self) -> None:
         """Close all watches, which ends every wait for them: the watcher is closed."""
@@ -127,7 +127,7 @@ class WatchStream:
         """Serve the watches until the last one is closed.
 
         After a final error, which fails all watches, this waits until their users have
-        left them.
+        closed them.
         """
         with self._scope:
             await trio.sleep(self._delay)
@@ -241,7 +241,7 @@ class WatchStream:
 
     def _halt(self, error: WatchError) -> None:
         self._note_loss(str(error))
-        self._hand_out(self._session.halt(error))
+        self._hand_out(self._session.fail_all(error))
         self._scope.cancel(reason=str(error))
 
     def _hand_out(self, deliveries: Iterable[Delivery]) -> None:

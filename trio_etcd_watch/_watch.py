@@ -139,7 +139,7 @@ class Events(metaclass=NoPublicConstructor):
         if position is None or inbox.is_waiting:
             position = await inbox.wait_position()
         event = position.take()
-        if not position.left:
+        if not position.remaining:
             inbox.position = None
         return event
 

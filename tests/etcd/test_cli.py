@@ -268,7 +268,7 @@ async def test_it_says_which_endpoints_are_known(etcd_binary: str) -> None:
         one, other = cluster.members
         where = [f"--endpoints={one.endpoint}", "--follow-members", "-v"]
         async with open_cli("watch", "a", *where) as cli:
-            known = f"members beside the given endpoints: {other.endpoint}"
+            known = f"members in addition to the given endpoints: {other.endpoint}"
             await cli.until_error(known.encode())
             assert await cli.end() == -signal.SIGTERM
 

@@ -88,8 +88,8 @@ async def test_a_compaction_while_away_is_one_update(
                 assert [change.key for change in (await anext(changes)).changes] == [
                     b"a"
                 ]
-    assert "read anew: the required revision has been compacted" in caplog.text
-    assert "behind in 3 keys, such as b'a'" in caplog.text
+    assert "read again: the required revision has been compacted" in caplog.text
+    assert "differed in 3 keys, such as b'a'" in caplog.text
 
 
 def drop(mirror: Mirror, key: bytes) -> None:

@@ -67,7 +67,7 @@ async def test_creations_that_wait_for_a_window(
                 await enter(watcher, "k")
             most = max(most, held(watcher))
         assert 100 < most <= 2 * (100 + 3)
-        reason = "replies to creations that were left do not come"
+        reason = "the server does not reply to creations of closed watches"
         assert watcher.statistics().last_loss == reason
         # Each stream is given up after a hundred, and the next waits a little longer.
         assert 3 <= cluster.streams <= 11
@@ -147,7 +147,9 @@ async def test_ids_that_a_server_makes_up(
             assert event.kv.mod_revision == 5
         assert most <= MAX_UNKNOWN_IDS + 1
     line = caplog.records[0].getMessage()
-    assert line.startswith("no watch stream: the server makes up watch ids")
+    assert line.startswith(
+        "no watch stream: the server uses watch ids that it has not assigned"
+    )
 
 
 EXPELLED = "rpc error: code = Unauthenticated desc = etcdserver: invalid auth token"

@@ -211,7 +211,7 @@ async def test_what_others_ask_of_a_mirror_ends_with_its_block(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def ask(mirror: Mirror) -> None:
-        with pytest.raises(trio.ClosedResourceError, match="this mirror was left"):
+        with pytest.raises(trio.ClosedResourceError, match="this mirror is closed"):
             await wait(mirror)
         assert trio.current_time() == closed_at
 
@@ -306,7 +306,7 @@ async def test_history_that_is_compacted_while_it_is_read_ends_no_mirror(
     gaps = [then - now - reading for now, then in itertools.pairwise(firsts)]
     assert gaps == pytest.approx(bounds)
     lines = [record.getMessage() for record in caplog.records]
-    warnings = [line for line in lines if line.startswith("a mirror is read anew: ")]
+    warnings = [line for line in lines if line.startswith("a mirror is read again: ")]
     assert len(warnings) == (10 if at_first else 11)
     assert all("compacted" in line for line in warnings[-10:])
 

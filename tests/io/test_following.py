@@ -113,7 +113,7 @@ async def test_a_list_that_is_the_same_is_told_once(
     assert [line for line in logged if "ftp" in line or "left out" in line] == [
         "a URL of member 1 is left out: it is neither http:// nor https://"
     ]
-    [members] = [line for line in logged if line.startswith("members beside")]
+    [members] = [line for line in logged if line.startswith("members in addition")]
     assert "m1:1" in members
     assert "m2:2" in members
 
@@ -265,7 +265,7 @@ class Joined:
         self.members: list[str] = []
 
     async def metadata_on(
-        self, connection: Connection, *, anew: bool = False
+        self, connection: Connection, *, new_token: bool = False
     ) -> Metadata:
         raise AssertionError
 

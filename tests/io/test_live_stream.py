@@ -183,7 +183,7 @@ async def test_a_message_that_breaks_the_protocol_is_the_end(
 
     end = await watcher.run(play)
     assert isinstance(end, StreamLost)
-    assert "no watch response" in str(end)
+    assert "not a watch response" in str(end)
     assert watcher.revisions == [5, 6]
 
 
@@ -191,7 +191,7 @@ async def test_a_message_that_breaks_the_protocol_resets_the_call() -> None:
     watcher = OneStream()
     watcher.open()
     end = await watcher.run(lambda call: call.receive([CREATED, NONSENSE]))
-    assert "no watch response" in str(end)
+    assert "not a watch response" in str(end)
     assert await watcher.connection.call.wait_end() is not OK
 
 

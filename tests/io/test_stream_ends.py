@@ -63,7 +63,7 @@ async def test_a_malformed_message_and_the_end_in_one_read(
         await trio.sleep(1)
         loss = watcher.statistics().last_loss
         assert loss is not None
-        assert "no watch response" in loss
+        assert "not a watch response" in loss
 
 
 async def test_a_status_after_events_in_one_read(

@@ -10,7 +10,7 @@ goes_on: it is read again
 +                except FutureRevisionError as exc:
 
 read_again_if_in_doubt: it is read again, and says so
--                self._warn("a mirror is read anew: %s", printable(why))
+-                self._warn("a mirror is read again: %s", printable(why))
 +                pass
 
 paced: it pauses
@@ -86,7 +86,7 @@ read_again_if_in_doubt: a relist is counted
 +        pass
 
 read_again_if_in_doubt: consumers are notified of a relist at once
--            self._warn("a mirror was behind in %d keys, such as %s", len(changed), key)
+-            self._warn("a mirror differed in %d keys, such as %s", len(changed), key)
 +            return
 
 watch_continues: a watch begins after the revision of the read
@@ -328,7 +328,7 @@ one_history: a read is compared with what was known before it
 +            if not self._continues(self.header, read.answered):
 
 own_writes: a silent living watch is given up
--                    self._distrust("the watch does not bring what a read shows")
+-                    self._distrust("the watch did not deliver what a read shows")
 +                    pass
 
 lost_history_found: a read finds a lost history
@@ -369,7 +369,7 @@ proof_of_its_revision: at a newer revision
 +            pass
 
 read_again_if_in_doubt: what is always compacted is read again
--            self._distrust("what is to be proved is compacted time after time")
+-            self._distrust("the revision of the proof was compacted several times")
 +            pass
 
 read_again_if_in_doubt: what is wrong is repaired on return

@@ -34,7 +34,7 @@ from trio_etcd_watch._snapshot import FIRST_PAGE, MAX_STARTS, Reply
 
 Scenario = Callable[[Core, Cluster], Awaitable[None]]
 
-RELISTED = "a mirror is read anew: "
+RELISTED = "a mirror is read again: "
 
 
 def texts(mapping: Mapping[bytes, KeyValue]) -> dict[str, str]:
@@ -122,7 +122,7 @@ async def relisted_after(error: Exception, core: Core, cluster: Cluster) -> None
         assert mirror.statistics().resyncs == 1
         assert cluster.lines == [
             f"{RELISTED}{error}",
-            "a mirror was behind in 3 keys, such as b'b1'",
+            "a mirror differed in 3 keys, such as b'b1'",
         ]
         assert not mirror.statistics().connected
         cluster.may_watch.set()

@@ -68,7 +68,7 @@ closed_when_left: outside its block it raises
 +        pass
 
 closed_when_left: closing ends calls under way
--            scope.cancel(reason="the mirror was left")
+-            scope.cancel(reason="the mirror is closed")
 +            pass
 
 closed_when_left: closing wakes waiters

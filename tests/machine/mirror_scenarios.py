@@ -83,7 +83,7 @@ async def closing_wakes_every_waiter(core: Core, cluster: Cluster) -> None:
     woken: list[str] = []
 
     async def wait(name: str, waiter: Callable[[], Awaitable[object]]) -> None:
-        with pytest.raises(trio.ClosedResourceError, match="this mirror was left"):
+        with pytest.raises(trio.ClosedResourceError, match="this mirror is closed"):
             await waiter()
         woken.append(name)
 
@@ -104,10 +104,10 @@ async def closing_wakes_every_waiter(core: Core, cluster: Cluster) -> None:
     assert sorted(woken) == sorted(waiters)
     assert not mirror._asking
     for waiter in waiters.values():
-        with pytest.raises(trio.ClosedResourceError, match="this mirror was left"):
+        with pytest.raises(trio.ClosedResourceError, match="this mirror is closed"):
             await waiter()
     for look in (len, list, dict, Mirror.copy, Mirror.statistics, Mirror.changes):
-        with pytest.raises(trio.ClosedResourceError, match="this mirror was left"):
+        with pytest.raises(trio.ClosedResourceError, match="this mirror is closed"):
             look(mirror)
 
 

@@ -184,7 +184,7 @@ async def a_silent_living_watch_is_given_up(core: Core, cluster: Cluster) -> Non
         await mirror.sync()
         assert texts(mirror) == {"b1": "1", "b2": "1"}
         assert mirror.statistics().resyncs == 1
-        reason = "the watch does not bring what a read shows"
+        reason = "the watch did not deliver what a read shows"
         assert cluster.lines[0] == f"{RELISTED}{reason}"
         # By then the watch had been silent for this long; then it is counted again.
         assert cluster.reads[3][0] == pytest.approx(HURRY + PATIENCE + 0.1)
@@ -423,7 +423,7 @@ async def what_is_always_compacted_is_read_again(core: Core, cluster: Cluster) -
         assert not await mirror.verify()
         assert cluster.kinds.count("proof") == MAX_PROOFS
         assert mirror.statistics().resyncs == 1
-        reason = "what is to be proved is compacted time after time"
+        reason = "the revision of the proof was compacted several times"
         assert cluster.lines == [f"{RELISTED}{reason}"]
 
 

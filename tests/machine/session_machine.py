@@ -74,7 +74,7 @@ class User:
         log: every event consumed, also before the watch was reopened at its bookmark.
         unread: what was delivered and not consumed: events, the bookmark after them,
             and the bytes that they count.
-        told: the newest revision that the cluster has reported to it.
+        reported: the newest revision that the cluster has reported to it.
         created_revision: the revision of its creation on the present stream.
         vouched: the revision up to which no event may follow.
         splits: whether a response was too large for it.
@@ -95,7 +95,7 @@ class User:
     first: int = 0
     log: list[Event] = field(default_factory=list)
     unread: deque[tuple[Sequence[Event], int, int]] = field(default_factory=deque)
-    told: int = 0
+    reported: int = 0
     created_revision: int = 0
     vouched: int = 0
     splits: bool = False
@@ -362,23 +362,23 @@ class SessionMachine(RuleBasedStateMachine):
         behind = {
             user
             for user in self.users.values()
-            if user.told > newest and not user.error and user not in self.expelled
+            if user.reported > newest and not user.error and user not in self.expelled
             if user.cluster is self.cluster
             if user.subscription.state is not self.core.state.PARKED
         }
         failed = set()
         for delivery in self.session.prove(newest, self.session.unproved):
-            user = self.users[delivery.subscription]
-            # lost_history_found, told_only_by_the_cluster
-            assert isinstance(delivery.item, HistoryLostError)
-            assert (delivery.item.expected, delivery.item.actual) == (user.told, newest)
-            user.error = delivery.item
+            user, item = self.users[delivery.subscription], delivery.item
+            # lost_history_found, reported_by_the_cluster_only
+            assert isinstance(item, HistoryLostError)
+            assert (item.expected, item.actual) == (user.reported, newest)
+            user.error = item
             failed.add(user.subscription)
         # lag_is_no_loss
         assert failed == {user.subscription for user in behind}
         self._look()
         # A watch that was not on this stream could not notice: its bookmark is invalid.
-        for user in [u for u in self.users.values() if u.told > newest]:
+        for user in [u for u in self.users.values() if u.reported > newest]:
             if not user.error:
                 self._close(user)
 
@@ -701,7 +701,7 @@ class SessionMachine(RuleBasedStateMachine):
             assert not user.confirmed
             assert item is not None
             user.confirmed = True
-            user.told = header
+            user.reported = header
             assert now == (user.spec.start_revision or header + 1)
             if user.cluster is not self.cluster:
                 # The log begins here: a bookmark of another cluster is invalid.
@@ -716,7 +716,7 @@ class SessionMachine(RuleBasedStateMachine):
             assert now == events[-1].kv.mod_revision + 1
             # bookmarkable: an earlier bookmark stays valid.
             assert events[0].kv.mod_revision > user.vouched
-            user.told = max(user.told, now - 1)
+            user.reported = max(user.reported, now - 1)
         elif raw.watch_id == NO_ID:
             # answers_move_nothing, answers_not_overtaking
             assert item is not None
@@ -728,7 +728,7 @@ class SessionMachine(RuleBasedStateMachine):
             # own_progress_moves: after revision R, no event up to R follows.
             assert (item is not None) == user.spec.progress_notify
             assert now == max(before, header + 1)
-            user.told = max(user.told, header)
+            user.reported = max(user.reported, header)
             user.vouched = max(user.vouched, header)
         # never_backwards. The events are filtered, ordered, unique, reliable, and
         # atomic, since no revision is split between two deliveries.
@@ -753,13 +753,13 @@ class SessionMachine(RuleBasedStateMachine):
         if owner is None or owner.error:
             return
         owner.created_revision = raw.header.revision
-        if raw.header.revision < owner.told and (
+        if raw.header.revision < owner.reported and (
             owner.subscription.state is self.core.state.RESUMING
         ):
             # The member is behind: nothing is delivered before the proof.
             assert self.session.unproved
             return
-        owner.told = max(owner.told, raw.header.revision)
+        owner.reported = max(owner.reported, raw.header.revision)
         assert owner.subscription.live.watch_id == raw.watch_id
         assert owner.cluster is self.cluster
         owner.refused = 0

@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 from trio_etcd_watch._follower import Follower
 
-RESYNC = "a mirror is read anew: "
+RESYNC = "a mirror is read again: "
 
 
 @contextmanager

@@ -39,7 +39,7 @@ def test_what_is_below_was_delivered() -> None:
 
 def test_the_cluster_has_told_what_it_said() -> None:
     cursor = Cursor(100)
-    told = [cursor.told]
+    reported = [cursor.reported]
     for move, revision in (
         (Cursor.created, 7),
         (Cursor.created, 5),
@@ -48,17 +48,17 @@ def test_the_cluster_has_told_what_it_said() -> None:
         (Cursor.progressed, 110),
     ):
         move(cursor, revision)
-        told.append(cursor.told)
-    assert told == [0, 7, 7, 100, 100, 110]
+        reported.append(cursor.reported)
+    assert reported == [0, 7, 7, 100, 100, 110]
 
 
 def test_a_header_that_a_proxy_made_up_is_not_the_clusters_word() -> None:
     cursor = Cursor(0)
     cursor.created(7, made_up=True)
-    assert (cursor.next_revision, cursor.told) == (8, 0)
+    assert (cursor.next_revision, cursor.reported) == (8, 0)
     cursor.delivered(9)
     cursor.created(11, made_up=True)
-    assert (cursor.next_revision, cursor.told) == (10, 9)
+    assert (cursor.next_revision, cursor.reported) == (10, 9)
 
 
 def test_the_last_revision_that_is_believed() -> None:

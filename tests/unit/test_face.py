@@ -169,7 +169,7 @@ def test_types_of_fields_are_exported(cls: type) -> None:
 @pytest.mark.parametrize("cls", FROM_THE_LIBRARY, ids=lambda cls: str(cls.__name__))
 def test_what_comes_from_the_library_is_not_constructed(cls: type) -> None:
     article = "an" if cls in {Etcd, Event, Events} else "a"
-    words = f"^{article} {cls.__name__} comes from the library, and is not constructed$"
+    words = f"^{article} {cls.__name__} cannot be constructed: the library returns it$"
     if cls in {Event, KeyValue}:  # the message of the class in C is Python's
         words += f"|^cannot create 'trio_etcd_watch.{cls.__name__}' instances$"
     for arguments in ((), (1,), (1, 2, 3)):

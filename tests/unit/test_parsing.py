@@ -60,7 +60,7 @@ for name, data in {BROKEN!r}:
         parse(getattr(pb, name), data)
     except ValueError as exc:
         assert type(exc) is ValueError, (name, data)
-        assert str(exc) == f"{{len(data)}} bytes are no {{name}}", exc
+        assert str(exc) == f"{{len(data)}} bytes are not a {{name}}", exc
     else:
         raise AssertionError((name, data))
 """
@@ -80,7 +80,7 @@ for name, data in {BROKEN!r}:
         decode(data) if name == "WatchResponse" else decode_range(data)
     except StreamLost as exc:
         kind = "watch" if name == "WatchResponse" else "range"
-        assert str(exc).endswith(f"{{len(data)}} bytes are no {{kind}} response"), exc
+        assert str(exc).endswith(f"{{len(data)}} bytes are not a {{kind}} response"), exc
     else:
         raise AssertionError((name, data))
 """

@@ -83,7 +83,7 @@ def test_only_a_cancel_raises() -> None:
 
 
 def test_bytes_that_are_no_message() -> None:
-    with pytest.raises(StreamLost, match="1 bytes are no watch response"):
+    with pytest.raises(StreamLost, match="1 bytes are not a watch response"):
         decode(b"\xff")
 
 

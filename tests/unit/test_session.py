@@ -483,19 +483,19 @@ def test_a_refused_token_is_no_matter_of_the_neighbours() -> None:
 # A member that is behind, or a cluster that has lost history
 
 
-def behind(told: int = 30) -> tuple[Session, Subscription]:
+def behind(reported: int = 30) -> tuple[Session, Subscription]:
     """A resumed watch that had received a revision above 10, that of the creation."""
     session = connected_session()
     watch = live(session, 0)
-    receive(session, events(0, told))
+    receive(session, events(0, reported))
     session.disconnect()
     session.connect()
-    assert sent(session) == [("create", b"k", told + 1)]
+    assert sent(session) == [("create", b"k", reported + 1)]
     assert receive(session, created(0)) == []
     assert session.unproved == [watch]
     assert sent(session) == [("cancel", 0, 0)]
     # No event is accepted as its continuation.
-    assert receive(session, events(0, told + 1)) == []
+    assert receive(session, events(0, reported + 1)) == []
     return session, watch
 
 
@@ -587,7 +587,7 @@ def test_a_header_that_a_proxy_made_up_tells_nothing_of_the_cluster() -> None:
     session = connected_session()
     watch = session.open(watch_spec("k", start_revision=31))
     receive(session, created(0, 0, revision=31))
-    assert watch.cursor.told == 0
+    assert watch.cursor.reported == 0
     # An answer to a progress request may have overtaken its events.
     assert receive(session, progress(NO_ID, 30)) != []
     assert receive(session, progress(NO_ID, 31)) == []
@@ -642,7 +642,7 @@ def test_ids_that_the_server_makes_up_are_bounded() -> None:
     live(session, 0)
     for watch_id in range(1, MAX_UNKNOWN_IDS + 1):
         receive(session, events(watch_id, 11))
-    with pytest.raises(StreamLost, match="makes up"):
+    with pytest.raises(StreamLost, match="not assigned"):
         receive(session, events(MAX_UNKNOWN_IDS + 1, 11))
 
 
@@ -669,7 +669,7 @@ def test_halt_fails_every_watch_in_every_state() -> None:
     states = [State.LIVE, State.PARKED, State.CREATING]
     assert [watch.state for watch in watches] == states
     error = RpcError(StatusCode.UNIMPLEMENTED, "no Watch here")
-    deliveries = session.halt(error)
+    deliveries = session.fail_all(error)
     assert [delivery.subscription for delivery in deliveries] == watches
     assert all(delivery.item is error for delivery in deliveries)
     assert [delivery.next_revision for delivery in deliveries] == [11, 13, 0]

@@ -396,7 +396,7 @@ def test_no_references_leak() -> None:
 
 @in_c
 def test_a_page_that_was_not_decoded_before() -> None:
-    with pytest.raises(ValueError, match="no range response"):
+    with pytest.raises(ValueError, match="not a range response"):
         twin().put_range({}, range_reply()[:-1], KeyValue)
 
 
