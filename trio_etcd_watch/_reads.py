@@ -128,16 +128,13 @@ class Reads:
             try:
                 await self._checkpoint()
                 connection, metadata = await self._connector.connect()
-                result = await attempt(connection, metadata)
+                return await attempt(connection, metadata)
             except StreamLost as loss:
                 # Closing the watcher may have caused the loss, and is not an outage.
                 await self._checkpoint()
                 wait = next(waits)
                 self._outage.failed(trio.current_time(), str(loss), wait)
                 await trio.sleep(wait)
-            else:
-                self._outage.ended(trio.current_time())
-                return result
 
     async def _checkpoint(self) -> None:
         """Check that the watcher is open; a cancelled caller gets Cancelled instead."""
@@ -161,6 +158,7 @@ class Reads:
         with self._abandoning(connection):
             result = accept(reply)
         self._refused_tokens = 0
+        self._outage.ended(trio.current_time())
         return result
 
     async def _first_page(self, connection: Connection, metadata: Metadata) -> int:
@@ -170,12 +168,9 @@ class Reads:
         failure: the read that follows shows what is wrong.
         """
         reply: bytes | Status | None = None
-        with trio.move_on_after(SILENCE) as scope, contextlib.suppress(StreamLost):
+        with trio.move_on_after(SILENCE), contextlib.suppress(StreamLost):
             own = (*metadata, *self._metadata)
             reply = await connection.unary(STATUS, b"", own)
-        if scope.cancelled_caught:
-            # The read would wait for longer before it gives this member up.
-            self._connector.leave(connection)
         if not isinstance(reply, bytes):
             return FIRST_PAGE
         try:
