@@ -52,9 +52,12 @@ from trio_etcd_watch._replica import Replica
 from trio_etcd_watch._responses import decode
 from trio_etcd_watch._snapshot import (
     RANGE,
+    PagedRead,
     Range,
     check_of,
     count_request,
+    put_key_values,
+    snapshot_of,
 )
 from trio_etcd_watch._views import Consumer
 from trio_etcd_watch.testing import Etcd, open_etcd
@@ -293,17 +296,16 @@ async def keep_dict(endpoint: str, count: int) -> None:
 class EmptyReads:
     """Reads of a range that is empty until the stream begins."""
 
-    async def ask(
-        self,
-        request: bytes,
-        accept: Callable[[bytes], T],
-        meanwhile: Callable[[], None] | None = None,
-    ) -> T:
+    _reply = pb.RangeResponse(
+        header=pb.ResponseHeader(revision=FIRST_REVISION - 1)
+    ).SerializeToString()
+
+    async def snapshot(self, keys: Range) -> Snapshot:
         """Answer without a delay."""
         await trio.lowlevel.checkpoint()
-        reply = pb.RangeResponse()
-        reply.header.revision = FIRST_REVISION - 1
-        return accept(reply.SerializeToString())
+        read = PagedRead(keys, put_key_values)
+        read.receive(self._reply)
+        return snapshot_of(read)
 
 
 async def keep_mirror(endpoint: str, count: int) -> None:

@@ -22,9 +22,8 @@ from ._mapping import Snapshot
 from ._outage import LineBudget, Outage
 from ._parsing import parse
 from ._pb import watch_pb2 as pb
-from ._responses import SPEEDUPS
+from ._responses import SPEEDUPS, KeyValue
 from ._snapshot import (
-    FIRST_PAGE,
     MAX_KEYS,
     RANGE,
     PagedRead,
@@ -115,10 +114,9 @@ class Reads:
             trio.ClosedResourceError: the watcher was closed.
             WatchError: the server refuses the read.
         """
-        first_page = FIRST_PAGE
+        read = PagedRead(keys, put_key_values, revision=revision)
         if keys.range_end:
-            first_page = await self._retry(self._first_page)
-        read = PagedRead(keys, put_key_values, revision=revision, first_page=first_page)
+            await self._retry(partial(self._read_whole, read))
         await read_pages(self.ask, read)
         return snapshot_of(read)
 
@@ -145,10 +143,9 @@ class Reads:
         self,
         connection: Connection,
         metadata: Metadata,
-        *,
         request: bytes,
         accept: Callable[[Reply], T],
-        meanwhile: Callable[[], None] | None,
+        meanwhile: Callable[[], None] | None = None,
     ) -> T:
         with self._abandoning(connection):
             own = (*metadata, *self._metadata)
@@ -161,25 +158,38 @@ class Reads:
         self._outage.ended(trio.current_time())
         return result
 
-    async def _first_page(self, connection: Connection, metadata: Metadata) -> int:
-        """Return how many keys to ask for first.
+    async def _read_whole(
+        self, read: PagedRead[KeyValue], connection: Connection, metadata: Metadata
+    ) -> None:
+        """Read the range in one page, if this member's database is small.
 
-        The size of the database is a hint, so whatever answers instead of it is no
-        failure: the read that follows shows what is wrong.
+        There is one try, on the connection on which the size was told: another member
+        may have more keys, and a page that was lost once may be so again. Whatever
+        comes instead of the page, the range is then read in pages that begin small.
         """
+
+        def accept(reply: Reply) -> None:
+            if isinstance(reply, bytes):
+                read.receive(reply)
+
+        if await self._is_small(connection, metadata):
+            request = read.request(MAX_KEYS)
+            with contextlib.suppress(StreamLost):
+                await self._ask(connection, metadata, request, accept)
+
+    async def _is_small(self, connection: Connection, metadata: Metadata) -> bool:
         reply: bytes | Status | None = None
         with trio.move_on_after(SILENCE), contextlib.suppress(StreamLost):
             own = (*metadata, *self._metadata)
             reply = await connection.unary(STATUS, b"", own)
         if not isinstance(reply, bytes):
-            return FIRST_PAGE
+            return False
         try:
             size = parse(pb.StatusResponse, reply).dbSizeInUse
         except ValueError:
-            return FIRST_PAGE
-        bound = min(WHOLE_SIZE, connection.max_message_size)
+            return False
         # 0 is what servers before 3.4 say, which do not know.
-        return MAX_KEYS if 0 < size <= bound else FIRST_PAGE
+        return 0 < size <= min(WHOLE_SIZE, connection.max_message_size)
 
     @contextlib.contextmanager
     def _abandoning(self, connection: Connection) -> Iterator[None]:

@@ -140,12 +140,16 @@ class PagedRead(Generic[T]):
         assert self.header is not None, "no page has come"
         return self.header
 
-    def request(self) -> bytes:
-        """Return the request for the next page; the same until a reply is received."""
+    def request(self, limit: int = 0) -> bytes:
+        """Return the request for the next page; the same until a reply is received.
+
+        Args:
+            limit: ask for so many keys, whatever sizes have shown; 0 has no effect.
+        """
         return pb.RangeRequest(
             key=self._next,
             range_end=self._keys.range_end,
-            limit=self._limit,
+            limit=limit or self._limit,
             revision=self.revision,
             keys_only=self._keys_only,
             min_mod_revision=self._above and self._above + 1,

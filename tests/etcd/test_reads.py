@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import trio
 
@@ -20,7 +22,7 @@ from trio_etcd_watch import (
     _reads,
     open_watcher,
 )
-from trio_etcd_watch._snapshot import page_read
+from trio_etcd_watch._snapshot import PagedRead, page_read
 from trio_etcd_watch.testing import Etcd, Put, open_cluster, open_etcd
 
 
@@ -70,7 +72,7 @@ async def test_a_given_revision_may_be_gone_or_to_come(etcd_binary: str) -> None
 async def test_a_small_database_is_read_in_one_page(
     etcd_binary: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_reads, "FIRST_PAGE", 1)
+    monkeypatch.setattr(_reads, "PagedRead", partial(PagedRead, first_page=1))
     pages: list[int] = []
     async with open_guarded(etcd_binary) as server:
         for key in ("r1", "r2", "r3"):
@@ -79,11 +81,11 @@ async def test_a_small_database_is_read_in_one_page(
         channel = Channel(server.etcd.endpoint, credentials=READER)
         async with open_watcher(channel) as watcher:
             page_read.set(lambda received, _count: pages.append(received))
-            await watcher.snapshot("r", prefix=True)
-            assert pages == [3]
+            whole = await watcher.snapshot("r", prefix=True)
+            assert (len(whole), pages) == (3, [])
             monkeypatch.setattr(_reads, "WHOLE_SIZE", 4_096)
-            await watcher.snapshot("r", prefix=True)
-            assert pages == [3, 1, 3]
+            assert await watcher.snapshot("r", prefix=True) == whole
+            assert pages == [1, 3]
 
 
 @pytest.mark.parametrize("whole", [True, False])

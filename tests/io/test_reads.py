@@ -24,7 +24,7 @@ from trio_etcd_watch import (
 from trio_etcd_watch._connector import Connector
 from trio_etcd_watch._outage import LineBudget
 from trio_etcd_watch._pb import watch_pb2 as pb
-from trio_etcd_watch._snapshot import FIRST_PAGE, MAX_KEYS, Range, count_request
+from trio_etcd_watch._snapshot import Range, count_request
 from trio_etcd_watch._verdicts import MAX_REFUSED_TOKENS
 
 LIMIT = 20.0
@@ -195,98 +195,6 @@ async def test_an_outage_of_reads_is_told(caplog: pytest.LogCaptureFixture) -> N
     assert "no answer to a read: the server answered" in lines[0]
     assert "leader changed" in lines[0]
     assert "answer to a read resumed after 1 tries" in lines[1]
-
-
-def database_of(size: int) -> Answer:
-    return messages(pb.StatusResponse(dbSizeInUse=size).SerializeToString())
-
-
-async def limit_after(first: Answer, channel: Callable[[str], Channel]) -> int:
-    """Return how many keys a read of a range asks for after this answer to Status."""
-    member = Member(first)
-    async with (
-        serve_tcp(member.serve) as endpoint,
-        open_watcher(channel(endpoint)) as watcher,
-    ):
-        with trio.fail_after(LIMIT):
-            assert list(await watcher.snapshot("a", prefix=True)) == [b"a"]
-    # The read takes the same connection, unless that is gone.
-    assert member.connections == 1 + (first is close)
-    status_request, read_request = member.requests
-    assert status_request == b""
-    return pb.RangeRequest.FromString(read_request).limit
-
-
-@pytest.mark.parametrize(
-    ("size", "limit"),
-    [
-        (1, MAX_KEYS),
-        (_reads.WHOLE_SIZE, MAX_KEYS),
-        (_reads.WHOLE_SIZE + 1, FIRST_PAGE),
-        # Servers before 3.4 do not say.
-        (0, FIRST_PAGE),
-        (-1, FIRST_PAGE),
-    ],
-)
-async def test_a_small_database_is_read_at_once(size: int, limit: int) -> None:
-    assert await limit_after(database_of(size), Channel) == limit
-
-
-async def test_a_page_is_not_to_be_larger_than_a_message_may_be() -> None:
-    def channel(endpoint: str) -> Channel:
-        return Channel(endpoint, max_message_size=100_000)
-
-    assert await limit_after(database_of(100_000), channel) == MAX_KEYS
-    assert await limit_after(database_of(100_001), channel) == FIRST_PAGE
-
-
-@pytest.mark.parametrize(
-    "first",
-    [
-        pytest.param(status(StatusCode.UNIMPLEMENTED), id="unknown to a proxy"),
-        pytest.param(status(StatusCode.PERMISSION_DENIED), id="refused"),
-        pytest.param(status(StatusCode.UNAUTHENTICATED), id="an old token"),
-        pytest.param(status(StatusCode.UNAVAILABLE), id="unavailable"),
-        pytest.param(status(StatusCode.OK), id="no message"),
-        pytest.param(messages(b"\xff"), id="nonsense"),
-        pytest.param(messages(bytes(2_000)), id="too large"),
-        pytest.param(reset, id="reset"),
-        pytest.param(close, id="closed"),
-        pytest.param(silence, id="silence"),
-    ],
-)
-async def test_a_member_that_does_not_tell_its_size_is_read_all_the_same(
-    first: Answer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if first is silence:
-        monkeypatch.setattr(_reads, "SILENCE", 0.25)
-
-    def channel(endpoint: str) -> Channel:
-        return Channel(endpoint, max_message_size=1_500)
-
-    assert await limit_after(first, channel) == FIRST_PAGE
-
-
-async def test_an_outage_ends_with_a_read_and_not_with_a_size_that_is_not_told(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    caplog.set_level(logging.WARNING)
-    changed = status(StatusCode.UNAVAILABLE, "etcdserver: leader changed")
-    member = Member(changed)
-    member.answers.append(changed)
-
-    async def serve(stream: trio.abc.Stream) -> None:
-        if member.connections == 0:
-            member.connections = 1
-            raise trio.BrokenResourceError("its end closes the connection")
-        await member.serve(stream)
-
-    async with serve_tcp(serve) as endpoint, open_watcher(endpoint) as watcher:
-        with trio.fail_after(LIMIT):
-            await watcher.snapshot("a", prefix=True)
-    *failed, resumed = [record.getMessage() for record in caplog.records]
-    assert all(line.startswith("no answer to a read: ") for line in failed)
-    assert "answer to a read resumed after 2 tries" in resumed
 
 
 class Guarded:
