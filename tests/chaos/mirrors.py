@@ -40,8 +40,7 @@ RANGE_ODDS = 0.3
 
 REASONS = {
     "compacted": "compaction",
-    "the watch does not bring": "silent watch",
-    "the member of its watch is at": "member behind",
+    "the watch did not deliver": "silent watch",
     "the raft term fell": "member behind",
 }
 """The reasons in the log for reading a range again, in short; all others are a loss.

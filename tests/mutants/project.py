@@ -90,7 +90,7 @@ SESSION = (
 )
 REPLICA = (*unit("replica"), "tests/machine/test_replica_machine.py")
 TESTS = {
-    "_arguments": unit("session", "snapshot", "channel"),
+    "_arguments": unit("watch_arguments", "channel"),
     "_backoff": unit("backoff"),
     "_batches": (*unit("batches"), *SESSION),
     "_chain": unit("chain", "replica"),
@@ -120,7 +120,7 @@ TESTS = {
     "_parsing": unit("parsing"),
     "_pure": unit("decode", "values", "columns"),
     "_replica": REPLICA,
-    "_requests": (*unit("session", "snapshot"), "tests/io/test_reads.py"),
+    "_requests": unit("watch_arguments", "session"),
     "_responses": unit("responses", "values", "decode", "session"),
     "_roster": SESSION,
     "_rotation": (
