@@ -101,7 +101,7 @@ TESTS = {
     "_cli.printing": unit("printing"),
     "_cli.progress": (*unit("progress"), "tests/io/test_output.py"),
     "_columns": unit("columns", "values", "decode"),
-    "_creations": SESSION,
+    "_creations": (*unit("roster"), *SESSION),
     "_cursor": (*unit("cursor"), *SESSION),
     "_endpoints": unit("channel", "srv", "rotation"),
     "_errors": unit("errors", "values", "responses", "verdicts", "session"),
@@ -122,7 +122,7 @@ TESTS = {
     "_replica": REPLICA,
     "_requests": unit("watch_arguments", "session"),
     "_responses": unit("responses", "values", "decode", "session"),
-    "_roster": SESSION,
+    "_roster": (*unit("roster"), *SESSION),
     "_rotation": (
         *unit("rotation", "rotation_machine"),
         "tests/io/test_following_turns.py",
