@@ -88,6 +88,17 @@ def test_a_loss_is_noted_with_its_first_time_and_its_last_reason() -> None:
     assert (ended.last_loss, ended.lost_at) == (None, None)
 
 
+def test_a_watch_that_is_confirmed_again_has_its_stream() -> None:
+    session = connected_session()
+    watch = live(session, 0)
+    session.disconnect()
+    session.note_loss("cut", 5.0)
+    session.connect()
+    assert watch.lost_at == 5.0
+    assert receive(session, created(0)) == []
+    assert (watch.state, watch.lost_at) == (State.LIVE, None)
+
+
 def suspects_of(session: Session) -> int:
     """Return how many watches fail if the server refuses the stream."""
     return len(session.refuse(RpcError(StatusCode.INTERNAL, "refused")))
