@@ -131,7 +131,7 @@ async def test_every_use_after_its_block_is_told(etcd: Etcd) -> None:
                 lambda m=mapping: m == {},  # type: ignore[misc]  # likewise
             ]
         for number, use in enumerate(uses):
-            with pytest.raises(trio.ClosedResourceError, match="was left"):
+            with pytest.raises(trio.ClosedResourceError, match="is closed"):
                 pytest.fail(f"use {number} gave {use()!r}")
         waits: list[Callable[[], Awaitable[object]]] = [
             mirror.sync,
@@ -140,7 +140,7 @@ async def test_every_use_after_its_block_is_told(etcd: Etcd) -> None:
             changes.__anext__,
         ]
         for wait in waits:
-            with pytest.raises(trio.ClosedResourceError, match="was left"):
+            with pytest.raises(trio.ClosedResourceError, match="is closed"):
                 await wait()
         # A copy is a value, and does not change.
         assert kept["a"].value == b"1"
