@@ -36,9 +36,9 @@ class Cursor:
 
     Attributes:
         next_revision: the resume point; 0 until a watch from now is confirmed.
-        reported: the newest revision that the cluster has reported to this watch; never a start
-            that the user chose. A cluster whose newest revision is lower has lost
-            history.
+        reported: the newest revision that the cluster has reported to this watch; never
+            a start that the user chose. A cluster whose newest revision is lower has
+            lost history.
     """
 
     __slots__ = ("next_revision", "reported")

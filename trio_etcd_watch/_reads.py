@@ -179,6 +179,7 @@ class Reads:
 
     async def _is_small(self, connection: Connection, metadata: Metadata) -> bool:
         reply: bytes | Status | None = None
+        # If this single wait ends early, the range is read in pages, which is no loss.
         with trio.move_on_after(SILENCE), contextlib.suppress(StreamLost):
             own = (*metadata, *self._metadata)
             reply = await connection.unary(STATUS, b"", own)

@@ -59,8 +59,9 @@ MAX_STARTS = 5
 page_read: ContextVar[Callable[[int, int], None] | None] = ContextVar(
     "page_read", default=None
 )
-"""Called by the reads of this context after each page, with the number of keys received
-and the number of keys in the range. The command line shows these."""
+"""Called by the reads of this context after each page, except that of a range that was
+asked for whole, with the number of keys received and the number of keys in the range. The
+command line shows these."""
 
 Reply: TypeAlias = bytes | Status | Oversized
 """The reply of the server to a read."""

@@ -28,13 +28,10 @@ def database_of(size: int) -> Answer:
     return messages(pb.StatusResponse(dbSizeInUse=size).SerializeToString())
 
 
-async def limits_after(
+async def read_after(
     *answers: Answer, channel: Callable[[str], Channel] = Channel
-) -> list[int]:
-    """Return how many keys the reads of a range ask for after these answers.
-
-    The first one is the answer to Status.
-    """
+) -> Member:
+    """Read a range of a member that gives these answers, the first one to Status."""
     member = Member(answers[0])
     member.answers = list(reversed(answers))
     async with (
@@ -43,11 +40,19 @@ async def limits_after(
     ):
         with trio.fail_after(LIMIT):
             assert list(await watcher.snapshot("a", prefix=True)) == [b"a"]
-    # A member that does not tell the size is not left for that.
-    assert member.connections == 1 + (len(answers) > 1 or answers[0] is close)
+    return member
+
+
+def limits(member: Member) -> list[int]:
+    """Return how many keys each read has asked for."""
     status_request, *reads = member.requests
     assert status_request == b""
     return [pb.RangeRequest.FromString(read).limit for read in reads]
+
+
+def small_messages(endpoint: str) -> Channel:
+    """Return a channel for messages that are a little larger than the right answer."""
+    return Channel(endpoint, max_message_size=1_500)
 
 
 @pytest.mark.parametrize(
@@ -62,16 +67,17 @@ async def limits_after(
     ],
 )
 async def test_a_small_database_is_read_at_once(size: int, limit: int) -> None:
-    assert await limits_after(database_of(size)) == [limit]
+    member = await read_after(database_of(size))
+    assert (limits(member), member.connections) == ([limit], 1)
 
 
 async def test_a_page_is_not_to_be_larger_than_a_message_may_be() -> None:
     def channel(endpoint: str) -> Channel:
         return Channel(endpoint, max_message_size=100_000)
 
-    fits, does_not = database_of(100_000), database_of(100_001)
-    assert await limits_after(fits, channel=channel) == [MAX_KEYS]
-    assert await limits_after(does_not, channel=channel) == [FIRST_PAGE]
+    for size, limit in ((100_000, MAX_KEYS), (100_001, FIRST_PAGE)):
+        member = await read_after(database_of(size), channel=channel)
+        assert limits(member) == [limit]
 
 
 @pytest.mark.parametrize(
@@ -89,8 +95,8 @@ async def test_a_whole_range_is_asked_for_once(
 ) -> None:
     if answer is silence:
         monkeypatch.setattr(_reads, "SILENCE", 0.25)
-    limits = await limits_after(database_of(1), answer)
-    assert limits == [MAX_KEYS, FIRST_PAGE]
+    member = await read_after(database_of(1), answer)
+    assert (limits(member), member.connections) == ([MAX_KEYS, FIRST_PAGE], 2)
 
 
 @pytest.mark.parametrize(
@@ -113,11 +119,10 @@ async def test_a_member_that_does_not_tell_its_size_is_read_all_the_same(
 ) -> None:
     if first is silence:
         monkeypatch.setattr(_reads, "SILENCE", 0.25)
-
-    def channel(endpoint: str) -> Channel:
-        return Channel(endpoint, max_message_size=1_500)
-
-    assert await limits_after(first, channel=channel) == [FIRST_PAGE]
+    member = await read_after(first, channel=small_messages)
+    assert limits(member) == [FIRST_PAGE]
+    # The member is not left for that.
+    assert member.connections == 1 + (first is close)
 
 
 @pytest.mark.parametrize(
@@ -128,15 +133,8 @@ async def test_a_member_that_does_not_tell_its_size_is_read_all_the_same(
     ],
 )
 async def test_a_whole_range_that_is_too_large_is_read_in_pages(answer: Answer) -> None:
-    member = Member(database_of(1))
-    member.answers.insert(0, answer)
-    async with serve_tcp(member.serve) as endpoint:
-        channel = Channel(endpoint, max_message_size=1_500)
-        async with open_watcher(channel) as watcher:
-            with trio.fail_after(LIMIT):
-                assert list(await watcher.snapshot("a", prefix=True)) == [b"a"]
-    limits = [pb.RangeRequest.FromString(read).limit for read in member.requests[1:]]
-    assert limits == [MAX_KEYS, FIRST_PAGE]
+    member = await read_after(database_of(1), answer, channel=small_messages)
+    assert (limits(member), member.connections) == ([MAX_KEYS, FIRST_PAGE], 1)
 
 
 async def test_an_outage_ends_with_a_read_and_not_with_a_size_that_is_not_told(

@@ -17,7 +17,7 @@ from trio_etcd_watch._requests import (
     watch_spec,
 )
 
-ALL = {"prefix": True, "range_end": "z", "from_key": True}
+ALL: dict[str, Any] = {"prefix": True, "range_end": "z", "from_key": True}
 
 
 @pytest.mark.parametrize(
@@ -94,8 +94,9 @@ def test_ranges_that_are_refused(
     [("prefix", "range_end"), ("prefix", "from_key"), ("range_end", "from_key")],
 )
 def test_only_one_way_to_give_a_range(names: tuple[str, str]) -> None:
+    options = {name: ALL[name] for name in names}
     with pytest.raises(ValueError, match="exclude each other") as caught:
-        watch_spec("k", **{name: ALL[name] for name in names})  # type: ignore[arg-type]  # a table
+        watch_spec("k", **options)
     assert (
         str(caught.value) == f"{names[0]} and {names[1]} exclude each other; give one"
     )
