@@ -64,8 +64,8 @@ _Messages: TypeAlias = "list[bytes | Oversized]"
 
 
 @dataclass(slots=True)
-class Totals:
-    """The counters that all streams of a watcher share, and its budget of log lines."""
+class Counters:
+    """What all streams of a watcher count, and its budget of log lines."""
 
     reconnects: int = 0
     last_loss: str | None = None
@@ -110,7 +110,7 @@ class LiveStream:
     Args:
         route: the route of the stream.
         session: the session of the watches; the caller of `run()` connects it.
-        totals: the counters of the watcher.
+        counters: those of the watcher.
         outage: the outage that ends once this stream has lasted.
         worked: called at the first reply.
         expel: moves a watch to a stream with a new token.
@@ -123,7 +123,7 @@ class LiveStream:
         self,
         route: Route,
         session: Session,
-        totals: Totals,
+        counters: Counters,
         outage: Outage,
         *,
         worked: Callable[[], None],
@@ -132,7 +132,7 @@ class LiveStream:
         self.opened: float = math.inf
         self._route = route
         self._session = session
-        self._totals = totals
+        self._counters = counters
         self._outage = outage
         self._note_worked = worked
         self._expel = expel
@@ -206,14 +206,14 @@ class LiveStream:
         """
         self._received += 1
         self._note_working()
-        session, totals = self._session, self._totals
+        session, counters = self._session, self._counters
         before = session.bytes_received
         try:
             for delivery in session.receive_messages(messages, trio.current_time()):
-                totals.events_received += delivery.events
+                counters.events_received += delivery.events
                 delivery.subscription.receiver.deliver(delivery)
         finally:
-            totals.bytes_received += session.bytes_received - before
+            counters.bytes_received += session.bytes_received - before
             for subscription in session.expelled():
                 self._expel(subscription)
             self.wake()
@@ -308,7 +308,7 @@ class LiveStream:
     async def _outlive(self) -> None:
         """Note when the stream works, and when it has lasted."""
         await self._working.wait()
-        if not self._outage.lasts and self._totals.lines.take(self.opened):
+        if not self._outage.lasts and self._counters.lines.take(self.opened):
             logger.info("connected to %s", self._route.connection.authority)
         await trio.sleep_until(self.opened + MAX_DELAY)
         self._outage.ended(trio.current_time())

@@ -21,7 +21,7 @@ from ._errors import AuthenticationError, NoLeaderError, RpcError, WatchError
 from ._grpc.metadata import Metadata
 from ._grpc.status import CallEnd, StatusCode, StreamLost
 from ._inbox import Inbox
-from ._live_stream import LiveStream, Route, Totals
+from ._live_stream import Counters, LiveStream, Route
 from ._log import printable
 from ._outage import Outage
 from ._requests import WatchSpec
@@ -39,7 +39,7 @@ class WatchStream:
         connector: opens connections.
         metadata: the user's metadata.
         require_leader: whether a member without a leader is an error.
-        totals: the counters of the watcher.
+        counters: those of the watcher.
         move: moves a watch to a stream with a new token.
         delay: seconds to wait before the first attempt to open a stream.
     """
@@ -48,14 +48,14 @@ class WatchStream:
         self,
         connector: Connector,
         metadata: Metadata,
-        totals: Totals,
+        counters: Counters,
         *,
         require_leader: bool,
         move: Callable[[WatchStream, Subscription], None],
         delay: float = 0.0,
     ) -> None:
         self._connector = connector
-        self._totals = totals
+        self._counters = counters
         self._metadata = metadata
         self._require_leader = require_leader
         self._move = move
@@ -66,7 +66,7 @@ class WatchStream:
         )
         self._live: LiveStream | None = None
         self._scope = trio.CancelScope()
-        self._outage = Outage(totals.lines)
+        self._outage = Outage(counters.lines)
         self._empty = trio.Event()
 
     @property
@@ -117,7 +117,7 @@ class WatchStream:
 
     def take(self, subscription: Subscription, events: int, size: int) -> None:
         """Note what the user of a watch has consumed."""
-        self._totals.events_delivered += events
+        self._counters.events_delivered += events
         self._session.take(subscription, events, size)
         self._wake()
 
@@ -148,7 +148,7 @@ class WatchStream:
                 self._scope.cancel(reason=str(end))
                 return
             lived = trio.current_time() - opened
-            self._totals.reconnects += lived >= 0
+            self._counters.reconnects += lived >= 0
             wait = waits.send(lived > MAX_DELAY)
             self._note_loss(str(end))
             self._outage.failed(trio.current_time(), str(end), wait)
@@ -189,7 +189,7 @@ class WatchStream:
             live = LiveStream(
                 route,
                 self._session,
-                self._totals,
+                self._counters,
                 self._outage,
                 worked=self._tokens.worked,
                 expel=lambda subscription: self._expel(route, subscription),
@@ -212,7 +212,7 @@ class WatchStream:
             self._scope.cancel(reason=reason)
 
     def _note_loss(self, reason: str) -> None:
-        self._totals.last_loss = reason = printable(reason)
+        self._counters.last_loss = reason = printable(reason)
         self._session.note_loss(reason, trio.current_time())
 
     # The end of a stream

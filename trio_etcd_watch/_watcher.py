@@ -13,7 +13,7 @@ from ._connector import Connector
 from ._face import construct
 from ._follower import Follower
 from ._inbox import Inbox
-from ._live_stream import Totals
+from ._live_stream import Counters
 from ._mapping import Snapshot
 from ._mirror import Mirror, open_mirror
 from ._range_calls import RangeCalls
@@ -45,7 +45,7 @@ class Watcher(RangeCalls):
         # remains until its watches are closed.
         self._streams: dict[_StreamKey, WatchStream] = {}
         self._serving: dict[WatchStream, _StreamKey] = {}
-        self._totals = Totals()
+        self._counters = Counters()
         self._reading: set[trio.CancelScope] = set()
         self._closed = False
 
@@ -56,7 +56,7 @@ class Watcher(RangeCalls):
 
     async def _read(self, keys: Range, revision: int, metadata: Metadata) -> Snapshot:
         self._check_open()
-        reads = Reads(self._connector, metadata, self._totals.lines, self._check_open)
+        reads = Reads(self._connector, metadata, self._counters.lines, self._check_open)
         with trio.CancelScope() as scope:
             self._reading.add(scope)
             try:
@@ -68,13 +68,13 @@ class Watcher(RangeCalls):
     def _open_mirror(
         self, keys: Range, metadata: Metadata
     ) -> AbstractAsyncContextManager[Mirror]:
-        reads = Reads(self._connector, metadata, self._totals.lines, self._check_open)
+        reads = Reads(self._connector, metadata, self._counters.lines, self._check_open)
 
         def open_watch(start_revision: int) -> AbstractAsyncContextManager[Watch]:
             spec = mirror_spec(keys.key, keys.range_end, start_revision)
             return self._open_watch(spec, metadata, require_leader=False)
 
-        return open_mirror(Follower(keys, reads, open_watch, self._totals.lines))
+        return open_mirror(Follower(keys, reads, open_watch, self._counters.lines))
 
     @trio.lowlevel.enable_ki_protection
     async def request_progress(self) -> None:
@@ -108,7 +108,7 @@ class Watcher(RangeCalls):
         streams = () if self._closed else self._serving
         watches = [watch for stream in streams for watch in stream.watches]
         states = Counter(watch.state for watch in watches)
-        totals = self._totals
+        counters = self._counters
         return WatcherStatistics(
             streams=sum(not stream.closed for stream in streams),
             creating=states[State.CREATING],
@@ -117,11 +117,11 @@ class Watcher(RangeCalls):
             resuming=states[State.RESUMING],
             endpoints=self._connector.endpoints(),
             connections_made=self._connector.connections_made,
-            reconnects=totals.reconnects,
-            last_loss=totals.last_loss,
-            bytes_received=totals.bytes_received,
-            events_received=totals.events_received,
-            events_delivered=totals.events_delivered,
+            reconnects=counters.reconnects,
+            last_loss=counters.last_loss,
+            bytes_received=counters.bytes_received,
+            events_received=counters.events_received,
+            events_delivered=counters.events_delivered,
             unread_events=sum(watch.unread for watch in watches),
             speedups=SPEEDUPS,
         )
@@ -138,7 +138,7 @@ class Watcher(RangeCalls):
         stream = WatchStream(
             self._connector,
             metadata,
-            self._totals,
+            self._counters,
             require_leader=require_leader,
             move=self._move,
             delay=delay,

@@ -17,7 +17,7 @@ from tests.support.peer import (
 )
 from trio_etcd_watch._grpc.messages import Oversized
 from trio_etcd_watch._grpc.status import CallEnd, Status, StatusCode, StreamLost
-from trio_etcd_watch._live_stream import LiveStream, Route, Totals
+from trio_etcd_watch._live_stream import Counters, LiveStream, Route
 from trio_etcd_watch._outage import LineBudget, Outage
 from trio_etcd_watch._requests import watch_spec
 from trio_etcd_watch._session import Session
@@ -94,7 +94,7 @@ class OneStream:
     def __init__(self, session: Session | None = None) -> None:
         self.session = session or Session(max_message_size=1000)
         self.connection = FakeConnection()
-        self.totals = Totals()
+        self.counters = Counters()
         self.expelled: list[Subscription] = []
         self.given: list[Delivery] = []
 
@@ -119,7 +119,7 @@ class OneStream:
         stream = LiveStream(
             route,
             self.session,
-            self.totals,
+            self.counters,
             Outage(LineBudget()),
             worked=lambda: None,
             expel=self.expelled.append,
@@ -157,8 +157,8 @@ async def test_what_is_read_before_the_end_is_delivered_first() -> None:
 
     assert await watcher.run(play) == OK
     assert watcher.revisions == [5, 6, 7]
-    assert watcher.totals.events_received == 3
-    assert watcher.totals.bytes_received > 0
+    assert watcher.counters.events_received == 3
+    assert watcher.counters.bytes_received > 0
 
 
 @pytest.mark.parametrize("batched", [False, True])
