@@ -167,11 +167,15 @@ package: $(VENV)/.test .venv-package/.made
 	@.venv-package/bin/python -m pip install -qq --disable-pip-version-check --group package
 	@touch $@
 
+# Each process writes a file of its own: pytest's workers, and programs under test.
+COVERAGE = $(BIN)/python -m coverage
+MEASURED = $(COVERAGE) run -m pytest --numprocesses=$(WORKERS) --dist=worksteal
 coverage: $(VENV)/.test
-	$(BIN)/python -m coverage run -m pytest $(ARGS)
-	TRIO_ETCD_WATCH_PURE=1 $(BIN)/python -m coverage run --append \
-		-m pytest $(or $(ARGS),$(DECODING))
-	$(BIN)/python -m coverage report
+	$(COVERAGE) erase
+	$(MEASURED) $(ARGS)
+	TRIO_ETCD_WATCH_PURE=1 $(MEASURED) $(or $(ARGS),$(DECODING))
+	$(COVERAGE) combine --quiet
+	$(COVERAGE) report
 
 test-all: $(VERSIONS:%=test-%) test-oldest
 

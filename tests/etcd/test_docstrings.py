@@ -54,7 +54,7 @@ async def test_example_runs(
 ) -> None:
     monkeypatch.setenv("TRIO_ETCD_WATCH_ETCD", newest_binary)
     program = f"async def example():\n{textwrap.indent(EXAMPLES[name], '    ')}"
-    names = {**vars(trio_etcd_watch), **vars(testing)}
+    names = {**vars(trio_etcd_watch), **vars(testing), "__name__": "example"}
     exec(compile(program, name, "exec"), names)
     with trio.fail_after(LIMIT):
         await names["example"]()
