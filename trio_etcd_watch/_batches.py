@@ -26,6 +26,8 @@ MAX_SIZE = 4096
 
 _HEADER = 0x0A
 """The tag of field 1 of WatchResponse, the header."""
+_MAX_HEADER = 127
+"""Up to here the length of a header takes one byte; etcd's headers are shorter."""
 _ID_AND_EVENTS = re.compile(rb"(?:\x10[\x80-\xff]*[\x00-\x7f])?\x5a")
 """Field 2, the watch id (a varint, left out if 0), and the tag of field 11, events."""
 
@@ -47,6 +49,7 @@ def split_batches(
             mark is not None
             and 1 < len(message) <= MAX_SIZE
             and message[0] == _HEADER
+            and message[1] <= _MAX_HEADER
             and message.startswith(mark, message[1] + 2)
         ):
             batch.append(message)
@@ -64,15 +67,14 @@ def merge_batch(batch: Sequence[bytes]) -> RawResponse | None:
     """Decode a batch as one response; None if it must be decoded message by message."""
     try:
         # If one response is a transaction, the others probably are, too.
-        if not decode(batch[0]).rising:
-            return None
-        merged = decode(*batch)
+        merged = decode(*batch) if decode(batch[0]).rising else None
     except StreamLost:
         # The messages before the one that cannot be decoded are valid.
         return None
     # A field that any message of the batch sets is set in the merge.
     if (
-        merged.created
+        merged is None
+        or merged.created
         or merged.canceled
         or merged.compact_revision
         or merged.cancel_reason
@@ -89,7 +91,11 @@ def _mark(message: bytes) -> bytes | None:
 
     None if it is large, or not a plain response with events.
     """
-    if not 2 < len(message) <= MAX_SIZE or message[0] != _HEADER or message[1] > 127:
+    if not (
+        1 < len(message) <= MAX_SIZE
+        and message[0] == _HEADER
+        and message[1] <= _MAX_HEADER
+    ):
         return None
     found = _ID_AND_EVENTS.match(message, message[1] + 2)
     return found and found[0]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_etcd_watch import WatchResponse
 from trio_etcd_watch._batches import MAX_SIZE, merge_batch, split_batches
 from trio_etcd_watch._grpc.messages import Oversized
+from trio_etcd_watch._grpc.status import StreamLost
 from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._requests import WatchSpec
 from trio_etcd_watch._responses import decode
@@ -96,6 +99,110 @@ def state_of(subscription: Subscription) -> tuple[object, ...]:
     return phase.state, unread, subscription.cursor.next_revision, fragments
 
 
+def test_like_messages_are_one_batch() -> None:
+    for watch_id in IDS:
+        batch = [response(watch_id, [revision]) for revision in range(2, 50)]
+        (one,) = split_batches(batch)
+        assert isinstance(one, list)
+        merged = merge_batch(one)
+        assert merged is not None
+        assert [e.kv.mod_revision for e in merged.events] == list(range(2, 50))
+        assert (merged.watch_id, merged.header.revision) == (watch_id, 49)
+
+
+@pytest.mark.parametrize(("a", "b"), list(itertools.permutations(IDS, 2)))
+def test_batches_of_several_watches(a: int, b: int) -> None:
+    one, another = response(a, [2]), response(b, [2])
+    batches = list(split_batches([one, another, one, one, another]))
+    assert batches == [[one, one, one], [another, another]]
+
+
+def test_what_ends_a_batch() -> None:
+    one = response(1, [2])
+    large = response(1, [2] * MAX_SIZE)
+    skipped = Oversized(10**9, b"")
+    for other in (response(1, []), large, b"", b"\x0a", b"\x0a\x00", skipped):
+        batches = list(split_batches([one, one, other, one, one]))
+        lone = other if isinstance(other, Oversized) else [other]
+        assert batches == [[one, one], lone, [one, one]]
+        if isinstance(other, bytes):
+            assert list(split_batches([other, one])) == [[other], [one]]
+
+
+def test_how_large_a_message_of_a_batch_may_be() -> None:
+    one = response(1, [2])
+    fits, large = padded(one, MAX_SIZE), padded(one, MAX_SIZE + 1)
+    assert list(split_batches([fits, one, fits])) == [[fits, one, fits]]
+    assert list(split_batches([one, large])) == [[one], [large]]
+
+
+def padded(message: bytes, size: int) -> bytes:
+    """Add an unknown field to a message, so that it has this size."""
+    length = size - len(message) - 4
+    return b"%b\xa2\x06%c%c%b" % (
+        message,
+        length & 0x7F | 0x80,
+        length >> 7,
+        bytes(length),
+    )
+
+
+def with_header(size: int, message: bytes) -> bytes:
+    """Give a message a header of this size, an unknown field of tags of events."""
+    header = b"\xa2\x06%c" % (size - 3) + b"\x5a" * (size - 3)
+    length = bytes([size]) if size < 128 else bytes([size & 0x7F | 0x80, size >> 7])
+    return b"\x0a" + length + header + message[message[1] + 2 :]
+
+
+def test_the_longest_header_in_a_batch() -> None:
+    message = with_header(127, response(300, [2]))
+    assert list(split_batches([message, message])) == [[message, message]]
+
+
+@pytest.mark.parametrize("size", [128, 129])
+def test_a_long_header_does_not_hide_whose_the_events_are(size: int) -> None:
+    # Read as a short header, it would end before a tag of events, as those of watch 0.
+    long, short = with_header(size, response(300, [2])), response(0, [2])
+    assert decode(long).watch_id == 300
+    assert list(split_batches([short, long, short])) == [[short], [long], [short]]
+
+
+def test_a_message_without_a_header_is_not_taken_for_one_of_another_watch() -> None:
+    # Read as a header, the first bytes would end before the id of watch 1.
+    message = pb.WatchResponse(watch_id=10)
+    message.events.add().kv.key = b"...." + b"\x10\x01\x5a"
+    other, one = message.SerializeToString(), response(1, [2])
+    assert other[other[1] + 2 :] == b"\x10\x01\x5a"
+    assert list(split_batches([one, other, one])) == [[one], [other], [one]]
+
+
+def test_what_came_before_an_undecodable_message_is_delivered() -> None:
+    session, _ = open_session(10_000)
+    read = [response(1, [2]), response(1, [3]), response(1, [4]) + b"\x5a"]
+    assert len(list(split_batches(read))) == 1
+    deliveries = session.receive_messages(read, NOW)
+    assert [next(deliveries).next_revision for _ in range(2)] == [3, 4]
+    with pytest.raises(StreamLost):
+        next(deliveries)
+
+
+def test_what_is_not_merged() -> None:
+    # Repeated events are dropped from single responses only, so these are not merged.
+    assert merge_batch([response(1, [2]), response(1, [3])]) is not None
+    assert merge_batch([response(1, [2]), response(1, [2])]) is None
+    assert merge_batch([response(1, [2, 2]), response(1, [3])]) is None
+    assert merge_batch([response(1, [3]), response(1, [2])]) is None
+    fields: list[dict[str, object]] = [
+        {"created": True},
+        {"canceled": True},
+        {"compact_revision": 2},
+        {"cancel_reason": "?"},
+        {"fragment": True},
+    ]
+    for each in fields:
+        assert merge_batch([response(1, [2]), response(1, [3], **each)]) is None
+
+
 @given(messages, st.sampled_from([1, 5, 10_000]))
 def test_a_read_gives_what_each_message_gives(read: list[bytes], bound: int) -> None:
     one_by_one = outcome(*open_session(bound), [[message] for message in read])
@@ -127,43 +234,3 @@ def cut_at_specials(batch: list[bytes]) -> list[list[bytes]]:
         else:
             stretches[-1].append(message)
     return stretches
-
-
-def test_like_messages_are_one_batch() -> None:
-    for watch_id in IDS:
-        batch = [response(watch_id, [revision]) for revision in range(2, 50)]
-        (one,) = split_batches(batch)
-        assert isinstance(one, list)
-        merged = merge_batch(one)
-        assert merged is not None
-        assert [e.kv.mod_revision for e in merged.events] == list(range(2, 50))
-        assert (merged.watch_id, merged.header.revision) == (watch_id, 49)
-
-
-def test_batches_of_several_watches() -> None:
-    one, another = response(1, [2]), response(300, [2])
-    batches = list(split_batches([one, another, one, one, another]))
-    assert batches == [[one, one, one], [another, another]]
-
-
-def test_what_ends_a_batch() -> None:
-    one = response(1, [2])
-    large = response(1, [2] * MAX_SIZE)
-    skipped = Oversized(10**9, b"")
-    for other in (response(1, []), large, b"", skipped):
-        batches = list(split_batches([one, one, other, one, one]))
-        lone = other if isinstance(other, Oversized) else [other]
-        assert batches == [[one, one], lone, [one, one]]
-        if isinstance(other, bytes):
-            assert list(split_batches([other, one])) == [[other], [one]]
-
-
-def test_what_is_not_merged() -> None:
-    # Repeated events are dropped from single responses only, so these are not merged.
-    assert merge_batch([response(1, [2]), response(1, [3])]) is not None
-    assert merge_batch([response(1, [2]), response(1, [2])]) is None
-    assert merge_batch([response(1, [3]), response(1, [2])]) is None
-    for field in ("created", "canceled", "fragment"):
-        assert (
-            merge_batch([response(1, [2]), response(1, [3], **{field: True})]) is None
-        )
