@@ -12,7 +12,6 @@ import trio
 
 from tests.support.helpers import LIMIT, eventually, split, take
 from tests.support.proxy import open_proxy
-from tests.support.replies import receive
 from trio_etcd_watch import (
     Channel,
     CompactedError,
@@ -21,10 +20,6 @@ from trio_etcd_watch import (
     Watch,
     open_watcher,
 )
-from trio_etcd_watch._pb.watch_pb2 import WatchResponse as RawResponse
-from trio_etcd_watch._requests import WatchSpec
-from trio_etcd_watch._session import MAX_FRAGMENTS, Session
-from trio_etcd_watch._subscription import State
 from trio_etcd_watch.testing import Etcd, Put, open_etcd
 
 
@@ -212,18 +207,3 @@ async def test_statistics(etcd: Etcd) -> None:
 
 async def has_unread(watch: Watch, count: int) -> bool:
     return watch.statistics().unread_events == count
-
-
-def test_endless_empty_fragments_end() -> None:
-    session = Session(max_message_size=2**20)
-    session.connect()
-    subscription = session.open(WatchSpec(key=b"k", range_end=b""))
-    receive(session, RawResponse(created=True))
-    empty = RawResponse(fragment=True)
-    count = 0
-    while subscription.state is State.LIVE:
-        receive(session, empty)
-        count += 1
-    assert count == MAX_FRAGMENTS + 1
-    # With its id it has lost what had come.
-    assert subscription.state is State.ENDED

@@ -85,7 +85,7 @@ def unit(*names: str) -> tuple[str, ...]:
 
 
 SESSION = (
-    *unit("session", "session_bounds", "batches"),
+    *unit("session", "session_bounds", "session_edges", "batches"),
     "tests/machine/test_session_machine.py",
 )
 REPLICA = (*unit("replica"), "tests/machine/test_replica_machine.py")
@@ -106,7 +106,7 @@ TESTS = {
     "_endpoints": unit("channel", "srv", "rotation"),
     "_errors": unit("errors", "values", "responses", "verdicts", "session"),
     "_face": unit("face"),
-    "_fragments": (*unit("session_bounds"), *SESSION),
+    "_fragments": (*unit("fragments"), *SESSION),
     "_grpc.frames": (*unit("messages", "frames"), "tests/io/test_connection.py"),
     "_grpc.messages": unit("messages", "frames"),
     "_grpc.metadata": unit("metadata", "channel"),

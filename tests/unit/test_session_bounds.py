@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.machine.session_machine import MAX_MESSAGE_SIZE
 from tests.support.replies import (
     canceled,
@@ -87,6 +89,25 @@ def test_a_fragment_shows_that_the_limit_can_be_kept() -> None:
         receive(session, created(watch_id, revision=50))
         receive(session, events(watch_id, 10 + watch_id, fragment=True))
     assert watch.state is State.LIVE
+
+
+@pytest.mark.parametrize("fragment", [False, True])
+def test_twenty_in_a_row_may_be_too_large(fragment: bool) -> None:
+    session = connected_session()
+    watch = live(session, 0)
+    skip(session, watch, 20)
+    receive(session, events(watch.live.watch_id, 11, fragment=fragment))
+    skip(session, watch, 20)
+    (delivery,) = receive_oversized(session, watch.live.watch_id)
+    check_too_large(delivery, watch, 2 * MAX_MESSAGE_SIZE)
+
+
+def skip(session: Session, watch: Subscription, times: int) -> None:
+    """Let several responses in a row be too large for a watch."""
+    for _ in range(times):
+        last = watch.live.watch_id
+        assert receive_oversized(session, last) == []
+        receive(session, created(last + 1, revision=50))
 
 
 def test_fragments_over_the_limit_fail_their_watch() -> None:
