@@ -111,7 +111,7 @@ TESTS = {
     "_grpc.messages": unit("messages", "frames"),
     "_grpc.metadata": unit("metadata", "channel"),
     "_grpc.status": unit("status", "verdicts"),
-    "_lifecycle": (*unit("roster"), *SESSION),
+    "_lifecycle": (*unit("lifecycle", "roster"), *SESSION),
     "_log": unit("log"),
     "_mapping": unit("mapping", "replica", "snapshot"),
     "_members": (*unit("members"), "tests/io/test_following.py"),

@@ -127,7 +127,6 @@ TESTED_ELSEWHERE = {
     "._views": "over a replica: test_changes.py, test_replica.py",
     "._opening": "the block of a watcher: test_watcher.py",
     "._twins": "which decoder runs: test_speedups.py",
-    "._lifecycle": "the part of `_session` that begins and ends watches: test_session.py",
     "._statistics": "only data: test_watcher.py",
     "._subscription": "only data, which `_session` changes: test_session.py",
 }
