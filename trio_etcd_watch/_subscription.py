@@ -63,7 +63,7 @@ class Creating:
     prev_kv_tries: int
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True)
 class Live:
     """The server has confirmed it on the present stream.
 

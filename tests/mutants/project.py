@@ -131,7 +131,7 @@ TESTS = {
     "_snapshot": (*unit("snapshot"), "tests/io/test_reads.py"),
     "_srv": unit("srv"),
     "_statistics": unit("factories"),
-    "_subscription": SESSION,
+    "_subscription": (*unit("subscription", "roster"), *SESSION),
     "_tokens": (*unit("tokens"), *SESSION),
     "_twins": unit("speedups"),
     "_verdicts": (*unit("verdicts"), "tests/io/test_scripted_verdicts.py"),

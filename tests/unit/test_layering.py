@@ -128,7 +128,6 @@ TESTED_ELSEWHERE = {
     "._opening": "the block of a watcher: test_watcher.py",
     "._twins": "which decoder runs: test_speedups.py",
     "._statistics": "only data: test_watcher.py",
-    "._subscription": "only data, which `_session` changes: test_session.py",
 }
 """Modules without a test file of their name, with the reason."""
 
