@@ -8,7 +8,7 @@ import pytest
 
 from trio_etcd_watch._backoff import MAX_DELAY
 from trio_etcd_watch._grpc.status import Status, StatusCode
-from trio_etcd_watch._tokens import NEW_TOKEN_AGE, Refusal, StreamTokens, WatchTokens
+from trio_etcd_watch._tokens import Refusal, StreamTokens, WatchTokens
 from trio_etcd_watch._verdicts import MAX_REFUSED_TOKENS
 
 INVALID = Status(StatusCode.UNAUTHENTICATED, "etcdserver: invalid auth token")
@@ -72,8 +72,8 @@ def test_what_is_not_about_the_token() -> None:
     ("age", "refusal"),
     [
         (math.inf, Refusal.RENEW),
-        (NEW_TOKEN_AGE, Refusal.RENEW),
-        (NEW_TOKEN_AGE - 0.1, Refusal.OTHER),
+        (2.0, Refusal.RENEW),
+        (1.9, Refusal.OTHER),
         (0.0, Refusal.OTHER),
     ],
 )
