@@ -122,7 +122,7 @@ TESTS = {
     "_replica": REPLICA,
     "_requests": unit("watch_arguments", "session"),
     "_responses": unit("responses", "values", "decode", "session"),
-    "_roster": (*unit("roster"), *SESSION),
+    "_roster": (*unit("roster", "lifecycle"), *SESSION),
     "_rotation": (
         *unit("rotation", "rotation_machine"),
         "tests/io/test_following_turns.py",

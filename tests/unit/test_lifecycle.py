@@ -95,6 +95,18 @@ def test_a_member_that_is_behind_ends_no_loss_and_confirms_nothing() -> None:
     assert subscription.lost_at is None
 
 
+def test_a_proof_that_comes_after_its_stream_creates_nothing_twice() -> None:
+    session, subscription = behind()
+    receive(session, created(0, revision=29))
+    doubtful = session.unproved
+    resume(session)
+    assert session.unproved == []
+    assert sent(session) == [("create", b"m", 31)]
+    assert session.prove(30, doubtful) == []
+    assert sent(session) == []
+    assert subscription.state is State.CREATING
+
+
 def test_a_header_that_a_proxy_made_up_shows_no_member_behind() -> None:
     session, subscription = behind()
     assert len(receive(session, created(0, 0, revision=0))) == 1
