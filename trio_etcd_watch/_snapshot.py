@@ -213,7 +213,8 @@ class PagedRead(Generic[T]):
 
     def _check(self, page: RangePage) -> None:
         """Check that the page continues those before it."""
-        if page.more and (not page.size or page.last_key < self._next):
+        # Without keys, its last key is empty, and comes before any other.
+        if page.more and page.last_key < self._next:
             raise StreamLost("a page of a range does not advance")
         if self.header is None:
             return
@@ -356,8 +357,8 @@ def _newest(page: RangePage) -> int:
 
 def _page_of(reply: bytes) -> RangePage:
     page = decode_range(reply)
-    if not 0 <= page.revision < MAX_REVISION:
-        # The next event would have no revision.
+    if not 0 < page.revision < MAX_REVISION:
+        # No store has it, or the next event would have no revision.
         raise StreamLost(f"a read is answered at revision {page.revision}")
     return page
 

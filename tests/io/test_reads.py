@@ -87,12 +87,14 @@ class Member:
 
     Attributes:
         requests: what came, in order.
+        paths: the methods that were called, in order.
     """
 
     def __init__(self, first: Answer) -> None:
         self.answers = [first]
         self.connections = 0
         self.requests: list[bytes] = []
+        self.paths: list[str] = []
 
     async def serve(self, stream: trio.abc.Stream) -> None:
         self.connections += 1
@@ -101,7 +103,9 @@ class Member:
 
             async def serve_calls() -> None:
                 while True:
-                    stream_id = await peer.accept()
+                    request = await peer.next(h2.events.RequestReceived)
+                    stream_id = request.stream_id
+                    self.paths.append(dict(request.headers)[":path"])
                     self.requests.append(await peer.message(stream_id))
                     await (self.answers.pop() if self.answers else right)(
                         peer, stream_id

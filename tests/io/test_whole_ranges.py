@@ -69,6 +69,10 @@ def small_messages(endpoint: str) -> Channel:
 async def test_a_small_database_is_read_at_once(size: int, limit: int) -> None:
     member = await read_after(database_of(size))
     assert (limits(member), member.connections) == ([limit], 1)
+    assert member.paths == [
+        "/etcdserverpb.Maintenance/Status",
+        "/etcdserverpb.KV/Range",
+    ]
 
 
 async def test_a_page_is_not_to_be_larger_than_a_message_may_be() -> None:

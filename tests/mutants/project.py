@@ -128,7 +128,10 @@ TESTS = {
         "tests/io/test_following_turns.py",
     ),
     "_session": SESSION,
-    "_snapshot": (*unit("snapshot"), "tests/io/test_reads.py"),
+    "_snapshot": (
+        *unit("snapshot", "page_requests"),
+        "tests/io/test_whole_ranges.py",
+    ),
     "_srv": unit("srv"),
     "_statistics": unit("factories"),
     "_subscription": (*unit("subscription", "roster"), *SESSION),
