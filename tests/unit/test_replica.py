@@ -7,7 +7,7 @@ import pytest
 from tests.machine.store import Store, as_events, follow, header_at, store_of
 from trio_etcd_watch._face import construct
 from trio_etcd_watch._pb import watch_pb2 as pb
-from trio_etcd_watch._replica import Check, Diverged, Replica
+from trio_etcd_watch._replica import Check, Diverged, Replica, shown
 from trio_etcd_watch._views import Consumer, PrefixView
 
 
@@ -32,9 +32,15 @@ def test_a_transaction_shows_whole() -> None:
 @pytest.mark.parametrize(
     ("lost", "why"),
     [
-        (0, "b'a' before revision 4 .* PUT of version 3 follows version 1 of rev"),
+        (
+            0,
+            "b'a' before revision 4 .* PUT of version 3 follows version 1 of revision 2",
+        ),
         (2, "b'b' before revision 6 .* DELETE of version 0 follows absent"),
-        (4, "b'a' before revision 8 .* PUT of version 1 follows version 3"),
+        (
+            4,
+            "b'a' before revision 8 .* PUT of version 1 follows version 3 of revision 4",
+        ),
     ],
 )
 def test_an_event_that_continues_nothing_means_a_lost_one(lost: int, why: str) -> None:
@@ -46,7 +52,7 @@ def test_an_event_that_continues_nothing_means_a_lost_one(lost: int, why: str) -
     store.commit({b"a": b"4"})
     raw = store.events(3, 8)
     assert len(raw) == 6
-    with pytest.raises(Diverged, match=why):
+    with pytest.raises(Diverged, match=f"{why}$"):
         follow(replica, store, lost)
     # No event of that response was applied.
     assert dict(replica.mapping) == store.range(2)
@@ -158,6 +164,17 @@ def test_a_proof_finds_what_events_hide(lost: list[int], why: str) -> None:
     assert prove(replica, store)
 
 
+def test_a_proof_finds_a_lost_deletion_of_a_key_that_was_new() -> None:
+    store = store_of(a="1")
+    replica = Replica(store.snapshot())
+    for changes in ({b"b": b"1"}, {b"b": None}, {b"c": b"1"}):
+        store.commit(changes)
+    assert follow(replica, store, 1)
+    why = "b'b' is not put after revision 2 on the server, and version 1 of revision 3"
+    with pytest.raises(Diverged, match=why):
+        prove(replica, store)
+
+
 def test_a_proof_is_of_its_own_revision_while_events_come() -> None:
     store = store_of(a="1", b="1")
     replica = Replica(store.snapshot())
@@ -210,6 +227,34 @@ def test_a_check_waits_for_a_put_and_for_a_deletion() -> None:
     assert replica.revision == 6
 
 
+def test_a_put_is_waited_for_though_the_number_of_keys_stays() -> None:
+    store = store_of(a="1")
+    replica = Replica(store.snapshot())
+    store.commit({b"a": b"2"})
+    check = Check(2, 1, header_at(5), newest=3)
+    assert not replica.settle(check)
+    follow(replica, store)
+    assert replica.settle(check)
+    assert replica.revision == 5
+
+
+def test_a_check_says_nothing_of_what_came_before_it() -> None:
+    store = store_of(a="1")
+    store.commit({b"a": b"2"})
+    store.commit({b"a": b"3"})
+    replica = Replica(store.snapshot())
+    # Nothing was put after revision 4, but this replica is set back to revision 2.
+    check = Check(4, 1, header_at(6), newest=0)
+    store.forget(2)
+    replica.replace(store.snapshot())
+    assert not replica.settle(check)
+
+
+def test_a_check_at_the_revision_of_the_replica_settles_at_once() -> None:
+    replica = Replica(store_of(a="1").snapshot())
+    assert replica.settle(Check(2, 1, header_at(2)))
+
+
 def test_a_count_settles_by_revision_alone() -> None:
     replica = Replica(store_of(a="1").snapshot())
     check = Check(2, 1, header_at(3))
@@ -243,6 +288,30 @@ def test_a_prefix_is_a_live_view() -> None:
     assert construct(PrefixView, lambda: replica, "").get("c")
 
 
+def test_a_copy_is_a_snapshot_at_the_revision_of_the_replica() -> None:
+    store = store_of(a="1")
+    replica = Replica(store.snapshot())
+    store.commit({b"b": b"1"})
+    follow(replica, store)
+    copy = replica.copy(header_at(9))
+    store.commit({b"a": None})
+    follow(replica, store)
+    assert dict(copy) == store.range(3)
+    assert (copy.revision, copy.header) == (3, header_at(9))
+
+
+def test_iteration_goes_on_while_nothing_changes() -> None:
+    store = store_of(a="1", b="1")
+    replica = Replica(store.snapshot())
+    keys = []
+    for key in construct(PrefixView, lambda: replica, ""):
+        keys.append(key)
+        replica.apply([])
+        replica.progressed(9)
+        replica.replace(store.snapshot())
+    assert keys == [b"a", b"b"]
+
+
 def test_iteration_does_not_mix_two_states() -> None:
     store = store_of(a="1", b="1", c="1")
     replica = Replica(store.snapshot())
@@ -274,6 +343,11 @@ def test_iteration_notices_changes_that_are_undone(broken: bool) -> None:
     assert dict(replica.mapping) == before
     with pytest.raises(RuntimeError, match="changed"):
         list(keys)
+
+
+@pytest.mark.parametrize(("size", "text"), [(100, "b'%s'"), (101, "b'%s'...")])
+def test_a_key_is_shown_up_to_a_hundred_bytes(size: int, text: str) -> None:
+    assert shown(b"k" * size) == text % ("k" * 100)
 
 
 def test_a_long_key_is_cut_in_a_message() -> None:
