@@ -18,7 +18,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     return lambda: [record.getMessage() for record in caplog.records]
 
 
-def test_begin_and_end_have_one_level(
+def test_begin_and_end_have_one_logger_and_one_level(
     lines: Callable[[], list[str]], caplog: pytest.LogCaptureFixture
 ) -> None:
     outage = Outage(LineBudget())
@@ -32,7 +32,8 @@ def test_begin_and_end_have_one_level(
         "no watch stream: reset; next try in 0.10 s",
         "watch stream resumed after 3 tries in 4.0 s",
     ]
-    assert {record.levelname for record in caplog.records} == {"WARNING"}
+    logged = {(record.name, record.levelname) for record in caplog.records}
+    assert logged == {("trio_etcd_watch", "WARNING")}
     # The next outage is logged from its beginning.
     outage.failed(9.0, "refused", 0.1)
     outage.ended(10.0)
