@@ -107,7 +107,10 @@ TESTS = {
     "_errors": unit("errors", "values", "responses", "verdicts", "session"),
     "_face": unit("face"),
     "_fragments": (*unit("fragments"), *SESSION),
-    "_grpc.frames": (*unit("messages", "frames"), "tests/io/test_connection.py"),
+    "_grpc.frames": (
+        *unit("frames_edges", "messages", "frames"),
+        "tests/io/test_connection.py",
+    ),
     "_grpc.messages": unit("messages", "frames"),
     "_grpc.metadata": unit("metadata", "channel"),
     "_grpc.status": unit("status", "verdicts"),

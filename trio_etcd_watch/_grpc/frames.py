@@ -52,8 +52,8 @@ class FrameReader:
         self._streams: dict[int, Inbound] = {}
         # The same, by the flags and stream id in the header of a plain frame.
         self._plain: dict[bytes, Inbound] = {}
-        # Requests whose response has not begun, and the newest request of all.
-        self._awaited: set[int] = set()
+        # Requests that are not closed, and the newest request of all.
+        self._expected: set[int] = set()
         self._newest = 0
         self._consumed = 0
         self.started = False
@@ -62,12 +62,11 @@ class FrameReader:
 
     def expect(self, stream_id: int) -> None:
         """Note that a request was sent; its response has not begun. Ids only grow."""
-        self._awaited.add(stream_id)
+        self._expected.add(stream_id)
         self._newest = stream_id
 
     def open(self, stream_id: int, inbound: Inbound) -> None:
         """Parse the DATA of this stream from now on, as its response has begun."""
-        self._awaited.discard(stream_id)
         self._streams[stream_id] = inbound
         self._plain[_plain_header(stream_id)] = inbound
 
@@ -76,7 +75,7 @@ class FrameReader:
 
         h2 would answer each frame with a RST_STREAM.
         """
-        self._awaited.discard(stream_id)
+        self._expected.discard(stream_id)
         self._streams.pop(stream_id, None)
         self._plain.pop(_plain_header(stream_id), None)
 
@@ -126,8 +125,7 @@ class FrameReader:
         return (
             stream_id % 2 == 1
             and stream_id <= self._newest
-            and stream_id not in self._streams
-            and stream_id not in self._awaited
+            and stream_id not in self._expected
         )
 
     def _take_plain(self, buffer: bytes, start: int) -> int:
