@@ -19,6 +19,8 @@ What is not mutated, and why:
 - `assert`, `assert_never` and `raise AssertionError`: they state what cannot happen;
 - the texts of raised exceptions and of log lines: they are for readers, and a test
   compares the part that matters;
+- the texts `help`, `description` and `epilog` of a parser of arguments: they are for
+  readers;
 - the last argument of a `Row` of verdicts: it names the source of the row, and only
   people read it;
 - None and `...`: there is no other value of the same type;
@@ -55,6 +57,7 @@ FOR_TYPE_CHECKERS = {"TypeVar", "NewType", "ParamSpec"}
 UNREACHABLE = {"AssertionError", "NotImplementedError", "assert_never"}
 OF_DATACLASSES = {"frozen", "slots", "kw_only"}
 NAMES_ONLY = {"__all__", "__slots__", "__match_args__"}
+OF_HELP = {"help", "description", "epilog"}
 LOG_LEVELS = {"debug", "info", "warning", "error", "exception", "log"}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -279,6 +282,8 @@ def children(node: ast.AST) -> Iterator[ast.AST]:
             skipped = [each for each in node.keywords if each.arg in OF_DATACLASSES]
         case ast.Call(func=ast.Name(id="Row")):
             skipped = [node.args[-1]]
+        case ast.keyword(arg=name) if name in OF_HELP:
+            skipped = [text_of(node.value)]
         case ast.Call(func=ast.Attribute(attr=level)) if level in LOG_LEVELS:
             skipped = [*map(text_of, node.args)]
         case ast.Raise(exc=ast.Call() as call):

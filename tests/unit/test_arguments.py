@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from trio_etcd_watch._cli.arguments import EXIT_CODES, Connection, Options, parse
+from trio_etcd_watch._cursor import MAX_REVISION
 
 SECRET = "not to be seen"
 
@@ -24,9 +25,10 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str, **environ: str)
     return said.err
 
 
-def test_the_least() -> None:
-    assert parse(["get", "a"], {}) == Options(
-        command="get", key=b"a", connection=Connection()
+@pytest.mark.parametrize("command", ["get", "watch", "mirror"])
+def test_the_least(command: str) -> None:
+    assert parse([command, "a"], {}) == Options(
+        command=command, key=b"a", connection=Connection()
     )
 
 
@@ -139,6 +141,48 @@ def test_a_connection_by_variables() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("1h", 3600.0),
+        ("2m", 120.0),
+        ("3s", 3.0),
+        ("4ms", 0.004),
+        ("5us", 0.000_005),
+        ("5µs", 0.000_005),
+        ("6ns", 0.000_000_006),
+        ("1h2m3.5s", 3723.5),
+        (".5m", 30.0),
+        ("1.s", 1.0),
+        ("0.25", 0.25),
+    ],
+)
+def test_durations(text: str, seconds: float) -> None:
+    options = parse(["get", "a"], {"ETCDCTL_COMMAND_TIMEOUT": text})
+    assert options.command_timeout == pytest.approx(seconds, rel=1e-9)
+    assert parse(["get", "a", f"--command-timeout={text}"], {}) == options
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *((text, True) for text in ("1", "t", "T", "true", "True", "TRUE")),
+        *((text, False) for text in ("0", "f", "F", "false", "False", "FALSE")),
+    ],
+)
+def test_booleans_are_spelled_as_in_go(text: str, value: bool) -> None:
+    options = parse(["get", "a"], {"ETCDCTL_INSECURE_SKIP_TLS_VERIFY": text})
+    assert options.connection.insecure_skip_tls_verify is value
+
+
+def test_the_newest_revision_that_may_be_asked_for(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert parse(["get", "a", f"--rev={MAX_REVISION}"], {}).revision == MAX_REVISION
+    said = refused(capsys, "get", "a", f"--rev={MAX_REVISION + 1}")
+    assert f"--rev must be between 0 and {MAX_REVISION}" in said
+
+
+@pytest.mark.parametrize(
     ("flags", "environ", "user", "password"),
     [
         ([], {"USER": f"u:{SECRET}"}, "u", SECRET),
@@ -149,6 +193,10 @@ def test_a_connection_by_variables() -> None:
         # As in etcdctl: with a password of its own, the name may contain a colon.
         ([], {"USER": "u:v", "PASSWORD": SECRET}, "u:v", SECRET),
         ([], {"PASSWORD": SECRET}, None, None),
+        # An empty variable is none.
+        ([], {"USER": "", "PASSWORD": SECRET}, None, None),
+        ([], {"USER": f"u:{SECRET}", "PASSWORD": ""}, "u", SECRET),
+        (["--user=u"], {"PASSWORD": ""}, "u", None),
         (["--user=u"], {"USER": f"v:{SECRET}"}, "u", None),
         (["--user=u"], {"PASSWORD": SECRET}, "u", SECRET),
         (["--user=u", "--password-file=f"], {"PASSWORD": SECRET}, "u", None),
@@ -204,6 +252,30 @@ def test_what_is_wrong(
     assert message in refused(capsys, "get", "a", *flags, **environ)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "usage", "missing"),
+    [([], "trio-etcd-watch ", "COMMAND"), (["get"], "trio-etcd-watch get ", "KEY")],
+)
+def test_what_is_missing(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], usage: str, missing: str
+) -> None:
+    said = refused(capsys, *arguments)
+    assert said.startswith(f"usage: {usage}")
+    assert said.endswith(f"the following arguments are required: {missing}\n")
+
+
+def test_the_usage_is_that_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(capsys, "get", "a", "--rev=-1").startswith(
+        "usage: trio-etcd-watch get "
+    )
+
+
+def test_flags_of_the_program_are_not_abbreviated(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert "COMMAND" in refused(capsys, "--vers")
+
+
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as info:
         parse(["--version"], {}, "1.2.3")
@@ -213,6 +285,7 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+REFERENCE = (ROOT / "docs/reference/command-line.md").read_text()
 COMMANDS = re.findall(r"^    trio-etcd-watch (.+)$", README, re.MULTILINE)
 
 
@@ -226,11 +299,21 @@ def test_what_the_readme_shows_is_right(line: str) -> None:
 
 
 def test_the_reference_has_the_exit_codes() -> None:
-    page = (ROOT / "docs/reference/command-line.md").read_text()
-    table = page.partition("| exit code | meaning |")[2].partition("\n\n")[0]
+    table = REFERENCE.partition("| exit code | meaning |")[2].partition("\n\n")[0]
     in_reference = re.findall(r"^\| (\d) \| (.+) \|$", table, re.MULTILINE)
     in_help = re.findall(r"^  (\d)    (.+(?:\n {7}.+)*)$", EXIT_CODES, re.MULTILINE)
     assert len(in_help) == 6
     for (code, meaning), (shown, text) in zip(in_reference, in_help, strict=True):
         plain = " ".join(text.split())
         assert (code, meaning.replace("`", "").split(" (for")[0]) == (shown, plain)
+
+
+def test_the_reference_says_what_a_revision_is(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (meaning,) = re.findall(r"^\| `--rev N` \| (.+) \|$", REFERENCE, re.MULTILINE)
+    for command, said in re.findall(r"`(\w+)`: ([^;]+)", meaning):
+        with pytest.raises(SystemExit):
+            parse([command, "--help"], {})
+        helped = " ".join(capsys.readouterr().out.split())
+        assert f"--rev N {said.replace(',', ';')} " in helped

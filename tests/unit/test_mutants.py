@@ -138,12 +138,19 @@ def test_a_return_of_nothing_at_the_end() -> None:
 
 def test_texts_for_readers() -> None:
     source = (
-        "def f():\n    raise Error('text', 1)\n    log.info('text %s', 1)\n    g('t')"
+        "def f():\n    raise Error('text', 1)\n    log.info('text %s', 1)\n    g('t')\n"
+        "    add('--flag', help='text', metavar='M')\n"
+        "    Parser(description='text', epilog=f'text {1}')\n"
+        "    add(help='text' if a == b else c)"
     )
     assert {new for operator, _, new in changes(source) if operator == "constant"} == {
         "raise Error('text', 2)",
         "log.info('text %s', 2)",
         "g('tX')",
+        "add('--flagX', help='text', metavar='M')",
+        "add('--flag', help='text', metavar='MX')",
+        # One that depends on a condition is mutated.
+        "add(help='textX' if a == b else c)",
     }
 
 

@@ -232,7 +232,7 @@ def _setting(
 def _seconds(text: str) -> float:
     """Parse a duration as Go writes it (5s, 1m30s), or a plain number of seconds."""
     parts = _DURATION.findall(text)
-    if parts and "".join(number + unit for number, unit in parts) == text:
+    if "".join(number + unit for number, unit in parts) == text:
         seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
     else:
         try:
@@ -309,7 +309,7 @@ def _parser(version: str) -> argparse.ArgumentParser:
 
 
 def _flags_of_all() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("key_", metavar="KEY", help="the key, or where a range begins")
     keys = parser.add_mutually_exclusive_group()
     keys.add_argument(
@@ -334,21 +334,21 @@ def _flags_of_all() -> argparse.ArgumentParser:
 def _add_flags_of_connection(parser: argparse.ArgumentParser) -> None:
     flags = parser.add_argument_group("connection")
 
-    def add(name: str, text: str, metavar: str) -> None:
-        flags.add_argument(name, metavar=metavar, help=text, default=argparse.SUPPRESS)
+    def add(name: str, metavar: str, *, help: str) -> None:  # noqa: A002  # its name there
+        flags.add_argument(name, metavar=metavar, help=help, default=argparse.SUPPRESS)
 
-    add("--endpoints", "by default 127.0.0.1:2379", "HOST:PORT,...")
-    add("--discovery-srv", "where SRV records name the endpoints", "DOMAIN")
-    add("--discovery-srv-name", "the name of one of its clusters", "NAME")
+    add("--endpoints", "HOST:PORT,...", help="by default 127.0.0.1:2379")
+    add("--discovery-srv", "DOMAIN", help="where SRV records name the endpoints")
+    add("--discovery-srv-name", "NAME", help="the name of one of its clusters")
     flags.add_argument(
         "--follow-members",
         action="store_true",
         default=argparse.SUPPRESS,
         help="use the addresses of the cluster's members, too",
     )
-    add("--cacert", "the CAs to trust, instead of the system's", "FILE")
-    add("--cert", "the client's certificate", "FILE")
-    add("--key", "its private key, if it is not in the same file", "FILE")
+    add("--cacert", "FILE", help="the CAs to trust, instead of the system's")
+    add("--cert", "FILE", help="the client's certificate")
+    add("--key", "FILE", help="its private key, if it is not in the same file")
     flags.add_argument(
         "--insecure-skip-tls-verify",
         action="store_const",
@@ -356,13 +356,13 @@ def _add_flags_of_connection(parser: argparse.ArgumentParser) -> None:
         default=argparse.SUPPRESS,
         help="do not verify the server; for tests",
     )
-    add("--user", "a user of etcd's auth; the password is asked for", "NAME")
-    add("--password-file", "a file that holds the password", "FILE")
+    add("--user", "NAME", help="a user of etcd's auth; the password is asked for")
+    add("--password-file", "FILE", help="a file that holds the password")
     flags.add_argument("--password", nargs="?", action=_Refuse, help=argparse.SUPPRESS)
-    add("--command-timeout", "limit of a get, or until the others begin", "TIME")
-    add("--dial-timeout", "limit of one try of an address; by default 5s", "TIME")
-    add("--keepalive-time", "the silence before a ping; by default 10s", "TIME")
-    add("--keepalive-timeout", "limit of its answer; by default 5s", "TIME")
+    add("--command-timeout", "TIME", help="limit of a get, or until the others begin")
+    add("--dial-timeout", "TIME", help="limit of one try of an address; by default 5s")
+    add("--keepalive-time", "TIME", help="the silence before a ping; by default 10s")
+    add("--keepalive-timeout", "TIME", help="limit of its answer; by default 5s")
 
 
 def _add_flags_of_watch(parser: argparse.ArgumentParser) -> None:
