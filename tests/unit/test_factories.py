@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -167,6 +168,23 @@ def test_what_no_server_sends(make: Callable[[], object], message: str) -> None:
         make()
 
 
-def test_keys_are_str_or_bytes() -> None:
-    with pytest.raises(TypeError, match="key must be str or bytes"):
-        put_event(7, mod_revision=1)  # type: ignore[arg-type]  # checked at run time
+WRONG: Any = 7
+
+
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [
+        (lambda: key_value(WRONG, mod_revision=1), "key"),
+        (lambda: key_value("a", WRONG, mod_revision=1), "value"),
+        (lambda: put_event(WRONG, mod_revision=1), "key"),
+        (lambda: put_event("a", WRONG, mod_revision=1), "value"),
+        (lambda: put_event(WRONG, mod_revision=6, prev_kv=A), "key"),
+        (lambda: delete_event(WRONG, mod_revision=1), "key"),
+        (lambda: delete_event(WRONG, mod_revision=6, prev_kv=A), "key"),
+    ],
+)
+def test_keys_and_values_are_str_or_bytes(
+    make: Callable[[], object], what: str
+) -> None:
+    with pytest.raises(TypeError, match=f"^{what} must be str or bytes, got 7$"):
+        make()
