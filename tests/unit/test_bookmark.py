@@ -25,6 +25,11 @@ def test_round_trip(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["mark"]
 
 
+def test_a_cluster_that_is_not_known_yet() -> None:
+    early = Bookmark(b"k", b"", cluster_id=0, next_revision=1)
+    assert parse(early.dump(), b"k", b"") == early
+
+
 def test_a_file_of_today_can_be_read_by_later_versions() -> None:
     assert MARK.dump() == (
         b'{"format": "trio-etcd-watch bookmark 1", "cluster_id": 18446744073709551615, '
@@ -98,7 +103,9 @@ def test_a_crash_leaves_the_old_one(
                 store(path, newer)
         assert load(path, b"k\xff", b"\0") == MARK
     # A file that the crash left does not prevent the next one.
+    assert sorted(os.listdir(tmp_path)) == ["mark", "mark.new"]
     store(path, newer)
+    assert os.listdir(tmp_path) == ["mark"]
     assert load(path, b"k\xff", b"\0") == newer
 
 
