@@ -86,6 +86,25 @@ def test_numbers_at_either_end() -> None:
     assert [r.target for r in in_order(records, lambda: almost_one)] == ["b", "a"]
 
 
+def test_half_of_the_numbers_draws_each_of_two() -> None:
+    records = [record("a", weight=1), record("b", weight=1)]
+    below = math.nextafter(0.5, 0.0)
+    assert [r.target for r in in_order(records, lambda: below)] == ["a", "b"]
+    assert [r.target for r in in_order(records, lambda: 0.5)] == ["b", "a"]
+
+
+def test_a_number_that_rounding_puts_at_the_end_draws_the_last() -> None:
+    almost_one = math.nextafter(1.0, 0.0)
+    weight = 0.001  # of records that have 0
+    remaining = almost_one * sum([weight] * 9)
+    for _ in range(9):
+        remaining -= weight
+    assert remaining == 0
+    records = [record(name) for name in "abcdefghi"]
+    ordered = in_order(records, lambda: almost_one)
+    assert "".join(each.target for each in ordered) == "ihgfedcba"
+
+
 def usable(
     *records: Record, name: SrvName = NAME, tls: bool = True, trusts: bool = False
 ) -> list[Endpoint]:
@@ -160,12 +179,35 @@ def test_a_denial_says_for_how_long_it_holds() -> None:
     assert NoRecords("there are none").ttl == 0
 
 
+@pytest.mark.parametrize(
+    ("flawed", "reason"),
+    [
+        (record("-a"), "target '-a' is no host"),
+        (record("m", port=0), "target m has port 0"),
+        (
+            record("m.evil.org"),
+            (
+                "target m.evil.org is outside example.com, and may be forged "
+                "(an ssl_context with its CA, or ?server_name=, allows it)"
+            ),
+        ),
+    ],
+)
+def test_why_a_record_is_left_out(flawed: Record, reason: str) -> None:
+    endpoints, left_out = usable_targets(
+        NAME, [flawed, record()], tls=True, trusts=False
+    )
+    assert [endpoint.host for endpoint in endpoints] == [record().target]
+    assert left_out == [reason]
+
+
 def test_targets_are_bounded_and_each_is_there_once() -> None:
     hosts = (f"m{i}.example.com" for i in itertools.count())
     records = [record(next(hosts)) for _ in range(105)]
     endpoints, left_out = usable_targets(NAME, records, tls=True, trusts=False)
     assert len(endpoints) == 100
     assert left_out == ["5 more than 100 records"]
+    assert usable_targets(NAME, records[:100], tls=True, trusts=False)[1] == []
     assert len(usable(record(weight=1), record(weight=2))) == 1
 
 
