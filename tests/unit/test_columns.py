@@ -97,6 +97,7 @@ PREV = message(3, *key_value(5))
         [],
         PUTS,
         [put(10 + n, PREV) for n in range(MANY)],
+        [*[put(10, PREV)] * MANY, put(11, message(3, *key_value(5), integer(6, 4)))],
         [DELETE] * MANY,
         [*PUTS, DELETE],
         [*PUTS, put(50, PREV)],
@@ -238,15 +239,57 @@ def test_large_values_are_not_copied_once_more(monkeypatch: pytest.MonkeyPatch) 
         check_events(response(*PUTS))
 
 
-def test_columns_are_read_where_they_can_be() -> None:
-    """Columns are used, which no comparison of results would show."""
+class Never:
+    """A message whose fields must not be read one by one."""
 
-    class Never:
-        def __getattr__(self, name: str) -> object:
-            raise AssertionError(f"{name} is read one by one")
+    def __getattr__(self, name: str) -> object:
+        raise AssertionError(f"{name} is read one by one")
 
+
+# No result shows whether columns were used, so the next tests look at the way to it.
+
+
+def test_columns_of_events_are_read_where_they_can_be() -> None:
     raws: list[Any] = [Never()] * MANY
     columns = columns_of_events(response(*PUTS), raws)
     assert columns.mod_revision == list(range(10, 10 + MANY))
+    assert columns.prev_kv == [None] * MANY
+    columns = columns_of_events(response(*[put(9, PREV)] * MANY), raws)
+    assert columns.prev_kv == [(b"key5", b"value5", 4, 5, 2, 0)] * MANY
     with pytest.raises(AssertionError, match="one by one"):
         columns_of_events(response(*PUTS, *TWICE_AND_NEVER), [*raws, *raws[:2]])
+
+
+def test_columns_of_keys_are_read_where_they_can_be() -> None:
+    raws: list[Any] = [Never()] * MANY
+    keys = [message(2, *key_value(10 + number)) for number in range(MANY)]
+    columns = columns_of_keys(b"".join(keys), raws)
+    assert columns.mod_revision == list(range(10, 10 + MANY))
+
+
+def key_of_size(size: int) -> bytes:
+    """Return a key that takes this many bytes in its message."""
+    around = len(message(2, message(5, bytes(size)))) - size
+    return message(2, message(5, bytes(size - around)))
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "tried"),
+    [
+        (FEW, 100, False),
+        (FEW + 1, 100, True),
+        (MANY, LARGE - 1, True),
+        (MANY, LARGE, False),
+    ],
+)
+def test_few_or_large_keys_are_read_one_by_one(
+    count: int, size: int, tried: bool
+) -> None:
+    raws: list[Any] = [Never()] * count
+    data = key_of_size(size) * count
+    assert len(data) == size * count
+    if tried:
+        columns_of_keys(data, raws)
+    else:
+        with pytest.raises(AssertionError, match="one by one"):
+            columns_of_keys(data, raws)
