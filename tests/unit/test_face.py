@@ -208,6 +208,19 @@ def test_publish() -> None:
     assert repr(Plain).startswith("<class 'some.module.")
 
 
+def test_publish_leaves_a_class_that_names_its_public_module_as_it_is() -> None:
+    class Plain: ...
+
+    class Named:
+        __module__ = "some.module"
+        plain: Plain
+
+    publish("some.module", {"Named": Named}, ["Named"])
+    assert Named.__module__ == "some.module"
+    # That module does not know the name, so it could not be evaluated.
+    assert Named.__annotations__ == {"plain": "Plain"}
+
+
 A = key_value("a", mod_revision=5)
 VALUES = [
     Change(b"a", None, A),
