@@ -28,7 +28,7 @@ class RangePage:
     """How many keys this page has."""
     last_key: bytes
     """The last key of this page; empty if it has none."""
-    keys: Any = field(repr=False, compare=False)
+    keys: Any = field(repr=False)
     """The input of the twin's `put_range()`, which then does most of the work."""
 
     def put_into(self, mapping: dict[bytes, KeyValue]) -> None:

@@ -120,6 +120,14 @@ def test_pages_are_of_the_revision_of_the_first() -> None:
     assert snapshot["00007"] == key_value_of(server.keys[b"00007"])
 
 
+def test_a_page_in_a_traceback_does_not_show_its_values() -> None:
+    server = Server(0)
+    server.put(b"user", b"secret")
+    page = decode_range(server(snapshot_read().request()))
+    assert "last_key=b'user'" in repr(page)
+    assert "secret" not in repr(page)
+
+
 def test_an_empty_range_is_read() -> None:
     read = snapshot_read()
     read_all(read, Server(0))
