@@ -134,3 +134,25 @@ def test_what_each_holds_and_says() -> None:
     )
     assert (compacted.response, compacted.reason) == (RESPONSE, "its words")
     assert (compacted.compact_revision, compacted.args) == (5, ("gone",))
+
+
+@pytest.mark.parametrize(
+    ("named", "error"),
+    [
+        (
+            RpcError(code=StatusCode.UNKNOWN, message="its words"),
+            RpcError(StatusCode.UNKNOWN, "its words"),
+        ),
+        (
+            ClusterChangedError(expected=0xA, actual=0xB),
+            ClusterChangedError(0xA, 0xB),
+        ),
+        (HistoryLostError(expected=7, actual=3), HistoryLostError(7, 3)),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_arguments_given_by_name_are_those_given_by_place(
+    named: WatchError, error: WatchError
+) -> None:
+    assert named.args == error.args
+    assert (str(named), repr(named)) == (str(error), repr(error))
