@@ -74,6 +74,16 @@ def test_a_message_that_is_not_there_yet() -> None:
     assert not begun(b"message", 3).whole
 
 
+def test_a_message_over_the_limit_whose_rest_is_not_there_yet() -> None:
+    inbound = Inbound(100)
+    data = grpc_message(bytes(200))
+    inbound.receive(data[:-1])
+    assert inbound.messages == [Oversized(200, bytes(64))]
+    assert not inbound.whole
+    inbound.receive(data[-1:])
+    assert inbound.whole
+
+
 def test_what_has_come_was_given_back_or_will_be() -> None:
     inbound = begun(b"message", 3)
     assert inbound.received == 0
