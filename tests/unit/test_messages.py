@@ -59,6 +59,21 @@ def test_compressed_message(flag: int, cut: int) -> None:
     assert inbound.messages == []
 
 
+# Frames that are a message
+
+
+def test_frames_that_are_one_whole_message_each_are_taken_at_once() -> None:
+    inbound = Inbound(100)
+    frames = [data_frame(1, grpc_message(text)) for text in (b"one", b"", b"two")]
+    part = data_frame(1, grpc_message(b"three")[:-1])
+    buffer = b"before" + b"".join(frames) + part
+    end = inbound.receive_whole(buffer, len(b"before"), WHOSE)
+    assert buffer[end:] == part
+    assert inbound.messages == [b"one", b"", b"two"]
+    # The prefixes of messages are flow-controlled, and the headers of frames are not.
+    assert inbound.consumed == len(b"onetwo") + 3 * len(grpc_message(b""))
+
+
 # Frames that continue a message
 
 
