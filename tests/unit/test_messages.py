@@ -74,6 +74,33 @@ def test_frames_that_are_one_whole_message_each_are_taken_at_once() -> None:
     assert inbound.consumed == len(b"onetwo") + 3 * len(grpc_message(b""))
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        data_frame(3, grpc_message(b"of another stream")),
+        data_frame(1, grpc_message(b"padded"), pad=2),
+        data_frame(1, grpc_message(b"the end"), end=True),
+        data_frame(1, grpc_message(b"compressed", compressed=1)),
+        raw_frame(9, 0, 1, grpc_message(b"of another kind")),
+        data_frame(1, grpc_message(bytes(101))),
+        data_frame(1, grpc_message(b"two") * 2),
+        data_frame(1, grpc_message(b"begun")[:-1]) + b"next",
+        data_frame(1, grpc_message(b"cut"))[:-1],
+        data_frame(1, grpc_message(b""))[:-1],
+    ],
+    ids=[
+        *("stream", "padded", "end", "compressed", "kind", "limit"),
+        *("two", "begun", "cut", "cut prefix"),
+    ],
+)
+def test_a_frame_that_is_no_whole_message_is_left(other: bytes) -> None:
+    inbound = Inbound(100)
+    before = data_frame(1, grpc_message(bytes(100)))
+    assert inbound.receive_whole(before + other, 0, WHOSE) == len(before)
+    assert inbound.messages == [bytes(100)]
+    assert inbound.consumed == len(grpc_message(bytes(100)))
+
+
 # Frames that continue a message
 
 
