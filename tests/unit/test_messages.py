@@ -74,6 +74,14 @@ def test_frames_that_are_one_whole_message_each_are_taken_at_once() -> None:
     assert inbound.consumed == len(b"onetwo") + 3 * len(grpc_message(b""))
 
 
+@pytest.mark.parametrize("message", [b"", b"message"])
+def test_a_whole_message_that_nothing_follows_is_taken_at_once(message: bytes) -> None:
+    inbound = Inbound(100)
+    frame = data_frame(1, grpc_message(message))
+    assert inbound.receive_whole(frame, 0, WHOSE) == len(frame)
+    assert inbound.messages == [message]
+
+
 @pytest.mark.parametrize(
     "other",
     [
