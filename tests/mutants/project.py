@@ -121,7 +121,7 @@ TESTS = {
     "_outage": unit("outage"),
     "_pages": unit("snapshot", "speedups", "decode"),
     "_parsing": unit("parsing"),
-    "_pure": unit("decode", "values", "columns"),
+    "_pure": unit("responses", "values", "decode", "columns"),
     "_replica": REPLICA,
     "_requests": unit("watch_arguments", "session"),
     "_responses": unit("responses", "values", "decode", "session"),

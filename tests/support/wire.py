@@ -149,6 +149,9 @@ def outcome(*messages: bytes) -> Outcome:
     except StreamLost:
         return None
     events: list[Event] = list(raw.events)
+    kvs = [kv for event in events for kv in (event.kv, event.prev_kv) if kv is not None]
+    assert all(type(event) is Event for event in events)
+    assert all(type(kv) is KeyValue for kv in kvs)
     revisions = [event.kv.mod_revision for event in events]
     assert raw.size == sum(map(len, messages))
     assert raw.rising == (revisions == sorted(set(revisions)))
@@ -198,6 +201,7 @@ def outcome_range(message: bytes) -> Outcome:
     except StreamLost:
         return None
     header, kvs = page.header, page.key_values()
+    assert all(type(kv) is KeyValue for kv in kvs.values())
     return (
         (header.cluster_id, header.member_id, header.revision, header.raft_term),
         [(key, _fields(kv)) for key, kv in kvs.items()],

@@ -138,6 +138,16 @@ def test_values_are_values(value_of: Callable[[WatchResponse], object]) -> None:
     assert not hasattr(value, "__dict__")
 
 
+def test_events_of_responses_are_equal_by_content() -> None:
+    events, same = whole_response().events, whole_response().events
+    assert events is not same
+    assert events == same
+    assert hash(events) == hash(same)
+    assert repr(events) == repr(same)
+    assert events != response_of(pb.WatchResponse(events=[PUT, DELETE])).events
+    assert events != object()
+
+
 @pytest.mark.parametrize(
     "field", ["key", "value", "create_revision", "mod_revision", "version", "lease"]
 )
