@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 
 from tests.support.replies import response_of
-from trio_etcd_watch import CompactedError, Event, EventType, KeyValue
+from trio_etcd_watch import (
+    CompactedError,
+    Event,
+    EventType,
+    KeyValue,
+    WatchCanceledError,
+)
 from trio_etcd_watch._grpc.status import StreamLost
 from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._responses import changes_of, decode, watch_id_of_head
@@ -66,6 +72,11 @@ def test_values_are_equal_by_content() -> None:
         (pb.WatchResponse(), False),
         (pb.WatchResponse(header=pb.ResponseHeader(revision=5), created=True), False),
         (pb.WatchResponse(header=pb.ResponseHeader(revision=5), canceled=True), False),
+        (pb.WatchResponse(header=pb.ResponseHeader(revision=5), events=EVENTS), False),
+        (
+            pb.WatchResponse(header=pb.ResponseHeader(revision=5), compact_revision=3),
+            False,
+        ),
     ],
 )
 def test_progress_is_a_revision_and_nothing_else(
@@ -76,9 +87,13 @@ def test_progress_is_a_revision_and_nothing_else(
 
 def test_only_a_cancel_raises() -> None:
     response_of(pb.WatchResponse(events=EVENTS)).raise_for_error()
-    with pytest.raises(CompactedError):
+    for canceled in (True, False):
+        compacted = pb.WatchResponse(canceled=canceled, compact_revision=3)
+        with pytest.raises(CompactedError):
+            response_of(compacted).raise_for_error()
+    with pytest.raises(WatchCanceledError, match="a reason"):
         response_of(
-            pb.WatchResponse(canceled=True, compact_revision=3)
+            pb.WatchResponse(canceled=True, cancel_reason="a reason")
         ).raise_for_error()
 
 
@@ -95,3 +110,15 @@ def test_the_watch_id_of_a_head() -> None:
     data = message.SerializeToString()
     assert watch_id_of_head(data[:80]) == 300
     assert watch_id_of_head(b"") == 0
+
+
+def test_the_watch_id_of_a_head_that_ends_anywhere_after_it() -> None:
+    # Each number has as many bytes as it can have.
+    header = pb.ResponseHeader(
+        cluster_id=2**64 - 1, member_id=2**64 - 1, revision=-1, raft_term=2**64 - 1
+    )
+    first = pb.WatchResponse(header=header, watch_id=-300).SerializeToString()
+    event = pb.Event(kv=pb.KeyValue(key=bytes(200)))
+    data = first + pb.WatchResponse(events=[event]).SerializeToString()
+    for length in range(len(first), len(data) + 1):
+        assert watch_id_of_head(data[:length]) == -300

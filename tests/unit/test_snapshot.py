@@ -255,7 +255,8 @@ def test_a_refusal_is_the_error_of_a_watch(
     assert isinstance(caught.value, WatchCanceledError)
     response = caught.value.response
     assert caught.value.reason == response.cancel_reason == status.message
-    assert response.canceled
+    assert (response.canceled, response.created) == (True, False)
+    assert (len(response.events), response.compact_revision) == (0, 0)
     # It came without a header.
     assert response.header == decode_range(b"").header
 

@@ -23,7 +23,7 @@ from trio_etcd_watch import (
     WatchResponse,
 )
 from trio_etcd_watch._pb import watch_pb2 as pb
-from trio_etcd_watch._responses import decode, join
+from trio_etcd_watch._responses import SPEEDUPS, decode, join
 
 PUT = pb.Event(
     kv=pb.KeyValue(
@@ -85,6 +85,10 @@ def test_every_field() -> None:
     assert (unknown.kv.key, unknown.kv.mod_revision) == (b"", 0)
 
 
+def test_types_are_numbers_which_pickles_have() -> None:
+    assert [EventType(number) for number in (0, 1, -1)] == list(EventType)
+
+
 def test_who_looks_at_revisions_changes_nothing() -> None:
     raw = pb.WatchResponse()
     for number in range(4):
@@ -109,7 +113,13 @@ def test_reprs_name_every_field() -> None:
         "version=4, lease=9223372036854775807)"
     )
     assert repr(put).startswith("Event(type=<EventType.PUT: 0>, kv=KeyValue(")
-    assert "raft_term=5" in repr(whole_response())
+    whole = whole_response()
+    assert repr(whole) == (
+        f"WatchResponse(header={whole.header!r}, events={whole.events!r}, "
+        "compact_revision=-1, created=True, canceled=True, "
+        "cancel_reason='why \N{SNOWMAN}')"
+    )
+    assert "raft_term=5" in repr(whole)
 
 
 @pytest.mark.parametrize(
@@ -196,6 +206,15 @@ def test_only_the_library_makes_them(kind: type) -> None:
         kind()
     with pytest.raises(TypeError, match=kind.__name__):
         kind(b"k")
+    # Nor does help() show how they would be made.
+    assert "__init__" not in vars(kind)
+
+
+@pytest.mark.skipif(not SPEEDUPS, reason="without speedups, by wish or compiler")
+@pytest.mark.parametrize("kind", [KeyValue, Event])
+def test_none_whose_fields_are_missing_can_be_made_in_c(kind: type) -> None:
+    with pytest.raises(TypeError, match="is not safe"):
+        object.__new__(kind)
 
 
 @pytest.mark.parametrize("kind", [KeyValue, Event, WatchResponse])
