@@ -210,7 +210,6 @@ class WatchResponse(metaclass=NoPublicConstructor):
     events in order, whole revisions only, and the header of the last.
     """
 
-    __module__ = "trio_etcd_watch"
     __slots__ = ("_events", "_raw")
 
     def __init__(self, raw: RawResponse, events: Sequence[Event] | None = None) -> None:

@@ -55,6 +55,14 @@ def test_kinds_of_events() -> None:
     assert changes_of(events) == [modify, gone]
 
 
+def test_an_event_of_an_unknown_type_is_no_put() -> None:
+    event = pb.Event(kv=pb.KeyValue(key=b"a", mod_revision=3, create_revision=3))
+    event.MergeFromString(b"\x08\x07")
+    (unknown,) = response_of(pb.WatchResponse(events=[event])).events
+    assert unknown.type is EventType.UNKNOWN
+    assert (unknown.is_create, unknown.is_modify) == (False, False)
+
+
 def test_values_are_equal_by_content() -> None:
     raw = pb.WatchResponse(events=[EVENTS[0], EVENTS[0], EVENTS[1]])
     one, same, other = response_of(raw).events
