@@ -112,7 +112,7 @@ class Classes(NamedTuple):
     """The `Event.type` of an event of any other kind."""
 
 
-class Events(Sequence[EventFields]):
+class EventSequence(Sequence[EventFields]):
     """The events of one or more messages, each made when it is accessed."""
 
     __slots__ = ("_classes", "_columns")
@@ -147,16 +147,16 @@ class Events(Sequence[EventFields]):
     @overload
     def __getitem__(self, index: int) -> EventFields: ...
     @overload
-    def __getitem__(self, index: slice) -> Events: ...
-    def __getitem__(self, index: int | slice) -> EventFields | Events:
+    def __getitem__(self, index: slice) -> EventSequence: ...
+    def __getitem__(self, index: int | slice) -> EventFields | EventSequence:
         if isinstance(index, slice):
             columns = EventColumns._make(column[index] for column in self._columns)
-            return Events(columns, self._classes)
+            return EventSequence(columns, self._classes)
         columns = EventColumns._make([column[index]] for column in self._columns)
-        return next(iter(Events(columns, self._classes)))
+        return next(iter(EventSequence(columns, self._classes)))
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Events):
+        if not isinstance(other, EventSequence):
             return NotImplemented
         return tuple(self) == tuple(other)
 
@@ -176,7 +176,7 @@ def join(parts: Sequence[Any]) -> Sequence[Any]:
     """Return the events of several responses as one sequence."""
     columns = zip(*(part._columns for part in parts), strict=True)
     joined = (list(chain.from_iterable(column)) for column in columns)
-    return Events(EventColumns._make(joined), parts[0]._classes)
+    return EventSequence(EventColumns._make(joined), parts[0]._classes)
 
 
 def decode(messages: Sequence[bytes], classes: Classes) -> object:
@@ -207,7 +207,7 @@ def decode(messages: Sequence[bytes], classes: Classes) -> object:
     response.fragment = raw.fragment
     response.size = len(data)
     columns = columns_of_events(data, raw.events)
-    response.events = Events(columns, classes)
+    response.events = EventSequence(columns, classes)
     revisions = columns.mod_revision
     response.first_revision = revisions[0] if revisions else 0
     response.last_revision = revisions[-1] if revisions else 0
@@ -250,7 +250,7 @@ def put_range(
 ) -> None:
     """Put the keys of a page, as returned by `decode_range()`, into a mapping."""
     columns = columns_of_keys(*keys)
-    # As in `Events`, this loop avoids every call that it can.
+    # As in `EventSequence`, this loop avoids every call that it can.
     for key, value, created, modified, version, lease in zip(*columns, strict=True):
         kv = KeyValueFields()
         kv.key = key

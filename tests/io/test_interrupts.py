@@ -26,9 +26,9 @@ from tests.support.helpers import LIMIT
 from tests.support.peer import Peer, serve_tcp, watch_response
 from trio_etcd_watch import Channel, Event, Watch, Watcher, WatchResponse, open_watcher
 from trio_etcd_watch._pb import watch_pb2 as pb
-from trio_etcd_watch._pure import Events
+from trio_etcd_watch._pure import EventSequence
 
-PURE_EVENTS = Events.__iter__.__code__
+PURE_EVENTS = EventSequence.__iter__.__code__
 PLACES = (str(Path(trio_etcd_watch.__file__).parent), contextlib.__file__)
 """The package's code, and the module of context managers that are generators."""
 
