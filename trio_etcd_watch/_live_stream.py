@@ -65,7 +65,7 @@ _Messages: TypeAlias = "list[bytes | Oversized]"
 
 @dataclass(slots=True)
 class Counters:
-    """What all streams of a watcher count, and its budget of log lines."""
+    """What all streams of a watcher count and report, and their budget of log lines."""
 
     reconnects: int = 0
     last_loss: str | None = None

@@ -286,11 +286,11 @@ class WatchResponse(metaclass=NoPublicConstructor):
     def _make(
         cls,
         header: ResponseHeader,
-        events: tuple[Event, ...] = (),
-        compact_revision: int = 0,
-        created: bool = False,
-        canceled: bool = False,
-        cancel_reason: str = "",
+        events: tuple[Event, ...],
+        compact_revision: int,
+        created: bool,
+        canceled: bool,
+        cancel_reason: str,
     ) -> WatchResponse:
         """Make a response from its values instead of a message."""
         raw = decode(

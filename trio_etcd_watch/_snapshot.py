@@ -389,6 +389,9 @@ def _refusal(
     """Return the error that a watch would raise for this reason."""
     response = WatchResponse._make(
         ResponseHeader(cluster_id=0, member_id=0, revision=0, raft_term=0),
+        events=(),
+        compact_revision=0,
+        created=False,
         canceled=True,
         cancel_reason=reason,
     )

@@ -41,6 +41,8 @@ OPTIONS = (
     "no:cacheprovider",
     "-p",
     "no:xdist",
+    # In the copy: where all runs share one folder, each removes what the others left.
+    "--basetemp=basetemp",
     *QUIET,
 )
 

@@ -19,8 +19,8 @@ What is not mutated, and why:
 - `assert`, `assert_never` and `raise AssertionError`: they state what cannot happen;
 - the texts of raised exceptions and of log lines: they are for readers, and a test
   compares the part that matters;
-- the texts `help`, `description` and `epilog` of a parser of arguments: they are for
-  readers;
+- texts given to a call as `help`, `description` or `epilog`, as to argparse: they are
+  for readers;
 - the last argument of a `Row` of verdicts: it names the source of the row, and only
   people read it;
 - None and `...`: there is no other value of the same type;

@@ -1,4 +1,6 @@
-"""Reads the list of mutants that no test can catch, as they change nothing observable.
+"""Reads the list of mutants that no test should catch: nothing that they change matters.
+
+They change nothing observable, or only the wording of a text for people.
 
 An entry is a mutant, as it is printed, followed by the reason, which is indented:
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_etcd_watch import WatchResponse
-from trio_etcd_watch._batches import MAX_SIZE, merge_batch, split_batches
+from trio_etcd_watch._batches import merge_batch, split_batches
 from trio_etcd_watch._grpc.messages import Oversized
 from trio_etcd_watch._grpc.status import StreamLost
 from trio_etcd_watch._pb import watch_pb2 as pb
@@ -119,7 +119,7 @@ def test_batches_of_several_watches(a: int, b: int) -> None:
 
 def test_what_ends_a_batch() -> None:
     one = response(1, [2])
-    large = response(1, [2] * MAX_SIZE)
+    large = response(1, [2] * 4096)
     skipped = Oversized(10**9, b"")
     for other in (response(1, []), large, b"", b"\x0a", b"\x0a\x00", skipped):
         batches = list(split_batches([one, one, other, one, one]))
@@ -131,7 +131,7 @@ def test_what_ends_a_batch() -> None:
 
 def test_how_large_a_message_of_a_batch_may_be() -> None:
     one = response(1, [2])
-    fits, large = padded(one, MAX_SIZE), padded(one, MAX_SIZE + 1)
+    fits, large = padded(one, 4096), padded(one, 4097)
     assert list(split_batches([fits, one, fits])) == [[fits, one, fits]]
     assert list(split_batches([one, large])) == [[one], [large]]
 

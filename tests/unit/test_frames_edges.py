@@ -202,6 +202,39 @@ def test_data_before_any_request_goes_to_h2() -> None:
     assert list(frames.receive(data)) == [data]
 
 
+# Plain frames, which no result tells from others: they are not parsed one by one
+
+
+@pytest.fixture
+def one_by_one(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Return the payloads that are parsed one by one."""
+    payloads: list[bytes] = []
+    parse = Inbound.receive
+
+    def receive(inbound: Inbound, payload: bytes) -> None:
+        payloads.append(payload)
+        parse(inbound, payload)
+
+    monkeypatch.setattr(Inbound, "receive", receive)
+    return payloads
+
+
+def test_frames_of_whole_messages_are_taken_at_once(one_by_one: list[bytes]) -> None:
+    frames, inbounds = reader(1)
+    assert list(frames.receive(data_frame(1, grpc_message(b"one")) * 3)) == []
+    assert inbounds[1].messages == [b"one"] * 3
+    assert one_by_one == []
+
+
+def test_frames_of_a_large_message_are_taken_at_once(one_by_one: list[bytes]) -> None:
+    frames, inbounds = reader(1)
+    first, *others = pieces(grpc_message(bytes(50_000)), MAX_FRAME_SIZE)
+    read = [data_frame(1, payload) for payload in (first, *others, grpc_message(b"x"))]
+    assert list(frames.receive(b"".join(read))) == []
+    assert inbounds[1].messages == [bytes(50_000), b"x"]
+    assert one_by_one == [first]
+
+
 # What a large read waits for
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.machine.model import NO_ID
+from tests.machine.model import INVALID_TOKEN, NO_ID
 from tests.support.replies import (
     canceled,
     connected_session,
@@ -93,6 +93,18 @@ def test_a_member_that_is_behind_ends_no_loss_and_confirms_nothing() -> None:
     session.prove(30, session.unproved)
     assert len(receive(session, created(1, revision=30))) == 1
     assert subscription.lost_at is None
+
+
+def test_a_watch_that_moved_to_a_member_that_is_behind_is_not_confirmed() -> None:
+    session = connected_session(can_authenticate=True)
+    watch = live(session, 0)
+    receive(session, events(0, 30))
+    receive(session, canceled(0, INVALID_TOKEN))
+    assert session.expelled() == [watch]
+    other = connected_session(can_authenticate=True)
+    other.adopt(watch)
+    assert receive(other, created(0, revision=29)) == []
+    assert other.unproved == [watch]
 
 
 def test_a_proof_that_comes_after_its_stream_creates_nothing_twice() -> None:

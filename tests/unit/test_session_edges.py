@@ -86,7 +86,9 @@ def test_a_session_without_tokens_cannot_renew_any() -> None:
     assert isinstance(delivery.item, AuthenticationError)
 
 
-@pytest.mark.parametrize("served", [events(0, 11), progress(0, 20)], ids=str)
+@pytest.mark.parametrize(
+    "served", [events(0, 11), progress(0, 20)], ids=["events", "progress"]
+)
 def test_once_a_watch_was_served_its_next_token_is_tried_without_a_pause(
     served: RawResponse,
 ) -> None:

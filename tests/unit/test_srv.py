@@ -95,7 +95,9 @@ def test_half_of_the_numbers_draws_each_of_two() -> None:
 
 def test_a_number_that_rounding_puts_at_the_end_draws_the_last() -> None:
     almost_one = math.nextafter(1.0, 0.0)
-    weight = 0.001  # of records that have 0
+    # The steps are those of the draw, at the weight that records of weight 0 have: other
+    # steps may round in another way, and then this number does not lead to the end.
+    weight = 0.001
     remaining = almost_one * sum([weight] * 9)
     for _ in range(9):
         remaining -= weight
