@@ -377,11 +377,9 @@ class SessionMachine(RuleBasedStateMachine):
         # lag_is_no_loss
         assert failed == {user.subscription for user in behind}
         self._look()
-        # A watch that was not on this stream could not notice, nor could one that was
-        # reopened since: their bookmarks are invalid.
-        for user in list(self.users.values()):
-            known = max(user.reported, user.bookmark - 1 if user.cluster else 0)
-            if known > newest and not user.error:
+        # Others could not notice, nor could those reopened since: bookmarks are invalid.
+        for user in [u for u in self.users.values() if u.cluster and not u.error]:
+            if max(user.reported, user.bookmark - 1) > newest:
                 self._close(user)
 
     @connected
