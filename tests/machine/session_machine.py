@@ -377,8 +377,8 @@ class SessionMachine(RuleBasedStateMachine):
         # lag_is_no_loss
         assert failed == {user.subscription for user in behind}
         self._look()
-        # Others could not notice, nor could those reopened since: bookmarks are invalid.
-        for user in [u for u in self.users.values() if u.cluster and not u.error]:
+        # Others did not notice, or are reopened, or have failed: bookmarks are invalid.
+        for user in [u for u in self.users.values() if u.cluster]:
             if max(user.reported, user.bookmark - 1) > newest:
                 self._close(user)
 
