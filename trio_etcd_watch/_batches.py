@@ -38,22 +38,23 @@ def split_batches(
     """Split the messages of one read into batches; those of one watch stay in order."""
     batches: dict[bytes, list[bytes]] = {}
     batch: list[bytes] = []
-    mark: bytes | None = None
+    head, mark, place = b"", None, 0
     for message in messages:
         if isinstance(message, Oversized):
             yield from batches.values()
             batches, mark = {}, None
             yield message
         elif (
-            # Nearly always it is of the same watch as the one before.
+            # Nearly always it is of the same watch as the one before, and its header has
+            # the same length.
             mark is not None
-            and 1 < len(message) <= MAX_SIZE
-            and message[0] == _HEADER
-            and message[1] <= _MAX_HEADER
-            and message.startswith(mark, message[1] + 2)
+            and len(message) <= MAX_SIZE
+            and message.startswith(head)
+            and message.startswith(mark, place)
         ):
             batch.append(message)
         elif (mark := _mark(message)) is not None:
+            head, place = message[:2], message[1] + 2
             batch = batches.setdefault(mark, [])
             batch.append(message)
         else:

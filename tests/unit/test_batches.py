@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_etcd_watch import WatchResponse
+from trio_etcd_watch import WatchResponse, _batches
 from trio_etcd_watch._batches import merge_batch, split_batches
 from trio_etcd_watch._grpc.messages import Oversized
 from trio_etcd_watch._grpc.status import StreamLost
@@ -127,6 +127,21 @@ def test_what_ends_a_batch() -> None:
         assert batches == [[one, one], lone, [one, one]]
         if isinstance(other, bytes):
             assert list(split_batches([other, one])) == [[other], [one]]
+
+
+def test_the_mark_of_a_batch_is_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    # No result shows it: it only saves time.
+    marked: list[bytes] = []
+    find = _batches._mark
+
+    def mark(message: bytes) -> bytes | None:
+        marked.append(message)
+        return find(message)
+
+    monkeypatch.setattr(_batches, "_mark", mark)
+    read = [response(300, [revision]) for revision in (2, 3, 4)]
+    assert list(split_batches(read)) == [read]
+    assert marked == read[:1]
 
 
 def test_how_large_a_message_of_a_batch_may_be() -> None:
