@@ -134,7 +134,7 @@ def watched(
     *,
     key: bytes = b"\0",
     range_end: bytes = b"\0",
-    **more: Any,  # noqa: ANN401  # of a message
+    **more: Any,  # noqa: ANN401  # any field of the request
 ) -> list[tuple[int, bytes, int, bytes]]:
     """Return type, key, revision and value before of the events that a watch gets."""
     request = pb.WatchCreateRequest(key=key, range_end=range_end, **more)

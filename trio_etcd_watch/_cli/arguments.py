@@ -334,7 +334,7 @@ def _flags_of_all() -> argparse.ArgumentParser:
 def _add_flags_of_connection(parser: argparse.ArgumentParser) -> None:
     flags = parser.add_argument_group("connection")
 
-    def add(name: str, metavar: str, *, help: str) -> None:  # noqa: A002  # as argparse has it
+    def add(name: str, metavar: str, *, help: str) -> None:  # noqa: A002  # argparse calls it so
         flags.add_argument(name, metavar=metavar, help=help, default=argparse.SUPPRESS)
 
     add("--endpoints", "HOST:PORT,...", help="by default 127.0.0.1:2379")
