@@ -110,7 +110,7 @@ async def main() -> None:
             nursery.start_soon(consume, receive, meter, nursery.cancel_scope)
         messages = Messages()
         while True:
-            for message in messages.receive(await stream.receive_some(98_304)):
+            for message in messages.receive(await stream.receive_some(122_880)):
                 response = decode(message)
                 if response.events:
                     channels[response.watch_id].send_nowait(response)

@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
 
-from ._batches import merge_batch, split_batches
+from ._batches import merge_batch, split_batches_fast
 from ._errors import RpcError
 from ._face import construct
 from ._grpc.messages import Oversized
@@ -93,7 +93,7 @@ class Session(Lifecycle):
             StreamLost: a message breaks the protocol, or replies cannot be assigned to
                 their creations. Open a new stream.
         """
-        for batch in split_batches(messages):
+        for batch in split_batches_fast(messages):
             if isinstance(batch, Oversized):
                 watch_id = watch_id_of_head(batch.head)
                 yield from self._receive_oversized(watch_id, batch.size)

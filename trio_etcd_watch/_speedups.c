@@ -1,5 +1,6 @@
 /* Decodes bytes into values. This is the twin of _pure.py, with the same names, of
- * `take_messages` in _grpc/messages.py and of `put_again` in _chain.py.
+ * `take_messages` in _grpc/messages.py, of `split_batches` in _batches.py and of
+ * `put_again` in _chain.py.
  *
  * Messages are decoded directly into the objects that users get. For any bytes the
  * result is that of protobuf's own parser (upb): the same values, or an error from
@@ -11,6 +12,7 @@
  */
 #include "_speedups_values.h"
 
+#include "_speedups_batches.h"
 #include "_speedups_chain.h"
 #include "_speedups_frames.h"
 #include "_speedups_messages.h"
@@ -87,13 +89,13 @@ decode(PyObject *module, PyObject *args)
 static bool
 read_reply(PyObject *message, RangeHead *head, PyObject *kvs, PyTypeObject *type)
 {
-    const uint8_t *data = (const uint8_t *)PyBytes_AsString(message);
-    Py_ssize_t size = PyBytes_Size(message);
-    *head = (RangeHead){.last_key = {data, data}};
-    if (read_range((Span){data, data + size}, head, kvs, type))
+    Span in = span_of(message);
+    *head = (RangeHead){.last_key = {in.at, in.at}};
+    if (read_range(in, head, kvs, type))
         return true;
     if (!PyErr_Occurred())
-        PyErr_Format(PyExc_ValueError, "%zd bytes are not a range response", size);
+        PyErr_Format(PyExc_ValueError, "%zd bytes are not a range response",
+                     PyBytes_Size(message));
     return false;
 }
 
@@ -202,6 +204,7 @@ static PyMethodDef methods[] = {
     {"make_key_value", make_key_value, METH_VARARGS, "Make a key of its fields."},
     {"put_again", put_again, METH_VARARGS, "Put what continues its key into a mapping."},
     {"put_range", put_range, METH_VARARGS, "Put the keys of a page into a mapping."},
+    {"split_batches", split_batches, METH_O, "Split messages into batches."},
     {"take_messages", take_messages, METH_VARARGS, "Take frames of one message each."},
     {NULL, NULL, 0, NULL},
 };
@@ -221,7 +224,7 @@ module_exec(PyObject *module)
     if (add_class(module, &kv_spec, &state->kv) < 0 ||
         add_class(module, &event_spec, &state->event) < 0 ||
         /* _twins.py requires the same number, and rejects any other. */
-        PyModule_AddIntConstant(module, "ABI", 4) < 0)
+        PyModule_AddIntConstant(module, "ABI", 5) < 0)
         return -1;
     return add_class(module, &response_spec, &state->response);
 }

@@ -23,6 +23,14 @@ bytes_of(Span span)
     return PyBytes_FromStringAndSize((const char *)span.at, span.end - span.at);
 }
 
+/* The content of a bytes object. */
+static Span
+span_of(PyObject *bytes)
+{
+    const uint8_t *data = (const uint8_t *)PyBytes_AsString(bytes);
+    return (Span){data, data + PyBytes_Size(bytes)};
+}
+
 static PyObject *
 new_key_value(PyTypeObject *type, const KeyValueBytes *from)
 {

@@ -3,9 +3,10 @@
     python -m tests.fuzz --seconds 60 --seed 7
 
 It builds the extension with the sanitizers (GCC or Clang, as $CC says), and runs itself
-with that. A message on which the two decoders differ is printed as hex, with its
+with that. The messages on which the two decoders differ are printed as hex, with their
 number; an error that a sanitizer finds ends the process. Each message is in its own
-allocation, which is freed at once, so that ASAN sees a read past its end.
+allocation, which is freed at once, so that ASAN sees a read past its end. How messages
+are split into batches is compared with the same in Python.
 """
 
 from __future__ import annotations
@@ -97,18 +98,15 @@ def fuzz(seconds: float, seed: int) -> int:
     end = time.monotonic() + seconds
     count = errors = 0
     while time.monotonic() < end:
-        kind = ("watch", "range")[count % 2]
-        message = wire.some_message(Random(f"{seed} {count}"), kind)
-        if kind == "watch":
-            right, ours = wire.expected(message), wire.outcome(message)
-        else:
-            right, ours = wire.expected_range(message), wire.outcome_range(message)
+        kind = wire.KINDS[count % len(wire.KINDS)]
+        messages, right, ours = wire.compare(kind, Random(f"{seed} {count}"))
         if ours != right:
-            print(f"{kind} {count} of seed {seed} differs: {message.hex()}")
+            shown = " ".join(message.hex() for message in messages)
+            print(f"{kind} {count} of seed {seed} differs: {shown}")
             return 1
         count += 1
         errors += right is None
-    print(f"{count} messages of seed {seed}, {errors} of them malformed: all the same")
+    print(f"{count} inputs of seed {seed}, {errors} of them malformed: all the same")
     return 0
 
 

@@ -39,6 +39,7 @@ def main() -> None:
     twin: Any = _responses.twin
     classes = _responses._CLASSES
     data, page = message(), range_reply()
+    read = [b"\x0a\0\x10%c\x5a" % watch_id for watch_id in (1, 2, 1)]
     parts = [(1, 2), (3,)]
     frames = (7 << 8).to_bytes(4) + bytes(6) + (2).to_bytes(4) + b"hi"
     kv = twin.make_key_value(KeyValue, b"k", b"v", 1, 2, 3, 4)
@@ -49,6 +50,7 @@ def main() -> None:
         "decode_range": lambda: twin.decode_range(page),
         "put_range": lambda: twin.put_range({}, page, KeyValue),
         "take_messages": lambda: _take(frames, 0, frames[4:10], 99),
+        "split_batches": lambda: twin.split_batches([*read, data, None, *read]),
         "join": lambda: twin.join(parts),
         "make_key_value": lambda: twin.make_key_value(KeyValue, b"k", b"v", 1, 2, 3, 4),
         "put_again": lambda: put_again_fast(

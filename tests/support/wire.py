@@ -9,6 +9,7 @@ from google import protobuf
 from google.protobuf.message import DecodeError
 
 from trio_etcd_watch import Event, EventType, KeyValue
+from trio_etcd_watch._batches import split_batches, split_batches_fast
 from trio_etcd_watch._columns import fields_of
 from trio_etcd_watch._grpc.status import StreamLost
 from trio_etcd_watch._pages import decode_range
@@ -111,6 +112,28 @@ def some_message(random: Random, kind: str = "watch") -> bytes:
     return bytes(data)
 
 
+def some_read(random: Random) -> list[bytes]:
+    """Return the messages of a read, most of which can join a batch."""
+    return [
+        some_message(random) if random.random() < 0.1 else _some_head(random)
+        for _ in range(random.randrange(9))
+    ]
+
+
+def _some_head(random: Random) -> bytes:
+    """Return bytes that begin as a response with events, nearly always."""
+    header = random.choice([b"", b"\x08\x5a", bytes(127), bytes(128)])
+    long = b"\xff" * random.randrange(8, 11) + bytes([random.randrange(128)])
+    watch_id = random.choice([b"", *([b"\x10\x01", b"\x10\x5a"] * 3), b"\x10" + long])
+    head = b"\x0a" + varint(len(header)) + header + watch_id + b"\x5a"
+    data = bytearray(head + bytes(random.choice([0, 0, 2, 2, 4096 - len(head), 4090])))
+    if random.random() < 0.2:
+        data[random.randrange(len(head))] = random.randrange(256)
+    if random.random() < 0.2:
+        del data[random.randrange(len(head) + 1) :]
+    return bytes(data)
+
+
 def expected(*messages: bytes) -> Outcome:
     """Return what protobuf reads in messages that are merged."""
     raw = pb.WatchResponse()
@@ -210,6 +233,22 @@ def outcome_range(message: bytes) -> Outcome:
         page.size,
         page.last_key,
     )
+
+
+KINDS = ("watch", "range", "read")
+"""What `compare()` compares: a watch response, the reply to a read, and the batches of
+what one read of the connection brought."""
+
+
+def compare(kind: str, random: Random) -> tuple[list[bytes], object, object]:
+    """Return random messages, what they should give, and what the speedups make of it."""
+    if kind == "read":
+        read = some_read(random)
+        return read, split_batches(read), split_batches_fast(read)
+    message = some_message(random, kind)
+    if kind == "watch":
+        return [message], expected(message), outcome(message)
+    return [message], expected_range(message), outcome_range(message)
 
 
 def key_value_of(raw: pb.KeyValue) -> KeyValue:

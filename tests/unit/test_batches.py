@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_etcd_watch import WatchResponse, _batches
-from trio_etcd_watch._batches import merge_batch, split_batches
+from tests.support.wire import some_read
+from trio_etcd_watch import WatchResponse, __speedups__, _batches
+from trio_etcd_watch._batches import merge_batch, split_batches, split_batches_fast
 from trio_etcd_watch._grpc.messages import Oversized
 from trio_etcd_watch._grpc.status import StreamLost
 from trio_etcd_watch._pb import watch_pb2 as pb
@@ -57,6 +59,13 @@ big = st.builds(
 messages = st.lists(st.one_of(plain, plain, plain, special, big), max_size=30)
 
 
+def split(read: Sequence[bytes | Oversized]) -> list[list[bytes] | Oversized]:
+    """Split a read in Python and, where it was built, in C."""
+    batches = split_batches(read)
+    assert split_batches_fast(read) == batches
+    return batches
+
+
 def open_session(bound: int) -> tuple[Session, dict[Subscription, int]]:
     """Open a session with a live watch under each id."""
     session = Session(max_message_size=2**20)
@@ -99,10 +108,14 @@ def state_of(subscription: Subscription) -> tuple[object, ...]:
     return phase.state, unread, subscription.cursor.next_revision, fragments
 
 
+def test_reads_are_split_in_c_where_that_was_built() -> None:
+    assert (split_batches_fast is not split_batches) == __speedups__
+
+
 def test_like_messages_are_one_batch() -> None:
     for watch_id in IDS:
         batch = [response(watch_id, [revision]) for revision in range(2, 50)]
-        (one,) = split_batches(batch)
+        (one,) = split(batch)
         assert isinstance(one, list)
         merged = merge_batch(one)
         assert merged is not None
@@ -113,7 +126,7 @@ def test_like_messages_are_one_batch() -> None:
 @pytest.mark.parametrize(("a", "b"), list(itertools.permutations(IDS, 2)))
 def test_batches_of_several_watches(a: int, b: int) -> None:
     one, another = response(a, [2]), response(b, [2])
-    batches = list(split_batches([one, another, one, one, another]))
+    batches = split([one, another, one, one, another])
     assert batches == [[one, one, one], [another, another]]
 
 
@@ -122,11 +135,11 @@ def test_what_ends_a_batch() -> None:
     large = response(1, [2] * 4096)
     skipped = Oversized(10**9, b"")
     for other in (response(1, []), large, b"", b"\x0a", b"\x0a\x00", skipped):
-        batches = list(split_batches([one, one, other, one, one]))
+        batches = split([one, one, other, one, one])
         lone = other if isinstance(other, Oversized) else [other]
         assert batches == [[one, one], lone, [one, one]]
         if isinstance(other, bytes):
-            assert list(split_batches([other, one])) == [[other], [one]]
+            assert split([other, one]) == [[other], [one]]
 
 
 def test_the_mark_of_a_batch_is_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,15 +153,15 @@ def test_the_mark_of_a_batch_is_found_once(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(_batches, "_mark", mark)
     read = [response(300, [revision]) for revision in (2, 3, 4)]
-    assert list(split_batches(read)) == [read]
+    assert split_batches(read) == [read]
     assert marked == read[:1]
 
 
 def test_how_large_a_message_of_a_batch_may_be() -> None:
     one = response(1, [2])
     fits, large = padded(one, 4096), padded(one, 4097)
-    assert list(split_batches([fits, one, fits])) == [[fits, one, fits]]
-    assert list(split_batches([one, large])) == [[one], [large]]
+    assert split([fits, one, fits]) == [[fits, one, fits]]
+    assert split([one, large]) == [[one], [large]]
 
 
 def padded(message: bytes, size: int) -> bytes:
@@ -171,7 +184,7 @@ def with_header(size: int, message: bytes) -> bytes:
 
 def test_the_longest_header_in_a_batch() -> None:
     message = with_header(127, response(300, [2]))
-    assert list(split_batches([message, message])) == [[message, message]]
+    assert split([message, message]) == [[message, message]]
 
 
 @pytest.mark.parametrize("size", [128, 129])
@@ -179,7 +192,7 @@ def test_a_long_header_does_not_hide_whose_the_events_are(size: int) -> None:
     # Read as a short header, it would end before a tag of events, as those of watch 0.
     long, short = with_header(size, response(300, [2])), response(0, [2])
     assert decode(long).watch_id == 300
-    assert list(split_batches([short, long, short])) == [[short], [long], [short]]
+    assert split([short, long, short]) == [[short], [long], [short]]
 
 
 def test_a_message_without_a_header_is_not_taken_for_one_of_another_watch() -> None:
@@ -188,13 +201,13 @@ def test_a_message_without_a_header_is_not_taken_for_one_of_another_watch() -> N
     message.events.add().kv.key = b"...." + b"\x10\x01\x5a"
     other, one = message.SerializeToString(), response(1, [2])
     assert other[other[1] + 2 :] == b"\x10\x01\x5a"
-    assert list(split_batches([one, other, one])) == [[one], [other], [one]]
+    assert split([one, other, one]) == [[one], [other], [one]]
 
 
 def test_what_came_before_an_undecodable_message_is_delivered() -> None:
     session, _ = open_session(10_000)
     read = [response(1, [2]), response(1, [3]), response(1, [4]) + b"\x5a"]
-    assert len(list(split_batches(read))) == 1
+    assert len(split(read)) == 1
     deliveries = session.receive_messages(read, NOW)
     assert [next(deliveries).next_revision for _ in range(2)] == [3, 4]
     with pytest.raises(StreamLost):
@@ -224,11 +237,43 @@ def test_a_read_gives_what_each_message_gives(read: list[bytes], bound: int) -> 
     assert outcome(*open_session(bound), [read]) == one_by_one
 
 
+@pytest.mark.parametrize(
+    "other", [b"", b"\x0a", b"\x0a\0", b"\x0a\0\x10", b"\x0a\x02\x10\x5a"]
+)
+def test_a_message_that_ends_before_its_events(other: bytes) -> None:
+    for whole in (b"\x0a\0\x5a", b"\x0a\0\x10\x01\x5a"):
+        assert split([whole, other, whole]) == [[whole], [other], [whole]]
+        assert split([whole, whole + other]) == [[whole, whole + other]]
+
+
+def test_the_longest_watch_id_in_a_batch() -> None:
+    longest = b"\x0a\0\x10" + b"\xff" * 9 + b"\x01\x5a"
+    too_long = b"\x0a\0\x10" + b"\xff" * 10 + b"\x01\x5a"
+    assert split([longest, longest]) == [[longest, longest]]
+    assert split([too_long, too_long]) == [[too_long], [too_long]]
+
+
+@pytest.mark.parametrize("function", [split_batches, split_batches_fast])
+def test_what_is_split_may_fail(function: Callable[..., object]) -> None:
+    def messages() -> Iterator[bytes]:
+        yield response(1, [2])
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        function(messages())
+
+
+@given(st.randoms(use_true_random=False).map(some_read))
+def test_any_read_is_split_in_c_as_in_python(read: list[bytes]) -> None:
+    cut = [m for each in split(read) for m in each]  # type: ignore[union-attr]  # none is oversized
+    assert sorted(cut) == sorted(read)
+
+
 @given(messages)
 def test_batches_are_the_messages_with_those_of_each_watch_in_order(
     batch: list[bytes],
 ) -> None:
-    batches = split_batches(batch)
+    batches = split(batch)
     cut = [m for each in batches for m in each]  # type: ignore[union-attr]  # none is oversized
     # Sorting is stable, so only messages of different watches may change their order.
     stretches, cut_stretches = cut_at_specials(batch), cut_at_specials(cut)
@@ -244,7 +289,7 @@ def id_of(message: bytes) -> int:
 def cut_at_specials(batch: list[bytes]) -> list[list[bytes]]:
     stretches: list[list[bytes]] = [[]]
     for message in batch:
-        if len(list(split_batches([message, message]))) > 1:
+        if len(split([message, message])) > 1:
             stretches += [[message], []]
         else:
             stretches[-1].append(message)

@@ -35,7 +35,6 @@ LONG_FILES = {
     "tests/unit/test_frames.py": 545,
     "tests/unit/test_robustness.py": 513,
     "tests/unit/test_session.py": 707,
-    "tests/unit/test_speedups.py": 424,
 }
 """Files of more than 400 lines."""
 
