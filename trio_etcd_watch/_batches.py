@@ -6,8 +6,8 @@ and a step of the session. But concatenated protobuf messages parse as their mer
 stays. So the messages of one watch in one socket read form a batch, and a batch costs
 one parse and one step of the session.
 
-A message joins a batch if its watch id directly follows its header, and its events
-follow that. Any other message (a creation, a cancel, progress, a fragment, fields in
+A message joins a batch if it has a header, a watch id and events, in this order, and
+nothing else. Any other message (a creation, a cancel, progress, a fragment, fields in
 another order) is a batch of its own, after all messages before it and before all that
 follow. It takes the slow path, message by message, which the tests use as the oracle.
 """
@@ -29,8 +29,10 @@ _HEADER = 0x0A
 """The tag of field 1 of WatchResponse, the header."""
 _MAX_HEADER = 127
 """Up to here the length of a header takes one byte; etcd's headers are shorter."""
-_ID_AND_EVENTS = re.compile(rb"(?:\x10[\x80-\xff]{0,9}[\x00-\x7f])?\x5a")
-"""Field 2, the watch id (a varint, left out if 0), and the tag of field 11, events."""
+_EVENT = 0x5A
+"""The tag of field 11, an event."""
+_ID_AND_EVENT = re.compile(rb"(?:\x10[\x80-\xff]{0,9}[\x00-\x7f])?\x5a")
+"""Field 2, the watch id (a varint, left out if 0), and the tag of the first event."""
 
 
 def split_batches(
@@ -40,7 +42,7 @@ def split_batches(
     batches: list[list[bytes] | Oversized] = []
     by_mark: dict[bytes, list[bytes]] = {}
     batch: list[bytes] = []
-    head, mark, place = b"", None, 0
+    head, mark, place, after = b"", None, 0, 0
     for message in messages:
         if not isinstance(message, bytes):
             by_mark, mark = {}, None
@@ -52,6 +54,7 @@ def split_batches(
             and len(message) <= MAX_SIZE
             and message.startswith(head)
             and message.startswith(mark, place)
+            and _are_events(message, after)
         ):
             batch.append(message)
         elif (mark := _mark(message)) is None:
@@ -59,6 +62,7 @@ def split_batches(
             batches.append([message])
         else:
             head, place = message[:2], message[1] + 2
+            after = place + len(mark)
             if mark not in by_mark:
                 by_mark[mark] = []
                 batches.append(by_mark[mark])
@@ -78,25 +82,15 @@ def merge_batch(batch: Sequence[bytes]) -> RawResponse | None:
     except StreamLost:
         # The messages before the one that cannot be decoded are valid.
         return None
-    # A field that any message of the batch sets is set in the merge.
-    if (
-        merged is None
-        or merged.created
-        or merged.canceled
-        or merged.compact_revision
-        or merged.cancel_reason
-        or merged.fragment
-    ):
-        return None
     # Events that a server repeats must be dropped response by response. They show as a
     # revision that does not rise. A transaction does so, too, and takes the slow path.
-    return merged if merged.rising else None
+    return merged if merged is not None and merged.rising else None
 
 
 def _mark(message: bytes) -> bytes | None:
     """Return the bytes of the watch id and of the tag of the first event in a message.
 
-    None if it is large, or not a plain response with events.
+    None if the message may not join a batch.
     """
     if not (
         1 < len(message) <= MAX_SIZE
@@ -104,5 +98,27 @@ def _mark(message: bytes) -> bytes | None:
         and message[1] <= _MAX_HEADER
     ):
         return None
-    found = _ID_AND_EVENTS.match(message, message[1] + 2)
-    return found and found[0]
+    found = _ID_AND_EVENT.match(message, message[1] + 2)
+    if found is None or not _are_events(message, found.end()):
+        return None
+    return found[0]
+
+
+def _are_events(message: bytes, place: int) -> bool:
+    """Whether only events follow, from the length of one on, of one or two bytes each."""
+    end = len(message)
+    try:
+        while True:
+            size = message[place]
+            place += 1
+            if size > 127:
+                # A third byte would make the event longer than a message may be here.
+                size += (message[place] << 7) - 128
+                place += 1
+            place += size
+            if place >= end or message[place] != _EVENT:
+                return place == end
+            place += 1
+    except IndexError:
+        # The message ends within a length.
+        return False

@@ -12,8 +12,21 @@
  * one byte. */
 enum { MAX_BATCHED = 4096, MAX_HEADER = 127 };
 
+static bool
+has_only_events(Span in)
+{
+    uint64_t size;
+    while (in.at < in.end) {
+        if (*in.at++ != TAG(11, LEN) || !read_varint(&in, 2, &size) ||
+            !skip(&in, (ptrdiff_t)size))
+            return false;
+    }
+    return true;
+}
+
 /* Find the bytes of the watch id and of the tag of the first event; false if the
- * message is large, or not a plain response with events. */
+ * message is large, or has anything but a header, a watch id and events, in this order.
+ */
 static bool
 find_mark(Span in, Span *mark)
 {
@@ -27,10 +40,8 @@ find_mark(Span in, Span *mark)
         if (!read_varint(&in, 10, &watch_id))
             return false;
     }
-    if (in.at == in.end || *in.at != TAG(11, LEN))
-        return false;
     mark->end = in.at + 1;
-    return true;
+    return in.at < in.end && has_only_events(in);
 }
 
 static bool

@@ -39,7 +39,7 @@ def main() -> None:
     twin: Any = _responses.twin
     classes = _responses._CLASSES
     data, page = message(), range_reply()
-    read = [b"\x0a\0\x10%c\x5a" % watch_id for watch_id in (1, 2, 1)]
+    read = [b"\x0a\0\x10%c\x5a\0" % watch_id for watch_id in (1, 2, 1)]
     parts = [(1, 2), (3,)]
     frames = (7 << 8).to_bytes(4) + bytes(6) + (2).to_bytes(4) + b"hi"
     kv = twin.make_key_value(KeyValue, b"k", b"v", 1, 2, 3, 4)

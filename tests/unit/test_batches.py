@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.wire import some_read
+from tests.support.wire import some_read, varint
 from trio_etcd_watch import WatchResponse, __speedups__, _batches
 from trio_etcd_watch._batches import merge_batch, split_batches, split_batches_fast
 from trio_etcd_watch._grpc.messages import Oversized
@@ -38,6 +39,11 @@ def response(watch_id: int, revisions: list[int], **fields: object) -> bytes:
     return message.SerializeToString()
 
 
+def encoded_id(watch_id: int) -> bytes:
+    """Return the field of a watch id, which for 0 is not left out."""
+    return b"\x10" + varint(watch_id)
+
+
 plain = st.builds(
     response, st.sampled_from(IDS), st.lists(st.integers(2, 20), max_size=3).map(sorted)
 )
@@ -56,7 +62,9 @@ big = st.builds(
     st.integers(0, 127),
 )
 """Responses with an unknown field, which protobuf keeps."""
-messages = st.lists(st.one_of(plain, plain, plain, special, big), max_size=30)
+late = st.builds(bytes.__add__, plain, st.sampled_from(IDS).map(encoded_id))
+"""Responses whose last field is a watch id, which counts more than one before."""
+messages = st.lists(st.one_of(plain, plain, plain, special, big, late), max_size=30)
 
 
 def split(read: Sequence[bytes | Oversized]) -> list[list[bytes] | Oversized]:
@@ -165,9 +173,9 @@ def test_how_large_a_message_of_a_batch_may_be() -> None:
 
 
 def padded(message: bytes, size: int) -> bytes:
-    """Add an unknown field to a message, so that it has this size."""
-    length = size - len(message) - 4
-    return b"%b\xa2\x06%c%c%b" % (
+    """Add an event to a message, so that it has this size."""
+    length = size - len(message) - 3
+    return b"%b\x5a%c%c%b" % (
         message,
         length & 0x7F | 0x80,
         length >> 7,
@@ -189,8 +197,9 @@ def test_the_longest_header_in_a_batch() -> None:
 
 @pytest.mark.parametrize("size", [128, 129])
 def test_a_long_header_does_not_hide_whose_the_events_are(size: int) -> None:
-    # Read as a short header, it would end before a tag of events, as those of watch 0.
-    long, short = with_header(size, response(300, [2])), response(0, [2])
+    # Read as a short header, it would end before what looks like an event of watch 0.
+    long, short = with_header(size, response(300, [2**21])), response(0, [2])
+    assert long[size + 2 :][:2] == b"\x5a%c" % (len(long) - size - 4)
     assert decode(long).watch_id == 300
     assert split([short, long, short]) == [[short], [long], [short]]
 
@@ -198,15 +207,16 @@ def test_a_long_header_does_not_hide_whose_the_events_are(size: int) -> None:
 def test_a_message_without_a_header_is_not_taken_for_one_of_another_watch() -> None:
     # Read as a header, the first bytes would end before the id of watch 1.
     message = pb.WatchResponse(watch_id=10)
-    message.events.add().kv.key = b"...." + b"\x10\x01\x5a"
-    other, one = message.SerializeToString(), response(1, [2])
-    assert other[other[1] + 2 :] == b"\x10\x01\x5a"
+    message.events.add().kv.key = b"...." + b"\x10\x01\x5a\0"
+    other, one = message.SerializeToString(), with_header(10, response(1, [2]))
+    assert other[1] == one[1]
+    assert other[other[1] + 2 :] == b"\x10\x01\x5a\0"
     assert split([one, other, one]) == [[one], [other], [one]]
 
 
 def test_what_came_before_an_undecodable_message_is_delivered() -> None:
     session, _ = open_session(10_000)
-    read = [response(1, [2]), response(1, [3]), response(1, [4]) + b"\x5a"]
+    read = [response(1, [2]), response(1, [3]), response(1, [4]) + b"\x5a\x01\x0a"]
     assert len(split(read)) == 1
     deliveries = session.receive_messages(read, NOW)
     assert [next(deliveries).next_revision for _ in range(2)] == [3, 4]
@@ -220,15 +230,40 @@ def test_what_is_not_merged() -> None:
     assert merge_batch([response(1, [2]), response(1, [2])]) is None
     assert merge_batch([response(1, [2, 2]), response(1, [3])]) is None
     assert merge_batch([response(1, [3]), response(1, [2])]) is None
-    fields: list[dict[str, object]] = [
-        {"created": True},
-        {"canceled": True},
-        {"compact_revision": 2},
-        {"cancel_reason": "?"},
-        {"fragment": True},
-    ]
-    for each in fields:
-        assert merge_batch([response(1, [2]), response(1, [3], **each)]) is None
+
+
+fields: list[dict[str, object]] = [
+    {"created": True},
+    {"canceled": True},
+    {"compact_revision": 2},
+    {"cancel_reason": "?"},
+    {"fragment": True},
+    {"watch_id": 300},
+]
+
+
+@pytest.mark.parametrize("field", fields, ids=lambda field: next(iter(field)))
+@pytest.mark.parametrize("watch_id", [0, 1])
+def test_a_message_with_any_other_field_is_on_its_own(
+    field: dict[str, Any], watch_id: int
+) -> None:
+    one, another = response(watch_id, [2]), response(watch_id, [4])
+    in_order = response(**{"watch_id": watch_id, "revisions": [3], **field})
+    behind = response(watch_id, [3]) + pb.WatchResponse(**field).SerializeToString()
+    between = behind + another[another.index(b"\x5a") :]
+    if "watch_id" not in field:
+        assert split([one, in_order, another]) == [[one], [in_order], [another]]
+    for other in (behind, between):
+        assert split([one, other, another]) == [[one], [other], [another]]
+        assert split([other, one]) == [[other], [one]]
+
+
+def test_an_event_comes_to_the_watch_whose_id_is_last() -> None:
+    ids = [0, 1, 300, 1, 0]
+    read = [response(0, [at]) + encoded_id(ids[at - 2]) for at in range(2, 7)]
+    session, opened = open_session(10_000)
+    deliveries = session.receive_messages(read, NOW)
+    assert [opened[each.subscription] for each in deliveries] == ids
 
 
 @given(messages, st.sampled_from([1, 5, 10_000]))
@@ -241,14 +276,25 @@ def test_a_read_gives_what_each_message_gives(read: list[bytes], bound: int) -> 
     "other", [b"", b"\x0a", b"\x0a\0", b"\x0a\0\x10", b"\x0a\x02\x10\x5a"]
 )
 def test_a_message_that_ends_before_its_events(other: bytes) -> None:
-    for whole in (b"\x0a\0\x5a", b"\x0a\0\x10\x01\x5a"):
+    for whole in (b"\x0a\0\x5a\0", b"\x0a\0\x10\x01\x5a\0"):
         assert split([whole, other, whole]) == [[whole], [other], [whole]]
-        assert split([whole, whole + other]) == [[whole, whole + other]]
+
+
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 300, 4000])
+def test_events_of_a_batch_are_whole(size: int) -> None:
+    # Their lengths have one or two bytes; etcd writes no superfluous ones.
+    head, event = b"\x0a\0\x5a\0", b"\x5a" + varint(size) + bytes(size)
+    padded = b"\x5a" + varint(size, 2) + bytes(size)
+    for good in (head + event, head + event + b"\x5a\0"):
+        assert split([head, good, good]) == [[head, good, good]]
+    for end in (event[:-1], event[:1], event[:2], event + b"\0", event[1:], padded):
+        if end not in (event, b""):
+            assert split([head, head + end, head]) == [[head], [head + end], [head]]
 
 
 def test_the_longest_watch_id_in_a_batch() -> None:
-    longest = b"\x0a\0\x10" + b"\xff" * 9 + b"\x01\x5a"
-    too_long = b"\x0a\0\x10" + b"\xff" * 10 + b"\x01\x5a"
+    longest = b"\x0a\0\x10" + b"\xff" * 9 + b"\x01\x5a\0"
+    too_long = b"\x0a\0\x10" + b"\xff" * 10 + b"\x01\x5a\0"
     assert split([longest, longest]) == [[longest, longest]]
     assert split([too_long, too_long]) == [[too_long], [too_long]]
 
@@ -264,9 +310,10 @@ def test_what_is_split_may_fail(function: Callable[..., object]) -> None:
 
 
 @given(st.randoms(use_true_random=False).map(some_read))
-def test_any_read_is_split_in_c_as_in_python(read: list[bytes]) -> None:
-    cut = [m for each in split(read) for m in each]  # type: ignore[union-attr]  # none is oversized
-    assert sorted(cut) == sorted(read)
+def test_any_read_is_split_in_c_as_in_python(read: list[bytes | Oversized]) -> None:
+    assert sum(
+        len(each) if isinstance(each, list) else 1 for each in split(read)
+    ) == len(read)
 
 
 @given(messages)

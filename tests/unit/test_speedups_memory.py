@@ -25,40 +25,44 @@ from trio_etcd_watch._grpc.status import StreamLost
 from trio_etcd_watch._pages import decode_range
 from trio_etcd_watch._responses import decode
 
+GOOD = message()
+BAD = [GOOD + b"\x5a\x02\x0a\x00\x5a\x7f", GOOD + b"\x32\x01\xff"]
+PAGE = range_reply()
+READ = [b"\x0a\0\x10%c\x5a\0" % watch_id for watch_id in (1, 2, 2, 1, 1)]
+COUNTED = (
+    *(EventType.PUT, EventType.DELETE, KeyValue, Event, _responses.RawResponse),
+    *(GOOD, PAGE, *READ),
+)
+
+
+def work(times: int) -> None:
+    """Call each function of the decoder."""
+    for _ in range(times):
+        raw = decode(GOOD, GOOD)
+        repr(raw.events[0])
+        twin().join([raw.events, raw.events])
+        split_batches_fast([*READ, GOOD, PAGE, GOOD[:8], *READ])
+        decode_range(PAGE).key_values()
+        mapping = {b"key": version_of(1)}
+        following = [put_of(version_of(2)), put_of(version_of(4))]
+        put_again_fast(mapping, iter(following), 0, {}, EventType.PUT)
+        with pytest.raises(StreamLost):
+            decode_range(PAGE[:-1])
+        for data in BAD:
+            with pytest.raises(StreamLost):
+                decode(data)
+
 
 def test_no_references_leak() -> None:
-    good = message()
-    bad = good + b"\x5a\x02\x0a\x00\x5a\x7f"
-    no_text = good + b"\x32\x01\xff"
-    page = range_reply()
-    small = [b"\x0a\0\x10%c\x5a" % watch_id for watch_id in (1, 2, 2, 1, 1)]
-
-    def work(times: int) -> None:
-        for _ in range(times):
-            raw = decode(good, good)
-            repr(raw.events[0])
-            twin().join([raw.events, raw.events])
-            split_batches_fast([good, page, good[:8], *small, good])
-            decode_range(page).key_values()
-            mapping = {b"key": version_of(1)}
-            following = [put_of(version_of(2)), put_of(version_of(4))]
-            put_again_fast(mapping, iter(following), 0, {}, EventType.PUT)
-            with pytest.raises(StreamLost):
-                decode_range(page[:-1])
-            for data in (bad, no_text):
-                with pytest.raises(StreamLost):
-                    decode(data)
-
-    counted = (EventType.PUT, EventType.DELETE, KeyValue, Event, _responses.RawResponse)
     work(100)
     tracemalloc.start()
     try:
         memory, _ = tracemalloc.get_traced_memory()
-        references = [sys.getrefcount(thing) for thing in counted]
+        references = [sys.getrefcount(thing) for thing in COUNTED]
         work(3000)
         gc.collect()
         grown = tracemalloc.get_traced_memory()[0] - memory
-        after = [sys.getrefcount(thing) for thing in counted]
+        after = [sys.getrefcount(thing) for thing in COUNTED]
     finally:
         tracemalloc.stop()
     assert grown < 20_000

@@ -29,7 +29,7 @@ from .status import CallEnd, Status, StatusCode, StreamLost
 RECEIVE_SIZE = 122_880
 """How many bytes one read asks for: a batch of some thousand events. It is delivered in
 about a millisecond, so other tasks can run during a flood. Smaller batches would wake
-watches more often; from 128 KiB on, glibc's malloc would map memory for each read."""
+watches more often; from 128 KiB on, glibc's malloc may map memory for each read."""
 
 MAX_RECEIVE_SIZE = 2**20
 """The most bytes that one read asks for, within a message that is as large and arrives
