@@ -2,14 +2,15 @@
 
 Sans-IO. If a server sends each event in a message of its own, each would cost a parse
 and a step of the session. But concatenated protobuf messages parse as their merge
-(protobuf.dev, "Encoding", "Last One Wins"): repeated fields append, and the last header
-stays. So the messages of one watch in one socket read form a batch, and a batch costs
-one parse and one step of the session.
+(protobuf.dev, "Encoding", "Last One Wins"): repeated fields append, and of other fields
+the last value stays. So the messages of one watch in one socket read form a batch, and
+a batch costs one parse and one step of the session.
 
-A message joins a batch if it has a header, a watch id and events, in this order, and
-nothing else. Any other message (a creation, a cancel, progress, a fragment, fields in
-another order) is a batch of its own, after all messages before it and before all that
-follow. It takes the slow path, message by message, which the tests use as the oracle.
+A small message joins a batch if it has a header, a watch id and events, in this order,
+and nothing else. Any other message (a creation, a cancel, progress, a fragment, fields
+in another order) is a batch of its own, after all messages before it and before all
+that follow. It takes the slow path, message by message, which the tests use as the
+oracle.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ _MAX_HEADER = 127
 """Up to here the length of a header takes one byte; etcd's headers are shorter."""
 _EVENT = 0x5A
 """The tag of field 11, an event."""
-_ID_AND_EVENT = re.compile(rb"(?:\x10[\x80-\xff]{0,9}[\x00-\x7f])?\x5a")
-"""Field 2, the watch id (a varint, left out if 0), and the tag of the first event."""
+_ID_AND_EVENT = re.compile(rb"(?:\x10[\x80-\xff]{0,8}[\x01-\x7f])?\x5a")
+"""Field 2, the watch id, and the tag of the first event. The id is a varint of 63 bits,
+left out if 0, without superfluous bytes, so that equal ids have equal bytes."""
 
 
 def split_batches(
@@ -112,7 +114,7 @@ def _are_events(message: bytes, place: int) -> bool:
             size = message[place]
             place += 1
             if size > 127:
-                # A third byte would make the event longer than a message may be here.
+                # If a third byte follows, this exceeds MAX_SIZE.
                 size += (message[place] << 7) - 128
                 place += 1
             place += size

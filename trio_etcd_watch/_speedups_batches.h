@@ -37,7 +37,8 @@ find_mark(Span in, Span *mark)
     mark->at = in.at;
     if (in.at < in.end && *in.at == TAG(2, VARINT)) {
         in.at++;
-        if (!read_varint(&in, 10, &watch_id))
+        /* Equal ids have equal bytes: 63 bits, no superfluous byte, and no 0. */
+        if (!read_varint(&in, 9, &watch_id) || in.at[-1] == 0)
             return false;
     }
     mark->end = in.at + 1;
