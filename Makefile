@@ -129,7 +129,7 @@ mutants: $(VENV)/.test
 
 # Built beside the tree, as a copy: the extension in the tree stays as it is. Without
 # optimization, so that each line counts for itself.
-GCOV_TESTS := $(addprefix tests/unit/test_,speedups.py speedups_memory.py batches.py decode.py values.py responses.py)
+GCOV_TESTS := $(addprefix tests/unit/test_,speedups.py speedups_memory.py event_sequences.py batches.py decode.py values.py responses.py)
 gcov: $(VENV)/.test
 	@rm -rf build/gcov && mkdir -p build/gcov
 	@cp -r trio_etcd_watch tests benchmarks servers pyproject.toml build/gcov

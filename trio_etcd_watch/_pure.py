@@ -155,8 +155,10 @@ class EventSequence(Sequence[EventFields]):
         columns = EventColumns._make([column[index]] for column in self._columns)
         return next(iter(EventSequence(columns, self._classes)))
 
+    # `_responses` gives these four methods to the class in C, too.
+
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, EventSequence):
+        if type(other) is not type(self):
             return NotImplemented
         return tuple(self) == tuple(other)
 
@@ -165,6 +167,10 @@ class EventSequence(Sequence[EventFields]):
 
     def __repr__(self) -> str:
         return repr(tuple(self))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # What is pickled are the events, and not the bytes of other fields.
+        return tuple, (tuple(self),)
 
     def rising(self) -> bool:
         """Whether each event has a higher revision than the one before."""

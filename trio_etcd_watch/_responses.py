@@ -45,6 +45,20 @@ def _twinned(cls: _T) -> _T:
     return cast("_T", in_c)
 
 
+def _complete_sequence() -> None:
+    """Give the sequence of events in C the methods that are not worth writing in C."""
+    in_c, of_python = vars(twin)["EventSequence"], vars(_pure.EventSequence)
+    for name in ("__eq__", "__hash__", "__repr__", "__reduce__"):
+        setattr(in_c, name, of_python[name])
+    for name in ("__contains__", "__reversed__", "count", "index"):
+        setattr(in_c, name, vars(Sequence)[name])
+    Sequence.register(in_c)
+
+
+if SPEEDUPS:
+    _complete_sequence()
+
+
 class EventType(enum.IntEnum):
     """What happened to the key."""
 
@@ -223,7 +237,10 @@ class WatchResponse(metaclass=NoPublicConstructor):
 
     @property
     def events(self) -> Sequence[Event]:
-        """The events, by revision; those of one revision are in the same response."""
+        """The events, by revision; those of one revision are in the same response.
+
+        The response keeps the bytes of its messages, and each access makes an event.
+        """
         return self._events
 
     @property

@@ -14,6 +14,7 @@
 
 #include "_speedups_batches.h"
 #include "_speedups_chain.h"
+#include "_speedups_events.h"
 #include "_speedups_frames.h"
 #include "_speedups_messages.h"
 #include "_speedups_objects.h"
@@ -22,18 +23,12 @@
 /* --- The functions, with every argument checked --- */
 
 static bool
-check_classes(PyObject *tuple, const State *state, Classes *classes)
+check_classes(PyObject *tuple, const State *state)
 {
     if (PyTuple_Size(tuple) != 6) {
         PyErr_Format(PyExc_TypeError, "classes must be six, got %R", tuple);
         return false;
     }
-    classes->response = state->response;
-    classes->event = state->event;
-    classes->kv = state->kv;
-    classes->put = PyTuple_GetItem(tuple, 3);
-    classes->delete = PyTuple_GetItem(tuple, 4);
-    classes->unknown = PyTuple_GetItem(tuple, 5);
     return check_class(PyTuple_GetItem(tuple, 0), state->response) &&
            check_class(PyTuple_GetItem(tuple, 1), state->event) &&
            check_class(PyTuple_GetItem(tuple, 2), state->kv);
@@ -41,8 +36,7 @@ check_classes(PyObject *tuple, const State *state, Classes *classes)
 
 /* Decode all messages, and append their events. The tuple keeps their bytes alive. */
 static bool
-read_messages(
-    PyObject *messages, Response *response, PyObject *events, const Classes *classes)
+read_messages(PyObject *messages, Response *response, Spans *events)
 {
     for (Py_ssize_t i = 0; i < PyTuple_Size(messages); i++) {
         char *data;
@@ -51,7 +45,7 @@ read_messages(
             return false;
         Span in = {(const uint8_t *)data, (const uint8_t *)data + size};
         response->size += size;
-        if (!read_message(in, response, events, classes)) {
+        if (!read_message(in, response, events)) {
             if (!PyErr_Occurred())
                 PyErr_Format(PyExc_ValueError, "%zd bytes are not a watch response",
                              size);
@@ -64,23 +58,24 @@ read_messages(
 static PyObject *
 decode(PyObject *module, PyObject *args)
 {
-    PyObject *messages, *tuple;
-    Classes classes;
+    PyObject *messages, *classes;
+    Spans events = {NULL, 0, 0};
+    const State *state = PyModule_GetState(module);
     if (!PyArg_ParseTuple(args, "O!O!:decode", &PyTuple_Type, &messages,
-                          &PyTuple_Type, &tuple) ||
-        !check_classes(tuple, PyModule_GetState(module), &classes))
+                          &PyTuple_Type, &classes) ||
+        !check_classes(classes, state))
         return NULL;
-    Response *response = (Response *)PyType_GenericAlloc(classes.response, 0);
+    Response *response = (Response *)PyType_GenericAlloc(state->response, 0);
     if (response == NULL)
         return NULL;
-    PyObject *events = PyList_New(0);
     response->rising = true;
     response->cancel_reason = PyUnicode_FromString("");
-    if (events == NULL || response->cancel_reason == NULL ||
-        !read_messages(messages, response, events, &classes) ||
-        (response->events = PyList_AsTuple(events)) == NULL)
+    if (response->cancel_reason == NULL || !read_messages(messages, response, &events))
+        PyMem_Free(events.items);
+    else
+        response->events = new_sequence(state, classes, messages, events);
+    if (response->events == NULL)
         Py_CLEAR(response);
-    Py_XDECREF(events);
     return (PyObject *)response;
 }
 
@@ -129,26 +124,6 @@ put_range(PyObject *module, PyObject *args)
 }
 
 static PyObject *
-join(PyObject *Py_UNUSED(module), PyObject *parts)
-{
-    PyObject *events = PyList_New(0);
-    PyObject *iterator = events == NULL ? NULL : PyObject_GetIter(parts);
-    PyObject *part, *tuple = NULL;
-    while (iterator != NULL && (part = PyIter_Next(iterator)) != NULL) {
-        Py_ssize_t size = PyList_Size(events);
-        int failed = PyList_SetSlice(events, size, size, part);
-        Py_DECREF(part);
-        if (failed)
-            break;
-    }
-    if (iterator != NULL && !PyErr_Occurred())
-        tuple = PyList_AsTuple(events);
-    Py_XDECREF(iterator);
-    Py_XDECREF(events);
-    return tuple;
-}
-
-static PyObject *
 make_key_value(PyObject *module, PyObject *args)
 {
     PyObject *type;
@@ -164,10 +139,10 @@ make_key_value(PyObject *module, PyObject *args)
     const KeyValueBytes read = {
         .key = {(const uint8_t *)key, (const uint8_t *)key + key_size},
         .value = {(const uint8_t *)value, (const uint8_t *)value + value_size},
-        .create_revision = create_revision,
-        .mod_revision = mod_revision,
-        .version = version,
-        .lease = lease,
+        .create_revision = (uint64_t)create_revision,
+        .mod_revision = (uint64_t)mod_revision,
+        .version = (uint64_t)version,
+        .lease = (uint64_t)lease,
     };
     return new_key_value(state->kv, &read);
 }
@@ -223,8 +198,10 @@ module_exec(PyObject *module)
     State *state = PyModule_GetState(module);
     if (add_class(module, &kv_spec, &state->kv) < 0 ||
         add_class(module, &event_spec, &state->event) < 0 ||
+        add_class(module, &sequence_spec, &state->sequence) < 0 ||
+        add_class(module, &iterator_spec, &state->iterator) < 0 ||
         /* _twins.py requires the same number, and rejects any other. */
-        PyModule_AddIntConstant(module, "ABI", 5) < 0)
+        PyModule_AddIntConstant(module, "ABI", 6) < 0)
         return -1;
     return add_class(module, &response_spec, &state->response);
 }
@@ -236,6 +213,8 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->kv);
     Py_VISIT(state->event);
     Py_VISIT(state->response);
+    Py_VISIT(state->sequence);
+    Py_VISIT(state->iterator);
     return 0;
 }
 
@@ -246,6 +225,8 @@ module_clear(PyObject *module)
     Py_CLEAR(state->kv);
     Py_CLEAR(state->event);
     Py_CLEAR(state->response);
+    Py_CLEAR(state->sequence);
+    Py_CLEAR(state->iterator);
     return 0;
 }
 

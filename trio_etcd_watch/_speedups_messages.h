@@ -11,10 +11,10 @@
 typedef struct {
     Span key;
     Span value;
-    int64_t create_revision;
-    int64_t mod_revision;
-    int64_t version;
-    int64_t lease;
+    uint64_t create_revision;
+    uint64_t mod_revision;
+    uint64_t version;
+    uint64_t lease;
 } KeyValueBytes;
 
 typedef struct {
@@ -24,11 +24,41 @@ typedef struct {
     int32_t type;
 } EventBytes;
 
+/* A key without any field. Its spans are not NULL, since arithmetic on null pointers is
+ * undefined. */
+static KeyValueBytes
+no_key_value(void)
+{
+    static const uint8_t nothing[1];
+    return (KeyValueBytes){.key = {nothing, nothing}, .value = {nothing, nothing}};
+}
+
+static EventBytes
+no_event(void)
+{
+    return (EventBytes){.kv = no_key_value(), .prev_kv = no_key_value()};
+}
+
+/* Read the fields that are there in the order of their numbers, as etcd writes them;
+ * stop at any other. This takes half the time of a loop over fields in any order. */
+static inline bool
+read_in_order(Span *in, KeyValueBytes *kv)
+{
+    return read_bytes_if(in, TAG(1, LEN), &kv->key) &&
+           read_varint_if(in, TAG(2, VARINT), &kv->create_revision) &&
+           read_varint_if(in, TAG(3, VARINT), &kv->mod_revision) &&
+           read_varint_if(in, TAG(4, VARINT), &kv->version) &&
+           read_bytes_if(in, TAG(5, LEN), &kv->value) &&
+           read_varint_if(in, TAG(6, VARINT), &kv->lease);
+}
+
 /* The key is nested in `depth` messages. */
 static bool
 read_key_value(Span in, KeyValueBytes *kv, int depth)
 {
     Field field;
+    if (!read_in_order(&in, kv))
+        return false;
     while (in.at < in.end) {
         if (!read_field(&in, &field))
             return false;
@@ -37,19 +67,19 @@ read_key_value(Span in, KeyValueBytes *kv, int depth)
             kv->key = field.bytes;
             break;
         case TAG(2, VARINT):
-            kv->create_revision = (int64_t)field.number;
+            kv->create_revision = field.number;
             break;
         case TAG(3, VARINT):
-            kv->mod_revision = (int64_t)field.number;
+            kv->mod_revision = field.number;
             break;
         case TAG(4, VARINT):
-            kv->version = (int64_t)field.number;
+            kv->version = field.number;
             break;
         case TAG(5, LEN):
             kv->value = field.bytes;
             break;
         case TAG(6, VARINT):
-            kv->lease = (int64_t)field.number;
+            kv->lease = field.number;
             break;
         default:
             if (!skip_unknown(&in, &field, depth))

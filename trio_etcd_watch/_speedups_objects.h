@@ -1,21 +1,17 @@
-/* Makes objects of decoded fields: a watch response with its events, and a page of a
- * range with its keys.
+/* Makes objects of decoded fields: a watch response, but for its events, and a page of
+ * a range with its keys.
  */
 #ifndef TRIO_ETCD_WATCH_OBJECTS_H
 #define TRIO_ETCD_WATCH_OBJECTS_H
 
 #include "_speedups_messages.h"
 
-/* The classes to make, and the types of events; the same as `_pure.Classes`. References
- * are borrowed from that tuple, which the caller holds. */
+/* The bytes of some events; `items` is of PyMem. */
 typedef struct {
-    PyTypeObject *response;
-    PyTypeObject *event;
-    PyTypeObject *kv;
-    PyObject *put;
-    PyObject *delete;
-    PyObject *unknown;
-} Classes;
+    Span *items;
+    Py_ssize_t count;
+    Py_ssize_t room;
+} Spans;
 
 static PyObject *
 bytes_of(Span span)
@@ -37,10 +33,10 @@ new_key_value(PyTypeObject *type, const KeyValueBytes *from)
     KeyValue *kv = PyObject_New(KeyValue, type);
     if (kv == NULL)
         return NULL;
-    kv->create_revision = from->create_revision;
-    kv->mod_revision = from->mod_revision;
-    kv->version = from->version;
-    kv->lease = from->lease;
+    kv->create_revision = (int64_t)from->create_revision;
+    kv->mod_revision = (int64_t)from->mod_revision;
+    kv->version = (int64_t)from->version;
+    kv->lease = (int64_t)from->lease;
     kv->key = bytes_of(from->key);
     kv->value = bytes_of(from->value);
     if (kv->key == NULL || kv->value == NULL)
@@ -48,49 +44,38 @@ new_key_value(PyTypeObject *type, const KeyValueBytes *from)
     return (PyObject *)kv;
 }
 
-static PyObject *
-new_event(const Classes *classes, const EventBytes *from)
+static bool
+append_span(Spans *spans, Span span)
 {
-    Event *event = PyObject_New(Event, classes->event);
-    if (event == NULL)
-        return NULL;
-    event->type = from->type == 0   ? classes->put
-                  : from->type == 1 ? classes->delete
-                                    : classes->unknown;
-    Py_INCREF(event->type);
-    event->kv = new_key_value(classes->kv, &from->kv);
-    if (from->has_prev_kv)
-        event->prev_kv = new_key_value(classes->kv, &from->prev_kv);
-    else
-        Py_INCREF(event->prev_kv = Py_None);
-    if (event->kv == NULL || event->prev_kv == NULL)
-        Py_CLEAR(event);
-    return (PyObject *)event;
+    if (spans->count == spans->room) {
+        Py_ssize_t room = spans->room * 2 + 1;
+        Span *items = PyMem_Resize(spans->items, Span, room);
+        if (items == NULL) {
+            PyErr_NoMemory();
+            return false;
+        }
+        spans->items = items;
+        spans->room = room;
+    }
+    spans->items[spans->count++] = span;
+    return true;
 }
 
-/* Decode one event and append it; false, with or without an exception, if that
- * fails. */
+/* Check that an event can be decoded, and append its bytes; false, with or without an
+ * exception, if that fails. */
 static bool
-add_event(Span in, Response *response, PyObject *events, const Classes *classes)
+add_event(Span in, Response *response, Spans *events)
 {
-    /* Not NULL, since arithmetic on null pointers is undefined. */
-    static const uint8_t nothing[1];
-    const KeyValueBytes empty = {.key = {nothing, nothing}, .value = {nothing, nothing}};
-    EventBytes read = {.kv = empty, .prev_kv = empty};
+    EventBytes read = no_event();
     if (!read_event(in, &read))
         return false;
-    int64_t revision = read.kv.mod_revision;
-    if (PyList_Size(events) == 0)
+    int64_t revision = (int64_t)read.kv.mod_revision;
+    if (events->count == 0)
         response->first_revision = revision;
     else if (revision <= response->last_revision)
         response->rising = false;
     response->last_revision = revision;
-    PyObject *event = new_event(classes, &read);
-    if (event == NULL)
-        return false;
-    bool added = PyList_Append(events, event) == 0;
-    Py_DECREF(event);
-    return added;
+    return append_span(events, in);
 }
 
 /* Decode a string, which must be UTF-8; false, with or without an exception, if that
@@ -113,8 +98,7 @@ set_cancel_reason(Span bytes, Response *response)
 /* Store one field of a message, which is already read; false, with or without an
  * exception, if that fails. */
 static inline bool
-take_field(Span *in, const Field *field, Response *response, PyObject *events,
-           const Classes *classes)
+take_field(Span *in, const Field *field, Response *response, Spans *events)
 {
     switch (field->tag) {
     case TAG(1, LEN):
@@ -137,7 +121,7 @@ take_field(Span *in, const Field *field, Response *response, PyObject *events,
         response->fragment = field->number != 0;
         return true;
     case TAG(11, LEN):
-        return add_event(field->bytes, response, events, classes);
+        return add_event(field->bytes, response, events);
     default:
         return skip_unknown(in, field, 0);
     }
@@ -146,12 +130,11 @@ take_field(Span *in, const Field *field, Response *response, PyObject *events,
 /* Decode one message, and merge it into the response; false, with or without an
  * exception, if that fails. */
 static bool
-read_message(Span in, Response *response, PyObject *events, const Classes *classes)
+read_message(Span in, Response *response, Spans *events)
 {
     Field field;
     while (in.at < in.end) {
-        if (!read_field(&in, &field) ||
-            !take_field(&in, &field, response, events, classes))
+        if (!read_field(&in, &field) || !take_field(&in, &field, response, events))
             return false;
     }
     return true;
@@ -173,8 +156,7 @@ typedef struct {
 static bool
 add_key_value(Span in, RangeHead *head, PyObject *kvs, PyTypeObject *type)
 {
-    static const uint8_t nothing[1];
-    KeyValueBytes read = {.key = {nothing, nothing}, .value = {nothing, nothing}};
+    KeyValueBytes read = no_key_value();
     if (!read_key_value(in, &read, 1))
         return false;
     head->size++;

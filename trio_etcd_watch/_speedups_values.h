@@ -1,4 +1,5 @@
 /* Defines the classes of the values and their fields; _responses.py adds the methods.
+ * That of the sequence of events is in _speedups_events.h.
  *
  * The garbage collector does not track these objects: they hold bytes, numbers and each
  * other, and form no cycle.
@@ -55,6 +56,8 @@ typedef struct {
     PyTypeObject *kv;
     PyTypeObject *event;
     PyTypeObject *response;
+    PyTypeObject *sequence;
+    PyTypeObject *iterator;
 } State;
 
 #define FIELD(owner, name, kind) {#name, kind, offsetof(owner, name), READONLY, NULL}

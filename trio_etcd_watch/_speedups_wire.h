@@ -55,7 +55,7 @@ read_varint(Span *in, int most, uint64_t *value)
 }
 
 /* Read a length and that many bytes; false if they are not there. */
-static bool
+static inline bool
 read_bytes(Span *in, Span *bytes)
 {
     uint64_t length;
@@ -64,6 +64,26 @@ read_bytes(Span *in, Span *bytes)
     bytes->at = in->at;
     bytes->end = in->at += length;
     return true;
+}
+
+/* Read the number or the bytes of a field if that has this tag, of one byte, and comes
+ * next; false if it comes next but cannot be read. */
+static inline bool
+read_varint_if(Span *in, uint8_t tag, uint64_t *value)
+{
+    if (in->at == in->end || *in->at != tag)
+        return true;
+    in->at++;
+    return read_varint(in, 10, value);
+}
+
+static inline bool
+read_bytes_if(Span *in, uint8_t tag, Span *bytes)
+{
+    if (in->at == in->end || *in->at != tag)
+        return true;
+    in->at++;
+    return read_bytes(in, bytes);
 }
 
 static bool

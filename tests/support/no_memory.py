@@ -40,7 +40,7 @@ def main() -> None:
     classes = _responses._CLASSES
     data, page = message(), range_reply()
     read = [b"\x0a\0\x10%c\x5a\0" % watch_id for watch_id in (1, 2, 1)]
-    parts = [(1, 2), (3,)]
+    events = twin.decode((data, data), classes).events
     frames = (7 << 8).to_bytes(4) + bytes(6) + (2).to_bytes(4) + b"hi"
     kv = twin.make_key_value(KeyValue, b"k", b"v", 1, 2, 3, 4)
     next_kv = twin.make_key_value(KeyValue, b"k", b"v", 1, 3, 4, 4)
@@ -51,7 +51,9 @@ def main() -> None:
         "put_range": lambda: twin.put_range({}, page, KeyValue),
         "take_messages": lambda: _take(frames, 0, frames[4:10], 99),
         "split_batches": lambda: twin.split_batches([*read, data, None, *read]),
-        "join": lambda: twin.join(parts),
+        "events": lambda: list(events),
+        "slice": lambda: events[1:],
+        "join": lambda: twin.join([events, events]),
         "make_key_value": lambda: twin.make_key_value(KeyValue, b"k", b"v", 1, 2, 3, 4),
         "put_again": lambda: put_again_fast(
             {b"k": kv}, iter([event]), 0, {}, EventType.PUT

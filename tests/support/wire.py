@@ -15,7 +15,7 @@ from trio_etcd_watch._grpc.messages import Oversized
 from trio_etcd_watch._grpc.status import StreamLost
 from trio_etcd_watch._pages import decode_range
 from trio_etcd_watch._pb import watch_pb2 as pb
-from trio_etcd_watch._responses import decode
+from trio_etcd_watch._responses import decode, join
 
 Outcome: TypeAlias = tuple[object, ...] | None
 """All fields of a message; None if it cannot be parsed."""
@@ -180,6 +180,8 @@ def outcome(*messages: bytes) -> Outcome:
     kvs = [kv for event in events for kv in (event.kv, event.prev_kv) if kv is not None]
     assert all(type(event) is Event for event in events)
     assert all(type(kv) is KeyValue for kv in kvs)
+    assert [raw.events[i] for i in range(len(events))] == events
+    assert list(join([raw.events[1:], raw.events[::-2]])) == events[1:] + events[::-2]
     revisions = [event.kv.mod_revision for event in events]
     assert raw.size == sum(map(len, messages))
     assert raw.rising == (revisions == sorted(set(revisions)))

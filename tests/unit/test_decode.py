@@ -169,3 +169,21 @@ def test_messages_are_merged_at_every_level() -> None:
 
 def test_no_message_at_all() -> None:
     assert outcome() == expected()
+
+
+@pytest.mark.parametrize("first", range(6))
+def test_fields_in_another_order_than_etcd_writes_them(first: int) -> None:
+    kv = pb.KeyValue(
+        key=b"k", create_revision=2, mod_revision=3, version=4, value=b"v", lease=6
+    )
+    parts = []
+    for descriptor, value in kv.ListFields():
+        part = pb.KeyValue(**{descriptor.name: value})
+        parts.append(part.SerializeToString())
+    # A field in its place, then one that is out of order, twice.
+    data = b"".join((*parts[first:], *parts[:first], parts[first], parts[first]))
+    event = b"\x12" + bytes([len(data)]) + data
+    check(b"\x5a" + bytes([len(event)]) + event)
+    for size in range(len(data)):
+        cut = b"\x12" + bytes([size]) + data[:size]
+        check(b"\x5a" + bytes([len(cut)]) + cut)
