@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import TypeAlias
 
 from ._grpc.messages import Oversized
 from ._grpc.status import StreamLost
@@ -37,17 +38,18 @@ _ID_AND_EVENT = re.compile(rb"(?:\x10[\x80-\xff]{0,8}[\x01-\x7f])?\x5a")
 left out if 0, without superfluous bytes, so that equal ids have equal bytes."""
 
 
-def split_batches(
-    messages: Iterable[bytes | Oversized],
-) -> list[list[bytes] | Oversized]:
+Batch: TypeAlias = "bytes | list[bytes] | Oversized"
+"""What is processed in one step: one message, or several that may be merged."""
+
+
+def split_batches(messages: Iterable[bytes | Oversized]) -> list[Batch]:
     """Split the messages of one read into batches; those of one watch stay in order."""
-    batches: list[list[bytes] | Oversized] = []
-    by_mark: dict[bytes, list[bytes]] = {}
-    batch: list[bytes] = []
-    head, mark, place, after = b"", None, 0, 0
+    batches: list[Batch] = []
+    places: dict[bytes, int] = {}
+    head, mark, index, place, after = b"", None, 0, 0, 0
     for message in messages:
         if not isinstance(message, bytes):
-            by_mark, mark = {}, None
+            places, mark = {}, None
             batches.append(message)
         elif (
             # Nearly always it is of the same watch as the one before, and its header has
@@ -58,22 +60,32 @@ def split_batches(
             and message.startswith(mark, place)
             and _are_events(message, after)
         ):
-            batch.append(message)
+            _add(batches, index, message)
         elif (mark := _mark(message)) is None:
-            by_mark = {}
-            batches.append([message])
+            places = {}
+            batches.append(message)
         else:
             head, place = message[:2], message[1] + 2
             after = place + len(mark)
-            if mark not in by_mark:
-                by_mark[mark] = []
-                batches.append(by_mark[mark])
-            batch = by_mark[mark]
-            batch.append(message)
+            index = places.setdefault(mark, len(batches))
+            _add(batches, index, message)
     return batches
 
 
 split_batches_fast = split_batches if speedups is None else speedups.split_batches
+
+
+def _add(batches: list[Batch], index: int, message: bytes) -> None:
+    """Add a message to the batch at this index, which may be the end."""
+    if index == len(batches):
+        batches.append(message)
+        return
+    batch = batches[index]
+    if isinstance(batch, list):
+        batch.append(message)
+    else:
+        assert isinstance(batch, bytes)
+        batches[index] = [batch, message]
 
 
 def merge_batch(batch: Sequence[bytes]) -> RawResponse | None:

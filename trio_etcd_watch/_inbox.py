@@ -24,21 +24,6 @@ from ._responses import Event, WatchResponse
 from ._subscription import Delivery, Subscription
 
 
-class Unread:
-    """One item of the channel: a delivery, which a later one may replace."""
-
-    __slots__ = ("delivery",)
-
-    def __init__(self, delivery: Delivery) -> None:
-        self.delivery = delivery
-
-    @property
-    def is_progress(self) -> bool:
-        """Whether it is a progress notification."""
-        item = self.delivery.item
-        return isinstance(item, WatchResponse) and item.is_progress_notify
-
-
 @final
 class Position:
     """The position of a consumer in a response whose events are handed over one by one.
@@ -76,6 +61,11 @@ class Position:
         return last + 1 if last < following else last
 
 
+def _is_progress(delivery: Delivery) -> bool:
+    item = delivery.item
+    return isinstance(item, WatchResponse) and item.is_progress_notify
+
+
 @final
 class Inbox:
     """The unread deliveries of one watch. Made by `WatchStream.open()`.
@@ -100,11 +90,11 @@ class Inbox:
         self.is_waiting: bool = False
         # The resume point once the events of `position` are all handed over.
         self._next_revision = subscription.spec.start_revision
-        self._sending, self._receiving = trio.open_memory_channel[Unread](math.inf)
+        self._sending, self._receiving = trio.open_memory_channel[Delivery](math.inf)
         # The item that was received from the channel, and the last one that was sent to
         # it; both are unread.
-        self._first: Unread | None = None
-        self._newest: Unread | None = None
+        self._first: Delivery | None = None
+        self._newest: Delivery | None = None
         self._error: WatchError | None = None
         self._closed = False
         # Created, failed or closed.
@@ -133,8 +123,7 @@ class Inbox:
         """
         await self._settled.wait()
         if self.created is None:
-            await trio.lowlevel.checkpoint_if_cancelled()
-            self._raise_end()
+            await self._end()
 
     async def wait(self) -> None:
         """Return once `take()` has a response. A checkpoint; cancelling loses nothing.
@@ -151,7 +140,15 @@ class Inbox:
             if self._has_any():
                 await trio.lowlevel.checkpoint()
             if not self._has_any():
-                await self._receive()
+                # Not in a coroutine of its own: the garbage collector traverses all
+                # that a task holds while it waits.
+                try:
+                    first = await self._receiving.receive()
+                except (trio.EndOfChannel, trio.ClosedResourceError):
+                    first = None
+                if first is None or self._closed:
+                    await self._end()
+                self._first = first
         finally:
             self.is_waiting = False
 
@@ -180,17 +177,14 @@ class Inbox:
     def _has_any(self) -> bool:
         return self.position is not None or self._first is not None
 
-    async def _receive(self) -> None:
-        """Wait for the next item of the channel; keep it as the first unread one."""
-        with contextlib.suppress(trio.EndOfChannel, trio.ClosedResourceError):
-            first = await self._receiving.receive()
-            if not self._closed:
-                self._first = first
-        if self._first is None:
-            # A task that was woken by the end, and is cancelled before it runs, gets
-            # Cancelled. One that was woken by an item gets that, as from Trio's channel.
-            await trio.lowlevel.checkpoint_if_cancelled()
-            self._raise_end()
+    async def _end(self) -> NoReturn:
+        """Raise the error that has ended the watch.
+
+        A task that was woken by the end, and is cancelled before it runs, gets Cancelled.
+        One that was woken by an item gets that, as from Trio's channel.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._raise_end()
 
     def _raise_end(self) -> NoReturn:
         with contextlib.suppress(trio.EndOfChannel):
@@ -206,19 +200,18 @@ class Inbox:
             The response, and how many events it has.
         """
         last = self._pop()
-        _, response, following, count, size, _ = last.delivery
+        response, count, size = last.item, last.events, last.size
         assert isinstance(response, WatchResponse)
         others = []
-        while count and last is not self._newest and self._look().delivery.events:
+        while count and last is not self._newest and self._look().events:
             last = self._pop()
-            _, other, following, more, more_size, _ = last.delivery
-            assert isinstance(other, WatchResponse)
-            others.append(other)
-            count += more
-            size += more_size
+            assert isinstance(last.item, WatchResponse)
+            others.append(last.item)
+            count += last.events
+            size += last.size
         if last is self._newest:
             self._newest = None
-        self._next_revision = following
+        self._next_revision = last.next_revision
         self.events_delivered += count
         if others:
             response = response.merged(others)
@@ -226,13 +219,13 @@ class Inbox:
             self.subscription.server.take(self.subscription, count, size)
         return response, count
 
-    def _look(self) -> Unread:
+    def _look(self) -> Delivery:
         """Return the next item, without consuming it; there must be one."""
         if self._first is None:
             self._first = self._receiving.receive_nowait()
         return self._first
 
-    def _pop(self) -> Unread:
+    def _pop(self) -> Delivery:
         first, self._first = self._look(), None
         return first
 
@@ -240,37 +233,37 @@ class Inbox:
 
     def deliver(self, delivery: Delivery) -> None:
         """Take a delivery for this watch. Never waits."""
-        _, item, next_revision, count, _, revision = delivery
         if self._closed:
             return
+        item = delivery.item
         if isinstance(item, WatchError):
             self._error = item
             self._sending.close()
             self._settled.set()
         elif item is None:
             if self._newest is not None:
-                newest = self._newest.delivery
-                self._newest.delivery = newest._replace(next_revision=next_revision)
+                self._newest.next_revision = delivery.next_revision
             else:
-                self._next_revision = next_revision
+                self._next_revision = delivery.next_revision
         else:
-            self.newest_revision = revision
-            self.events_received += count
+            self.newest_revision = delivery.header_revision
+            self.events_received += delivery.events
             if self.created is None:
                 self.created = item
-                self._next_revision = next_revision
+                self._next_revision = delivery.next_revision
                 self._settled.set()
             if not item.created or self.subscription.spec.created_notify:
-                self._put(Unread(delivery))
+                self._put(delivery, item)
 
-    def _put(self, unread: Unread) -> None:
+    def _put(self, delivery: Delivery, item: WatchResponse) -> None:
         newest = self._newest
-        if newest is not None and unread.is_progress and newest.is_progress:
+        if newest is not None and item.is_progress_notify and _is_progress(newest):
             # The newest progress includes the earlier, so at most one is held.
-            newest.delivery = unread.delivery
+            newest.item = item
+            newest.next_revision = delivery.next_revision
         else:
-            self._newest = unread
-            self._sending.send_nowait(unread)
+            self._newest = delivery
+            self._sending.send_nowait(delivery)
 
     def close(self) -> None:
         """End every wait with `trio.ClosedResourceError`; discard what is unread."""

@@ -94,7 +94,10 @@ class Session(Lifecycle):
                 their creations. Open a new stream.
         """
         for batch in split_batches_fast(messages):
-            if isinstance(batch, Oversized):
+            if isinstance(batch, bytes):
+                self.bytes_received += len(batch)
+                yield from self._receive(decode(batch), now)
+            elif isinstance(batch, Oversized):
                 watch_id = watch_id_of_head(batch.head)
                 yield from self._receive_oversized(watch_id, batch.size)
             else:
@@ -103,7 +106,7 @@ class Session(Lifecycle):
 
     def _receive_batch(self, batch: Sequence[bytes], now: float) -> Iterator[Delivery]:
         """Process a batch as one response if that is equivalent, otherwise in turn."""
-        merged = merge_batch(batch) if len(batch) > 1 else None
+        merged = merge_batch(batch)
         if merged is not None:
             subscription = self._live.get(merged.watch_id)
             if subscription is not None and self._may_merge(subscription, merged):

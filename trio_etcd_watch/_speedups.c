@@ -201,7 +201,7 @@ module_exec(PyObject *module)
         add_class(module, &sequence_spec, &state->sequence) < 0 ||
         add_class(module, &iterator_spec, &state->iterator) < 0 ||
         /* _twins.py requires the same number, and rejects any other. */
-        PyModule_AddIntConstant(module, "ABI", 6) < 0)
+        PyModule_AddIntConstant(module, "ABI", 7) < 0)
         return -1;
     return add_class(module, &response_spec, &state->response);
 }

@@ -52,59 +52,64 @@ same_span(Span one, Span other)
     return size == other.end - other.at && memcmp(one.at, other.at, size) == 0;
 }
 
-/* The batch of a mark, which is created at the end of `batches` if there is none yet; a
- * borrowed reference, NULL with an exception. */
-static PyObject *
-batch_of(Span mark, PyObject *by_mark, PyObject *batches)
+/* The place of the batch with this mark, which is `next` if there is none yet; -1 with an
+ * exception. */
+static Py_ssize_t
+place_of(Span mark, PyObject *places, Py_ssize_t next)
 {
     PyObject *key = bytes_of(mark);
-    PyObject *batch = key == NULL ? NULL : PyDict_GetItemWithError(by_mark, key);
-    if (batch == NULL && !PyErr_Occurred() && (batch = PyList_New(0)) != NULL) {
-        int failed = PyDict_SetItem(by_mark, key, batch) < 0 ||
-                     PyList_Append(batches, batch) < 0;
-        /* Both hold it now, unless that failed. */
-        Py_DECREF(batch);
-        batch = failed ? NULL : batch;
+    PyObject *place = key == NULL ? NULL : PyDict_GetItemWithError(places, key);
+    Py_ssize_t result = -1;
+    if (place != NULL)
+        result = PyLong_AsSsize_t(place);
+    else if (!PyErr_Occurred() && (place = PyLong_FromSsize_t(next)) != NULL) {
+        result = PyDict_SetItem(places, key, place) < 0 ? -1 : next;
+        Py_DECREF(place);
     }
     Py_XDECREF(key);
-    return batch;
+    return result;
 }
 
-/* Append a message that joins no batch: as a batch of its own, or as it is if it is not
- * bytes. */
+/* Add a message to the batch at this place, which may be the end. A single message is
+ * not put into a list: it would be an object that the garbage collector tracks. */
 static bool
-append_lone(PyObject *batches, PyObject *message)
+add_to_batch(PyObject *batches, Py_ssize_t place, PyObject *message)
 {
-    if (!PyBytes_Check(message))
+    if (place == PyList_Size(batches))
         return PyList_Append(batches, message) == 0;
-    PyObject *batch = PyList_New(0);
-    bool done = batch != NULL && PyList_Append(batch, message) == 0 &&
-                PyList_Append(batches, batch) == 0;
-    Py_XDECREF(batch);
-    return done;
+    PyObject *batch = PyList_GetItem(batches, place);
+    if (!PyBytes_Check(batch))
+        return PyList_Append(batch, message) == 0;
+    PyObject *list = PyList_New(0);
+    if (list == NULL || PyList_Append(list, batch) < 0 ||
+        PyList_Append(list, message) < 0) {
+        Py_XDECREF(list);
+        return false;
+    }
+    return PyList_SetItem(batches, place, list) == 0;
 }
 
 /* Append the messages to batches; false, with an exception, if that fails. The tuple
  * keeps the bytes alive into which the marks point. */
 static bool
-append_batches(PyObject *messages, PyObject *by_mark, PyObject *batches)
+append_batches(PyObject *messages, PyObject *places, PyObject *batches)
 {
-    PyObject *batch = NULL;
+    Py_ssize_t place = -1;
     Span mark = {NULL, NULL}, found;
     for (Py_ssize_t i = 0; i < PyTuple_Size(messages); i++) {
         PyObject *message = PyTuple_GetItem(messages, i);
         if (!PyBytes_Check(message) || !find_mark(span_of(message), &found)) {
-            PyDict_Clear(by_mark);
-            batch = NULL;
-            if (!append_lone(batches, message))
+            PyDict_Clear(places);
+            place = -1;
+            if (PyList_Append(batches, message) < 0)
                 return false;
             continue;
         }
-        if (batch == NULL || !same_span(found, mark)) {
+        if (place < 0 || !same_span(found, mark)) {
             mark = found;
-            batch = batch_of(mark, by_mark, batches);
+            place = place_of(mark, places, PyList_Size(batches));
         }
-        if (batch == NULL || PyList_Append(batch, message) < 0)
+        if (place < 0 || !add_to_batch(batches, place, message))
             return false;
     }
     return true;
@@ -114,12 +119,12 @@ static PyObject *
 split_batches(PyObject *Py_UNUSED(module), PyObject *read)
 {
     PyObject *messages = PySequence_Tuple(read);
-    PyObject *by_mark = PyDict_New();
+    PyObject *places = PyDict_New();
     PyObject *batches = PyList_New(0);
-    if (messages == NULL || by_mark == NULL || batches == NULL ||
-        !append_batches(messages, by_mark, batches))
+    if (messages == NULL || places == NULL || batches == NULL ||
+        !append_batches(messages, places, batches))
         Py_CLEAR(batches);
-    Py_XDECREF(by_mark);
+    Py_XDECREF(places);
     Py_XDECREF(messages);
     return batches;
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import ClassVar, Final, NamedTuple, Protocol, TypeAlias, final
+from typing import ClassVar, Final, Protocol, TypeAlias, final
 
 from ._cursor import Cursor
 from ._errors import WatchError
@@ -215,8 +215,11 @@ class Subscription:
         )
 
 
-class Delivery(NamedTuple):
+@dataclass(slots=True)
+class Delivery:
     """What a session delivers to one watch in one step.
+
+    While it is unread, a later delivery may change it: see `_inbox`.
 
     Attributes:
         subscription: the watch.

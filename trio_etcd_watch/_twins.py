@@ -13,7 +13,7 @@ from contextlib import suppress
 from importlib import import_module
 from types import ModuleType
 
-ABI = 6
+ABI = 7
 """The version of the interface between Python and C, which `_speedups.c` has too. A
 module in C that was built from other sources, beside an editable install, is not
 used."""

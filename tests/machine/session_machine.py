@@ -614,10 +614,10 @@ class SessionMachine(RuleBasedStateMachine):
             if isinstance(batch, Oversized):
                 self._receive_oversized(batch)
                 continue
-            raw = decode(batch[-1])
+            raw = decode((alone := batch if isinstance(batch, list) else [batch])[-1])
             owner, expected = self._expect(raw)
             got = 0
-            for delivery in self.session.receive_messages(batch, NOW):
+            for delivery in self.session.receive_messages(alone, NOW):
                 got += 1
                 self._deliver(delivery, raw, owner)
             for subscription in self.session.expelled():
