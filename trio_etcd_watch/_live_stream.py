@@ -3,8 +3,8 @@
     the connection's reader, which calls the dispatcher -> the inbox of each watch
 
 The dispatcher runs the session on the messages of one read, and puts the deliveries into
-the memory channels of the watches. All of this is one step, in which nothing waits. What
-the watches hold is bounded by parking, in the session.
+the memory channels of the watches. It does so in steps, between which other tasks run;
+nothing waits for a user. What the watches hold is bounded by parking, in the session.
 
 So the connection's reader is the receive task of all streams on it. A separate receive
 task for each stream was built and measured, in interleaved rounds on a busy machine, as
@@ -22,8 +22,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TypeAlias, final
 
 import trio
@@ -34,11 +35,12 @@ from ._connector import HAS_LEADER, Connector
 from ._grpc.connection import Connection
 from ._grpc.messages import Oversized
 from ._grpc.metadata import Metadata
+from ._grpc.reading import STEP
 from ._grpc.status import CallEnd, Status, StreamLost
 from ._outage import LineBudget, Outage
 from ._pb import watch_pb2 as pb
 from ._session import Session
-from ._subscription import Subscription
+from ._subscription import Delivery, Subscription
 from ._verdicts import Call, Verdict, verdict_on
 
 logger = logging.getLogger("trio_etcd_watch")
@@ -195,21 +197,29 @@ class LiveStream:
 
     # What is received
 
-    def _dispatch(self, messages: _Messages) -> None:
+    def _dispatch(self, messages: _Messages) -> Iterator[None]:
         """Run the session on the messages of one read, and dispatch its deliveries.
 
-        There is no checkpoint in between, so at a cancellation each cursor agrees with
-        its inbox.
+        After each step, each cursor agrees with its inbox, so that a cancellation, or
+        the end of the stream, loses nothing: what is left of the messages is dropped.
 
         Raises:
             StreamLost: a message breaks the protocol. What came before it is dispatched.
         """
         self._received += 1
         self._note_working()
+        deliveries = self._session.receive_messages(messages, trio.current_time())
+        while self._dispatch_some(deliveries):
+            yield
+
+    def _dispatch_some(self, deliveries: Iterator[Delivery]) -> bool:
+        """Dispatch a few of them; return whether there may be more."""
         session, counters = self._session, self._counters
         before = session.bytes_received
+        count = 0
         try:
-            for delivery in session.receive_messages(messages, trio.current_time()):
+            for delivery in islice(deliveries, STEP):
+                count += 1
                 counters.events_received += delivery.events
                 delivery.subscription.receiver.deliver(delivery)
         finally:
@@ -217,6 +227,7 @@ class LiveStream:
             for subscription in session.expelled():
                 self._expel(subscription)
             self.wake()
+        return count == STEP
 
     def _note_working(self) -> None:
         if not self._working.is_set():

@@ -29,8 +29,8 @@ from tests.support.peer import (
     pieces,
     raw_frame,
 )
-from trio_etcd_watch._grpc.connection import MAX_RECEIVE_SIZE, RECEIVE_SIZE
 from trio_etcd_watch._grpc.messages import Oversized
+from trio_etcd_watch._grpc.reading import MAX_RECEIVE_SIZE, RECEIVE_SIZE
 from trio_etcd_watch._grpc.status import Status, StatusCode, StreamLost
 
 

@@ -20,8 +20,9 @@ from tests.support.connection import (
     lost,
 )
 from tests.support.peer import SETTINGS, data_frame, grpc_message, pieces, raw_frame
-from trio_etcd_watch._grpc.connection import MAX_UNSENT, RECEIVE_SIZE, SEND_AHEAD
+from trio_etcd_watch._grpc.connection import MAX_UNSENT, SEND_AHEAD
 from trio_etcd_watch._grpc.frames import CONNECTION_WINDOW, STREAM_WINDOW
+from trio_etcd_watch._grpc.reading import RECEIVE_SIZE
 
 
 async def test_window_opens_for_two_calls(autojump_clock: MockClock) -> None:

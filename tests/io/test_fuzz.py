@@ -32,9 +32,10 @@ from tests.support.peer import (
     watch_response,
 )
 from trio_etcd_watch import Channel, WatchError, open_watcher
-from trio_etcd_watch._grpc.connection import MAX_RECEIVE_SIZE, MAX_UNSENT, Connection
+from trio_etcd_watch._grpc.connection import MAX_UNSENT, Connection
 from trio_etcd_watch._grpc.frames import MAX_HEADER_BLOCK
 from trio_etcd_watch._grpc.messages import MAX_FRAME_SIZE
+from trio_etcd_watch._grpc.reading import MAX_RECEIVE_SIZE
 from trio_etcd_watch._grpc.status import Status, StreamLost
 from trio_etcd_watch._pb import watch_pb2 as pb
 

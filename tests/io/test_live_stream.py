@@ -15,10 +15,13 @@ from tests.support.peer import (
     put_message,
     watch_response,
 )
+from trio_etcd_watch._grpc.connection import Deliver
 from trio_etcd_watch._grpc.messages import Oversized
+from trio_etcd_watch._grpc.reading import STEP
 from trio_etcd_watch._grpc.status import CallEnd, Status, StatusCode, StreamLost
 from trio_etcd_watch._live_stream import Counters, LiveStream, Route
 from trio_etcd_watch._outage import LineBudget, Outage
+from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._requests import watch_spec
 from trio_etcd_watch._session import Session
 from trio_etcd_watch._subscription import Delivery, State, Subscription
@@ -29,7 +32,7 @@ OK = Status(StatusCode.OK, "")
 class FakeCall:
     """A call that delivers what was read in the same step, as the connection does."""
 
-    def __init__(self, deliver: Callable[[list[bytes | Oversized]], None]) -> None:
+    def __init__(self, deliver: Deliver) -> None:
         self.deliver = deliver
         self.sent: list[bytes] = []
         self.window = trio.Event()
@@ -41,7 +44,8 @@ class FakeCall:
     def receive(self, messages: list[bytes | Oversized]) -> None:
         """Hand on what one read has brought, as the connection does."""
         try:
-            self.deliver(messages)
+            for _ in self.deliver(messages) or ():
+                pass
         except StreamLost as exc:
             self.end(exc)
 
@@ -76,7 +80,7 @@ class FakeConnection:
         self,
         path: str,
         metadata: object,
-        deliver: Callable[[list[bytes | Oversized]], None],
+        deliver: Deliver,
     ) -> FakeCall:
         self.call = FakeCall(deliver)
         return self.call
@@ -295,3 +299,60 @@ async def test_an_idle_stream_holds_nothing_that_it_has_delivered() -> None:
         deliveries = [each for each in gc.get_objects() if type(each) is Delivery]
         assert [each for each in deliveries if each.subscription is watch] == []
         nursery.cancel_scope.cancel()
+
+
+async def test_a_stream_that_ends_between_two_steps_loses_nothing() -> None:
+    watcher = OneStream()
+    watches = [watcher.open() for _ in range(2 * STEP + 1)]
+    created = [
+        watch_response(watch_id, revision=4, created=True)
+        for watch_id in range(len(watches))
+    ]
+    puts = [
+        put_message(watch_id, revision)
+        for revision in (5, 6)
+        for watch_id in range(len(watches))
+    ]
+
+    def play(call: FakeCall) -> None:
+        call.receive(list(created))
+        assert len(watcher.given) == len(watches)
+        watcher.given.clear()
+        next(iter(call.deliver(list(puts)) or ()))
+        assert watcher.counters.events_received == 2 * STEP
+        call.end(OK)
+
+    assert await watcher.run(play) == OK
+    assert watcher.revisions == [5, 6] * STEP
+    assert [watch.cursor.next_revision for watch in watches] == (
+        [7] * STEP + [5] * (STEP + 1)
+    )
+    # What was dropped is requested again, and only that.
+    watcher.session.connect()
+    starts = [
+        pb.WatchRequest.FromString(request).create_request.start_revision
+        for request in watcher.session.requests()
+    ]
+    assert starts == [7] * STEP + [5] * (STEP + 1)
+
+
+async def test_deliveries_are_made_in_steps() -> None:
+    for count, steps in ((STEP - 1, 0), (STEP, 1), (2 * STEP, 2), (2 * STEP + 1, 2)):
+        watcher = OneStream()
+        for _ in range(count):
+            watcher.open()
+        messages: list[bytes | Oversized] = [
+            watch_response(watch_id, revision=4, created=True)
+            for watch_id in range(count)
+        ]
+
+        def play(
+            call: FakeCall,
+            messages: list[bytes | Oversized] = messages,
+            steps: int = steps,
+        ) -> None:
+            assert len(list(call.deliver(messages) or ())) == steps
+            call.end(OK)
+
+        await watcher.run(play)
+        assert len(watcher.given) == count

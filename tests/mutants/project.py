@@ -113,6 +113,7 @@ TESTS = {
     ),
     "_grpc.messages": unit("messages", "frames"),
     "_grpc.metadata": unit("metadata", "channel"),
+    "_grpc.reading": unit("reading"),
     "_grpc.status": unit("status", "verdicts"),
     "_lifecycle": (*unit("lifecycle", "roster"), *SESSION),
     "_log": unit("log"),

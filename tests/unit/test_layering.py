@@ -39,6 +39,7 @@ SANS_IO = [
     "_fragments",
     "_grpc.frames",
     "_grpc.messages",
+    "_grpc.reading",
     "_lifecycle",
     "_log",
     "_members",
@@ -75,8 +76,8 @@ LAYERS: dict[str, str] = {
         _backoff _face _log _outage _parsing _purerpc _statistics _twins
     """,
     "HTTP/2 and gRPC": """
-        _grpc _grpc.connection _grpc.frames _grpc.http2 _grpc.messages _grpc.metadata
-        _grpc.status
+        _grpc _grpc.connection _grpc.frames _grpc.http2 _grpc.keepalive _grpc.messages
+        _grpc.metadata _grpc.reading _grpc.status
     """,
     "values: what is sent, what came, and what it means": """
         _pb _pb.columns_pb2 _pb.watch_pb2 _arguments _changes _columns _cursor _errors

@@ -1,14 +1,14 @@
 """Serves one HTTP/2 connection on a Trio stream, and the gRPC calls on it.
 
 `frames` parses the DATA of responses, and `http2` parses all other frames. A connection
-runs three tasks: one reads and delivers messages, one writes, and one pings when the
-server has been silent. The end of any of them ends the connection and each call on it.
+runs three tasks: one reads and delivers messages, one writes, and one is `Keepalive`. The
+end of any of them ends the connection and each call on it.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias, final
 
 import trio
@@ -22,23 +22,15 @@ from .http2 import (
     ResponseStarted,
     WindowOpened,
 )
+from .keepalive import Keepalive
 from .messages import Inbound, Oversized
 from .metadata import Metadata
+from .reading import MAX_GATHER_TIME, MOMENT, Reading
 from .status import CallEnd, Status, StatusCode, StreamLost
 
-RECEIVE_SIZE = 122_880
-"""How many bytes one read asks for: a batch of some thousand events. It is delivered in
-about a millisecond, so other tasks can run during a flood. Smaller batches would wake
-watches more often; from 128 KiB on, glibc's malloc may map memory for each read."""
-
-MAX_RECEIVE_SIZE = 2**20
-"""The most bytes that one read asks for, within a message that is as large and arrives
-as fast: nothing can be delivered before it is whole, and each read costs two passes of
-Trio's loop. Where less data arrives, so large a buffer costs more than it saves. An
-unfinished message must not lead to reads of this size while other data floods in."""
-
-Deliver: TypeAlias = Callable[[list[bytes | Oversized]], None]
-"""Receives the messages of a call. It must be quick: nothing is read while it runs."""
+Deliver: TypeAlias = Callable[[list[bytes | Oversized]], "Iterable[None] | None"]
+"""Receives the messages of a call. It must be quick: nothing is read while it runs. If it
+returns an iterable, each step of that does a part, and other tasks may run after it."""
 
 SEND_AHEAD = 2**20
 """How many bytes may wait to be written before senders of messages have to wait."""
@@ -130,16 +122,15 @@ class Connection:
         self.lost: StreamLost | None = None
         self._stream = stream
         self._scheme = scheme
-        self._keepalive_timeout = keepalive_timeout
+        self._keepalive = Keepalive(keepalive_time, keepalive_timeout)
         self._http2 = Http2()
         self._frames = FrameReader()
         self._calls: dict[int, Call] = {}
+        self._reading = Reading()
         self._unsent = bytearray()
         self._flush = trio.Event()
         self._senders = trio.lowlevel.ParkingLot()
         self._ready = trio.Event()
-        self._heard = trio.current_time()
-        self._answered = trio.Event()
         self._scope = trio.CancelScope()
         self._retired = False
 
@@ -151,11 +142,21 @@ class Connection:
                     self._http2.initiate_connection()
                     nursery.start_soon(self._read)
                     nursery.start_soon(self._write)
-                    nursery.start_soon(self._keep_alive)
+                    nursery.start_soon(self._keepalive.run, self)
         finally:
             self.close("closed")
             # A graceful close could wait for a peer that does not read.
             await trio.aclose_forcefully(self._stream)
+
+    @property
+    def in_use(self) -> bool:
+        """Whether it has a call."""
+        return bool(self._calls)
+
+    def ping(self) -> None:
+        """Send a PING, for `Keepalive`."""
+        self._http2.ping()
+        self._flush.set()
 
     def close(self, reason: str) -> None:
         """End the connection, and with it every call on it."""
@@ -184,7 +185,7 @@ class Connection:
             metadata: pairs that `check_metadata()` accepts.
             deliver: called with the messages that one read has completed, before
                 anything else runs, and never with none. A StreamLost that it raises
-                ends the call.
+                ends the call. What it returns is abandoned once the call has ended.
 
         Raises:
             StreamLost: the connection is gone, or cannot carry another stream.
@@ -230,29 +231,53 @@ class Connection:
 
     @trio.lowlevel.enable_ki_protection
     async def _read(self) -> None:
-        size = RECEIVE_SIZE
         try:
             while not self.lost:
-                data = bytes(await self._stream.receive_some(size))
-                if not data:
-                    raise StreamLost("the server closed the connection")
-                self._heard = trio.current_time()
-                self._answered.set()
-                missing = self._frames.missing
-                self._receive(data)
-                if len(data) < size:
+                emptied = await self._read_some()
+                await self._gather()
+                await self._deliver()
+                if emptied:
                     # Nothing more has arrived yet. The tasks that were woken run in the
                     # next pass of Trio's loop, before or after this task. After two
                     # passes, a read that has to wait no longer delays them.
                     await trio.lowlevel.checkpoint()
                     await trio.lowlevel.checkpoint()
-                    size = RECEIVE_SIZE
-                else:
-                    size = self._next_size(len(data), missing)
         except trio.BrokenResourceError as exc:
             self._lose(StreamLost(f"connection broken: {exc.__cause__ or exc}"))
         except StreamLost as exc:
             self._lose(exc)
+
+    async def _read_some(self) -> bool:
+        """Read and parse some data; return whether that was all that had arrived."""
+        asked = self._reading.size
+        data = bytes(await self._stream.receive_some(asked))
+        if not data:
+            raise StreamLost("the server closed the connection")
+        self._keepalive.hear()
+        missing = self._frames.missing
+        self._receive(data)
+        self._reading.note_read(len(data), missing, self._frames.missing)
+        return len(data) < asked
+
+    async def _gather(self) -> None:
+        """Read on while each of many consumers would be woken for few messages."""
+        end = trio.current_time() + MAX_GATHER_TIME
+        while self._reading.gathers(self._waiting()):
+            # It is cancelled only while it waits, so no data is lost.
+            with trio.CancelScope(
+                deadline=min(end, trio.current_time() + MOMENT)
+            ) as scope:
+                await self._read_some()
+            if scope.cancelled_caught:
+                return
+
+    async def _deliver(self) -> None:
+        steps = 0
+        for call in list(self._calls.values()):
+            for _ in self._hand_on(call):
+                steps += 1
+                await trio.lowlevel.checkpoint()
+        self._reading.note_delivery(steps)
 
     @trio.lowlevel.enable_ki_protection
     async def _write(self) -> None:
@@ -269,29 +294,6 @@ class Connection:
         except trio.BrokenResourceError as exc:
             self._lose(StreamLost(f"connection broken: {exc.__cause__ or exc}"))
 
-    @trio.lowlevel.enable_ki_protection
-    async def _keep_alive(self) -> None:
-        while True:
-            await trio.sleep_until(self._heard + self.keepalive_time)
-            if trio.current_time() < self._heard + self.keepalive_time:
-                continue
-            if not self._calls:
-                # etcd penalizes pings on a connection without a stream.
-                await trio.sleep(self.keepalive_time)
-                continue
-            self._answered = trio.Event()
-            self._http2.ping()
-            self._flush.set()
-            for _ in range(4):
-                # Several short waits: while the application blocks the loop, nothing is
-                # read, so a single wait could end before the answer is seen.
-                with trio.move_on_after(self._keepalive_timeout / 4):
-                    await self._answered.wait()
-                if self._answered.is_set():
-                    break
-            else:
-                self.close(f"no answer to a ping within {self._keepalive_timeout:g} s")
-
     # Steps
 
     def _receive(self, data: bytes) -> None:
@@ -301,25 +303,14 @@ class Connection:
         self._unsent += self._frames.window_updates()
         if self._frames.started:
             self._ready.set()
-        for call in list(self._calls.values()):
-            self._hand_on(call)
         self._collect()
         if self._unsent:
             self._flush.set()
         if len(self._unsent) > MAX_UNSENT:
             raise StreamLost("the server sends, but does not read")
 
-    def _next_size(self, size: int, missing: int) -> int:
-        """Return how many bytes to ask for after a read that brought all it asked for.
-
-        Args:
-            size: how many bytes that read brought.
-            missing: how many bytes a message lacked before that read.
-        """
-        missing_now = self._frames.missing
-        if missing - missing_now <= size // 2:
-            return RECEIVE_SIZE
-        return min(max(RECEIVE_SIZE, missing_now), MAX_RECEIVE_SIZE)
+    def _waiting(self) -> int:
+        return sum(len(call._inbound.messages) for call in self._calls.values())
 
     def _handle(self, event: Event) -> None:
         match event:
@@ -328,20 +319,29 @@ class Connection:
                     self._frames.open(stream_id, call._inbound)
             case CallEnded(stream_id, end):
                 if call := self._calls.get(stream_id):
-                    self._hand_on(call)
+                    self._hand_on_all(call)
                     self._end_call(call, end)
             case ConnectionEnded(reason):
                 raise reason
             case WindowOpened():
                 self._senders.unpark_all()
 
-    def _hand_on(self, call: Call) -> None:
+    def _hand_on(self, call: Call) -> Iterator[None]:
+        """Deliver the messages of a call; after each step, other tasks may run."""
         if messages := call._inbound.messages:
             call._inbound.messages = []
             try:
-                call._deliver(messages)
+                for _ in call._deliver(messages) or ():
+                    yield
+                    if call._end is not None:
+                        # It was reset meanwhile, and nobody waits for the rest.
+                        return
             except StreamLost as exc:
                 self._end_call(call, exc)
+
+    def _hand_on_all(self, call: Call) -> None:
+        for _ in self._hand_on(call):
+            pass
 
     async def _send(self, call: Call, data: bytes, *, end: bool) -> None:
         stream_id = call._stream_id
@@ -393,7 +393,7 @@ class Connection:
         self.lost = reason
         for call in list(self._calls.values()):
             # Messages that were complete before the loss are still delivered.
-            self._hand_on(call)
+            self._hand_on_all(call)
             if call._end is None:
                 self._forget(call, reason)
         self._ready.set()

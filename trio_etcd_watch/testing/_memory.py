@@ -14,6 +14,7 @@ from typing import final
 import trio
 
 from trio_etcd_watch._channel import DEFAULT_MAX_MESSAGE_SIZE, Channel
+from trio_etcd_watch._grpc.connection import Deliver
 from trio_etcd_watch._grpc.messages import Oversized
 from trio_etcd_watch._grpc.metadata import Metadata
 from trio_etcd_watch._grpc.status import CallEnd, Status, StatusCode, StreamLost
@@ -51,7 +52,7 @@ class MemoryCall:
         self,
         link: Link,
         path: str,
-        deliver: Callable[[list[bytes | Oversized]], None],
+        deliver: Deliver,
     ) -> None:
         self.bytes_received = 0
         self.watches: dict[int, ServerWatch] = {}
@@ -115,7 +116,8 @@ class MemoryCall:
                 len(each) for each in messages if isinstance(each, bytes)
             )
             try:
-                self._deliver(messages)
+                for _ in self._deliver(messages) or ():
+                    pass
             except StreamLost as exc:
                 self._finish(exc)
         if self._ending is not None:
@@ -224,7 +226,7 @@ class Link:
         self,
         path: str,
         metadata: Metadata,
-        deliver: Callable[[list[bytes | Oversized]], None],
+        deliver: Deliver,
     ) -> MemoryCall:
         """Start a call."""
         if self.lost is not None:
