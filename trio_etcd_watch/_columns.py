@@ -29,6 +29,10 @@ from ._pb import watch_pb2 as pb
 FEW = 6
 """For up to this many events or keys, the checks cost more than columns save."""
 
+SMALL, BIG = 256, 2**20
+"""Bytes of a response below which it probably has few events, and from which on it may
+have large ones."""
+
 LARGE = 4096
 """Average bytes of an event or key from which on columns are not tried: each parse holds
 a copy of all values, and 40 events of 53 MB in total briefly took 213 MB."""
@@ -37,6 +41,7 @@ Fields: TypeAlias = tuple[bytes, bytes, int, int, int, int]
 """Key, value, create_revision, mod_revision, version and lease."""
 
 T = TypeVar("T")
+M = TypeVar("M", bound=Message)
 
 
 class KeyValueColumns(NamedTuple):
@@ -67,24 +72,45 @@ fields_of: Callable[[pb.KeyValue], Fields] = attrgetter(*KeyValueColumns._fields
 """Copy the fields of a key."""
 
 
-def columns_of_events(message: bytes, raws: Sequence[pb.Event]) -> EventColumns:
+Response: TypeAlias = "pb.WatchResponse | columns.WatchResponseApart"
+
+
+def parse_response(message: bytes) -> Response:
+    """Parse one or more concatenated WatchResponses, for `columns_of_events()` and others.
+
+    The type is the one that is probably used: any other costs another parse.
+
+    Raises:
+        DecodeError: the bytes are not a WatchResponse.
+    """
+    if SMALL <= len(message) < BIG:
+        return columns.WatchResponseApart.FromString(message)
+    return pb.WatchResponse.FromString(message)
+
+
+def columns_of_events(message: bytes, response: Response) -> EventColumns:
     """Return the events of one or more concatenated WatchResponses as columns.
 
     Args:
-        message: the bytes that `raws` were parsed from, without an error.
-        raws: the events, as protobuf parsed them.
+        message: the bytes that `response` was parsed from.
+        response: what `parse_response()` has returned for them.
     """
-    if (
-        _is_worthwhile(message, raws)
-        and columns.EventsApart.FromString(message).ByteSize() == len(message)
-        and not _has_unknown(columns.EventsMerged.FromString(message).events)
-    ):
-        events = columns.WatchResponseColumns.FromString(message).events
-        return EventColumns(
-            _column(events.type, 0, raws, attrgetter("type")),
-            *_key_value_columns(events.kv, raws, "kv."),
-            _prev_kvs(events, raws),
-        )
+    if _is_worthwhile(message, response.events):
+        if isinstance(response, pb.WatchResponse):
+            response = columns.WatchResponseApart.FromString(message)
+        apart = response.events
+        if response.ByteSize() == len(message) and not _has_unknown(
+            columns.EventsMerged.FromString(message).events
+        ):
+            events = columns.WatchResponseColumns.FromString(message).events
+            return EventColumns(
+                _column(events.type, 0, apart, _type_of),
+                *_key_value_columns(events.kv, apart, "kv."),
+                _prev_kvs(events, apart),
+            )
+    if not isinstance(response, pb.WatchResponse):
+        response = pb.WatchResponse.FromString(message)
+    raws = response.events
     rows = [
         (
             raw.type,
@@ -94,6 +120,12 @@ def columns_of_events(message: bytes, raws: Sequence[pb.Event]) -> EventColumns:
         for raw in raws
     ]
     return EventColumns(*zip(*rows, strict=True)) if rows else EventColumns(*[()] * 8)
+
+
+def _type_of(apart: columns.EventApart) -> int:
+    # An enum has 32 bits. As every other number is an unknown type, the sign is not
+    # restored.
+    return apart.type & 0xFFFF_FFFF
 
 
 def columns_of_keys(message: bytes, raws: Sequence[pb.KeyValue]) -> KeyValueColumns:
@@ -151,8 +183,8 @@ def _key_value_columns(
 def _column(
     values: Sequence[T],
     default: T,
-    raws: Sequence[Message],
-    read: Callable[[Message], T],
+    raws: Sequence[M],
+    read: Callable[[M], T],
 ) -> Sequence[T]:
     """Return one value for each of the messages."""
     if len(values) == len(raws):
@@ -164,7 +196,7 @@ def _column(
 
 
 def _prev_kvs(
-    events: columns.EventColumns, raws: Sequence[pb.Event]
+    events: columns.EventColumns, raws: Sequence[columns.EventApart]
 ) -> Sequence[Fields | None]:
     if not events.HasField("prev_kv"):
         return [None] * len(raws)

@@ -15,7 +15,12 @@ from itertools import chain
 from operator import lt
 from typing import Any, NamedTuple, TypeVar, cast, overload
 
-from ._columns import EventColumns, columns_of_events, columns_of_keys
+from ._columns import (
+    EventColumns,
+    columns_of_events,
+    columns_of_keys,
+    parse_response,
+)
 from ._parsing import UNPARSABLE
 from ._pb import watch_pb2 as pb
 
@@ -196,7 +201,7 @@ def decode(messages: Sequence[bytes], classes: Classes) -> object:
     """
     data = messages[0] if len(messages) == 1 else b"".join(messages)
     try:
-        raw = pb.WatchResponse.FromString(data)
+        raw = parse_response(data)
     except UNPARSABLE as exc:
         raise ValueError(f"{len(data)} bytes are not a watch response") from exc
     header = raw.header
@@ -212,7 +217,7 @@ def decode(messages: Sequence[bytes], classes: Classes) -> object:
     response.cancel_reason = raw.cancel_reason
     response.fragment = raw.fragment
     response.size = len(data)
-    columns = columns_of_events(data, raw.events)
+    columns = columns_of_events(data, raw)
     response.events = EventSequence(columns, classes)
     revisions = columns.mod_revision
     response.first_revision = revisions[0] if revisions else 0

@@ -13,13 +13,18 @@ from hypothesis import strategies as st
 from tests.unit.test_parsing import IMPLEMENTATIONS, run
 from trio_etcd_watch import _columns
 from trio_etcd_watch._columns import (
+    BIG,
     FEW,
     LARGE,
+    SMALL,
+    EventColumns,
     columns_of_events,
     columns_of_keys,
     fields_of,
+    parse_response,
 )
 from trio_etcd_watch._pb import watch_pb2 as pb
+from trio_etcd_watch._pb.columns_pb2 import WatchResponseApart
 
 MANY = FEW + 2
 
@@ -75,9 +80,12 @@ def one_by_one(raws: Sequence[pb.Event]) -> list[tuple[object, ...]]:
 
 
 def check_events(data: bytes) -> None:
-    raws = pb.WatchResponse.FromString(data).events
-    columns = columns_of_events(data, raws)
-    assert list(zip(*columns, strict=True)) == one_by_one(raws)
+    whole = pb.WatchResponse.FromString(data)
+    expected = one_by_one(whole.events)
+    apart = WatchResponseApart.FromString(data)
+    for parsed in (parse_response(data), whole, apart):
+        columns = columns_of_events(data, parsed)
+        assert list(zip(*columns, strict=True)) == expected
 
 
 def check_keys(data: bytes) -> None:
@@ -233,10 +241,31 @@ tests.test_keys_of_any_bytes()
 
 def test_large_values_are_not_copied_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_columns, "columns", None)
-    check_events(response(*[message(2, message(5, bytes(LARGE)))] * MANY))
+    large = response(*[message(2, message(5, bytes(BIG // MANY)))] * MANY)
+    assert BIG // MANY > LARGE
+    whole = pb.WatchResponse.FromString(large)
+    assert parse_response(large) == whole
+    assert len(columns_of_events(large, whole).key) == MANY
     check_keys(b"".join([message(2, message(5, bytes(LARGE)))] * MANY))
-    with pytest.raises(AttributeError, match="EventsApart"):
-        check_events(response(*PUTS))
+    with pytest.raises(AttributeError, match="WatchResponseApart"):
+        columns_of_events(response(*PUTS), parse_response(response(*PUTS)))
+
+
+@pytest.mark.parametrize("size", [SMALL - 1, SMALL, BIG - 1, BIG])
+def test_which_type_is_parsed(size: int) -> None:
+    around = len(message(99, bytes(size))) - size
+    data = message(99, bytes(size - around))
+    assert len(data) == size
+    expected = WatchResponseApart if SMALL <= size < BIG else pb.WatchResponse
+    assert type(parse_response(data)) is expected
+
+
+class Apart:
+    """A parsed response, whose events must not be read one by one."""
+
+    def __init__(self, data: bytes, events: list[Any]) -> None:
+        self.events = events
+        self.ByteSize = WatchResponseApart.FromString(data).ByteSize
 
 
 class Never:
@@ -249,15 +278,20 @@ class Never:
 # No result shows whether columns were used, so the next tests look at the way to it.
 
 
-def test_columns_of_events_are_read_where_they_can_be() -> None:
-    raws: list[Any] = [Never()] * MANY
-    columns = columns_of_events(response(*PUTS), raws)
+def test_columns_of_events_are_read_where_they_can_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def read(data: bytes, count: int) -> EventColumns:
+        apart: Any = Apart(data, [Never()] * count)
+        return columns_of_events(data, apart)
+
+    columns = read(response(*PUTS), MANY)
     assert columns.mod_revision == list(range(10, 10 + MANY))
     assert columns.prev_kv == [None] * MANY
-    columns = columns_of_events(response(*[put(9, PREV)] * MANY), raws)
+    columns = read(response(*[put(9, PREV)] * MANY), MANY)
     assert columns.prev_kv == [(b"key5", b"value5", 4, 5, 2, 0)] * MANY
-    with pytest.raises(AssertionError, match="one by one"):
-        columns_of_events(response(*PUTS, *TWICE_AND_NEVER), [*raws, *raws[:2]])
+    monkeypatch.setattr(_columns, "_key_value_columns", None)
+    assert len(read(response(*PUTS, *TWICE_AND_NEVER), MANY + 2).key) == MANY + 2
 
 
 def test_columns_of_keys_are_read_where_they_can_be() -> None:

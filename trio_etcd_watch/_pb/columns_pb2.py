@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from trio_etcd_watch._pb import watch_pb2 as trio__etcd__watch_dot___pb_dot_watch__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!trio_etcd_watch/_pb/columns.proto\x12\x0ftrio_etcd_watch\x1a\x1ftrio_etcd_watch/_pb/watch.proto\"\x8c\x01\n\x0fKeyValueColumns\x12\x0b\n\x03key\x18\x01 \x03(\x0c\x12\x1b\n\x0f\x63reate_revision\x18\x02 \x03(\x03\x42\x02\x10\x00\x12\x18\n\x0cmod_revision\x18\x03 \x03(\x03\x42\x02\x10\x00\x12\x13\n\x07version\x18\x04 \x03(\x03\x42\x02\x10\x00\x12\r\n\x05value\x18\x05 \x03(\x0c\x12\x11\n\x05lease\x18\x06 \x03(\x03\x42\x02\x10\x00\"\x81\x01\n\x0c\x45ventColumns\x12\x10\n\x04type\x18\x01 \x03(\x05\x42\x02\x10\x00\x12,\n\x02kv\x18\x02 \x01(\x0b\x32 .trio_etcd_watch.KeyValueColumns\x12\x31\n\x07prev_kv\x18\x03 \x01(\x0b\x32 .trio_etcd_watch.KeyValueColumns\"E\n\x14WatchResponseColumns\x12-\n\x06\x65vents\x18\x0b \x01(\x0b\x32\x1d.trio_etcd_watch.EventColumns\"E\n\x14RangeResponseColumns\x12-\n\x03kvs\x18\x02 \x01(\x0b\x32 .trio_etcd_watch.KeyValueColumns\":\n\x0b\x45ventsApart\x12+\n\x06\x65vents\x18\x0b \x03(\x0b\x32\x1b.trio_etcd_watch.EventApart\"m\n\nEventApart\x12\x0c\n\x04type\x18\x01 \x01(\x04\x12%\n\x02kv\x18\x02 \x01(\x0b\x32\x19.trio_etcd_watch.KeyValue\x12*\n\x07prev_kv\x18\x03 \x01(\x0b\x32\x19.trio_etcd_watch.KeyValue\"3\n\tKeysApart\x12&\n\x03kvs\x18\x02 \x03(\x0b\x32\x19.trio_etcd_watch.KeyValue\"6\n\x0c\x45ventsMerged\x12&\n\x06\x65vents\x18\x0b \x01(\x0b\x32\x16.trio_etcd_watch.Event\"4\n\nKeysMerged\x12&\n\x03kvs\x18\x02 \x01(\x0b\x32\x19.trio_etcd_watch.KeyValueb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!trio_etcd_watch/_pb/columns.proto\x12\x0ftrio_etcd_watch\x1a\x1ftrio_etcd_watch/_pb/watch.proto\"\x8c\x01\n\x0fKeyValueColumns\x12\x0b\n\x03key\x18\x01 \x03(\x0c\x12\x1b\n\x0f\x63reate_revision\x18\x02 \x03(\x03\x42\x02\x10\x00\x12\x18\n\x0cmod_revision\x18\x03 \x03(\x03\x42\x02\x10\x00\x12\x13\n\x07version\x18\x04 \x03(\x03\x42\x02\x10\x00\x12\r\n\x05value\x18\x05 \x03(\x0c\x12\x11\n\x05lease\x18\x06 \x03(\x03\x42\x02\x10\x00\"\x81\x01\n\x0c\x45ventColumns\x12\x10\n\x04type\x18\x01 \x03(\x05\x42\x02\x10\x00\x12,\n\x02kv\x18\x02 \x01(\x0b\x32 .trio_etcd_watch.KeyValueColumns\x12\x31\n\x07prev_kv\x18\x03 \x01(\x0b\x32 .trio_etcd_watch.KeyValueColumns\"E\n\x14WatchResponseColumns\x12-\n\x06\x65vents\x18\x0b \x01(\x0b\x32\x1d.trio_etcd_watch.EventColumns\"E\n\x14RangeResponseColumns\x12-\n\x03kvs\x18\x02 \x01(\x0b\x32 .trio_etcd_watch.KeyValueColumns\"\xea\x01\n\x12WatchResponseApart\x12/\n\x06header\x18\x01 \x01(\x0b\x32\x1f.trio_etcd_watch.ResponseHeader\x12\x10\n\x08watch_id\x18\x02 \x01(\x03\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x08\x12\x10\n\x08\x63\x61nceled\x18\x04 \x01(\x08\x12\x18\n\x10\x63ompact_revision\x18\x05 \x01(\x03\x12\x15\n\rcancel_reason\x18\x06 \x01(\t\x12\x10\n\x08\x66ragment\x18\x07 \x01(\x08\x12+\n\x06\x65vents\x18\x0b \x03(\x0b\x32\x1b.trio_etcd_watch.EventApart\"m\n\nEventApart\x12\x0c\n\x04type\x18\x01 \x01(\x04\x12%\n\x02kv\x18\x02 \x01(\x0b\x32\x19.trio_etcd_watch.KeyValue\x12*\n\x07prev_kv\x18\x03 \x01(\x0b\x32\x19.trio_etcd_watch.KeyValue\"3\n\tKeysApart\x12&\n\x03kvs\x18\x02 \x03(\x0b\x32\x19.trio_etcd_watch.KeyValue\"6\n\x0c\x45ventsMerged\x12&\n\x06\x65vents\x18\x0b \x01(\x0b\x32\x16.trio_etcd_watch.Event\"4\n\nKeysMerged\x12&\n\x03kvs\x18\x02 \x01(\x0b\x32\x19.trio_etcd_watch.KeyValueb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -50,14 +50,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHRESPONSECOLUMNS']._serialized_end=431
   _globals['_RANGERESPONSECOLUMNS']._serialized_start=433
   _globals['_RANGERESPONSECOLUMNS']._serialized_end=502
-  _globals['_EVENTSAPART']._serialized_start=504
-  _globals['_EVENTSAPART']._serialized_end=562
-  _globals['_EVENTAPART']._serialized_start=564
-  _globals['_EVENTAPART']._serialized_end=673
-  _globals['_KEYSAPART']._serialized_start=675
-  _globals['_KEYSAPART']._serialized_end=726
-  _globals['_EVENTSMERGED']._serialized_start=728
-  _globals['_EVENTSMERGED']._serialized_end=782
-  _globals['_KEYSMERGED']._serialized_start=784
-  _globals['_KEYSMERGED']._serialized_end=836
+  _globals['_WATCHRESPONSEAPART']._serialized_start=505
+  _globals['_WATCHRESPONSEAPART']._serialized_end=739
+  _globals['_EVENTAPART']._serialized_start=741
+  _globals['_EVENTAPART']._serialized_end=850
+  _globals['_KEYSAPART']._serialized_start=852
+  _globals['_KEYSAPART']._serialized_end=903
+  _globals['_EVENTSMERGED']._serialized_start=905
+  _globals['_EVENTSMERGED']._serialized_end=959
+  _globals['_KEYSMERGED']._serialized_start=961
+  _globals['_KEYSMERGED']._serialized_end=1013
 # @@protoc_insertion_point(module_scope)

@@ -45,11 +45,25 @@ class RangeResponseColumns(_message.Message):
     kvs: KeyValueColumns
     def __init__(self, kvs: _Optional[_Union[KeyValueColumns, _Mapping]] = ...) -> None: ...
 
-class EventsApart(_message.Message):
-    __slots__ = ("events",)
+class WatchResponseApart(_message.Message):
+    __slots__ = ("header", "watch_id", "created", "canceled", "compact_revision", "cancel_reason", "fragment", "events")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    WATCH_ID_FIELD_NUMBER: _ClassVar[int]
+    CREATED_FIELD_NUMBER: _ClassVar[int]
+    CANCELED_FIELD_NUMBER: _ClassVar[int]
+    COMPACT_REVISION_FIELD_NUMBER: _ClassVar[int]
+    CANCEL_REASON_FIELD_NUMBER: _ClassVar[int]
+    FRAGMENT_FIELD_NUMBER: _ClassVar[int]
     EVENTS_FIELD_NUMBER: _ClassVar[int]
+    header: _watch_pb2.ResponseHeader
+    watch_id: int
+    created: bool
+    canceled: bool
+    compact_revision: int
+    cancel_reason: str
+    fragment: bool
     events: _containers.RepeatedCompositeFieldContainer[EventApart]
-    def __init__(self, events: _Optional[_Iterable[_Union[EventApart, _Mapping]]] = ...) -> None: ...
+    def __init__(self, header: _Optional[_Union[_watch_pb2.ResponseHeader, _Mapping]] = ..., watch_id: _Optional[int] = ..., created: bool = ..., canceled: bool = ..., compact_revision: _Optional[int] = ..., cancel_reason: _Optional[str] = ..., fragment: bool = ..., events: _Optional[_Iterable[_Union[EventApart, _Mapping]]] = ...) -> None: ...
 
 class EventApart(_message.Message):
     __slots__ = ("type", "kv", "prev_kv")
