@@ -530,10 +530,10 @@ class SessionMachine(RuleBasedStateMachine):
             self.session.take(user.subscription, consumed, size)
         self._look()
 
-    def _look(self) -> None:
-        """After each call, note which watches the session has begun to create."""
+    def _look(self, *first: Subscription) -> None:
+        """After each call, note which watches, in turn, the session begins to create."""
         states = self.core.state
-        for user in self.users.values():
+        for user in [*map(self.users.__getitem__, first), *self.users.values()]:
             state = user.subscription.state
             if state is states.CREATING and user.seen is not states.CREATING:
                 self.creating.append((user, user.next_revision))
@@ -642,10 +642,10 @@ class SessionMachine(RuleBasedStateMachine):
 
     def _prove(self) -> None:
         """Prove the history: report the newest revision of the intact cluster."""
-        if self.session.unproved:
-            newest = self.cluster.revision
-            assert not self.session.prove(newest, self.session.unproved)
-            self._look()
+        if doubtful := self.session.unproved:
+            # One that was parked until after the reconnect is later here than in `users`.
+            assert not self.session.prove(self.cluster.revision, doubtful)
+            self._look(*doubtful)
 
     def _live(self) -> dict[int, User]:
         return {
