@@ -165,6 +165,25 @@ async def test_the_rest_is_abandoned_once_the_call_has_ended(
         assert stepwise.done == done
 
 
+async def test_a_call_that_ends_while_another_makes_its_steps(
+    autojump_clock: MockClock,
+) -> None:
+    async with connected() as ends:
+        first, first_id = await begin(ends, steps=0)
+        second, second_id = await begin(ends, steps=0)
+        first.steps = 1000
+        await ends.peer.raw(
+            data_frame(first_id, grpc_message(b"1")),
+            data_frame(second_id, grpc_message(b"2")),
+        )
+        while not first.done:
+            await trio.lowlevel.checkpoint()
+        second.call.reset("enough")
+        await wait_all_tasks_blocked()
+        assert first.done == 1000
+        assert second.taken == []
+
+
 async def test_a_receiver_that_fails_at_a_later_step(autojump_clock: MockClock) -> None:
     async with connected() as ends:
 

@@ -327,15 +327,14 @@ class Connection:
                 self._senders.unpark_all()
 
     def _hand_on(self, call: Call) -> Iterator[None]:
-        """Deliver the messages of a call; after each step, other tasks may run."""
-        if messages := call._inbound.messages:
+        """Deliver the messages of a call; after each step others run, and may end it."""
+        if call._end is None and (messages := call._inbound.messages):
             call._inbound.messages = []
             try:
                 for _ in call._deliver(messages) or ():
                     yield
                     if call._end is not None:
-                        # It was reset meanwhile, and nobody waits for the rest.
-                        return
+                        return  # Nobody waits for the rest.
             except StreamLost as exc:
                 self._end_call(call, exc)
 
