@@ -328,12 +328,12 @@ class Connection:
 
     def _hand_on(self, call: Call) -> Iterator[None]:
         """Deliver the messages of a call; after each step others run, and may end it."""
-        if call._end is None and (messages := call._inbound.messages):
+        if not call._ended.is_set() and (messages := call._inbound.messages):
             call._inbound.messages = []
             try:
                 for _ in call._deliver(messages) or ():
                     yield
-                    if call._end is not None:
+                    if call._ended.is_set():
                         return  # Nobody waits for the rest.
             except StreamLost as exc:
                 self._end_call(call, exc)
