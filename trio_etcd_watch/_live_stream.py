@@ -200,8 +200,8 @@ class LiveStream:
     def _dispatch(self, messages: _Messages) -> Iterator[None]:
         """Run the session on the messages of one read, and dispatch its deliveries.
 
-        After each step, each cursor agrees with its inbox, so that a cancellation, or
-        the end of the stream, loses nothing: what is left of the messages is dropped.
+        After each step, each cursor agrees with its inbox, so that no event is lost
+        if the steps that are left are not made: their messages are dropped.
 
         Raises:
             StreamLost: a message breaks the protocol. What came before it is dispatched.

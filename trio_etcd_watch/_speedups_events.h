@@ -133,8 +133,9 @@ sequence_slice(PyObject *self, PyObject *slice)
     if (PySlice_Unpack(slice, &start, &stop, &step) < 0)
         return NULL;
     Py_ssize_t count = PySlice_AdjustIndices(from->count, &start, &stop, step);
-    for (; part.count < count; start += step) {
-        if (!append_span(&part, from->spans[start])) {
+    /* Unsigned, as the sum after the last one may wrap around. */
+    for (size_t at = (size_t)start; part.count < count; at += (size_t)step) {
+        if (!append_span(&part, from->spans[at])) {
             PyMem_Free(part.items);
             return NULL;
         }

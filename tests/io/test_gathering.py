@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import trio
@@ -24,6 +24,8 @@ from trio_etcd_watch._grpc.status import CallEnd, StreamLost
 
 WANTED = SEVERAL * STEP
 """How many messages are gathered after a delivery in one whole step."""
+STEPS = 1000
+"""How many steps a long delivery has."""
 
 
 class Stepwise:
@@ -31,7 +33,10 @@ class Stepwise:
 
     Attributes:
         taken: the sizes of the messages, for each time that there were any.
-        after: what is done after each step.
+        times: when that was.
+        done: how many steps were made.
+        steps: how many a delivery has.
+        after: what is done in each step.
     """
 
     def __init__(self, ends: Ends, steps: int = 1) -> None:
@@ -39,6 +44,7 @@ class Stepwise:
         self.times: list[float] = []
         self.done = 0
         self.steps = steps
+        self.after: Callable[[], object] = lambda: None
         self.call: Call = ends.connection.open_call(PATH, (), self._deliver)
 
     def _deliver(self, messages: list[bytes | Oversized]) -> Iterator[None]:
@@ -46,6 +52,7 @@ class Stepwise:
         self.times.append(trio.current_time())
         for _ in range(self.steps):
             self.done += 1
+            self.after()
             yield
 
     async def end(self) -> CallEnd:
@@ -62,6 +69,18 @@ async def begin(ends: Ends, steps: int = 1) -> tuple[Stepwise, int]:
     stepwise.taken.clear()
     stepwise.times.clear()
     return stepwise, stream_id
+
+
+async def begin_steps(
+    ends: Ends, after: Callable[[], object] = lambda: None
+) -> Stepwise:
+    """Return a call within a delivery of `STEPS`, of which the first is done."""
+    stepwise, stream_id = await begin(ends, steps=0)
+    stepwise.steps, stepwise.after = STEPS, after
+    await send(ends, stream_id, [2])
+    while not stepwise.done:
+        await trio.lowlevel.checkpoint()
+    return stepwise
 
 
 async def send(ends: Ends, stream_id: int, sizes: list[int]) -> None:
@@ -145,24 +164,56 @@ async def test_other_tasks_run_between_steps(autojump_clock: MockClock) -> None:
         assert len(seen) > 10
 
 
-@pytest.mark.parametrize("way", ["the call", "the connection"])
 async def test_the_rest_is_abandoned_once_the_call_has_ended(
-    autojump_clock: MockClock, way: str
+    autojump_clock: MockClock,
 ) -> None:
     async with connected() as ends:
-        stepwise, stream_id = await begin(ends, steps=0)
-        stepwise.steps = 1000
-        await send(ends, stream_id, [2])
-        while not stepwise.done:
-            await trio.lowlevel.checkpoint()
-        if way == "the call":
-            stepwise.call.reset("enough")
-        else:
-            ends.connection.close("enough")
+        stepwise = await begin_steps(ends)
+        stepwise.call.reset("enough")
         done = stepwise.done
         assert str(await stepwise.end()) == "enough"
         await wait_all_tasks_blocked()
         assert stepwise.done == done
+
+
+async def test_the_rest_is_delivered_if_the_connection_is_lost(
+    autojump_clock: MockClock,
+) -> None:
+    async with connected() as ends:
+        stepwise = await begin_steps(ends)
+        assert stepwise.done < STEPS
+        ends.connection.close("enough")
+        assert stepwise.done == STEPS
+        assert str(await stepwise.end()) == "enough"
+        await wait_all_tasks_blocked()
+        assert stepwise.done == STEPS
+
+
+async def test_a_step_that_closes_the_connection(autojump_clock: MockClock) -> None:
+    async with connected() as ends:
+        done = 0
+
+        def deliver(messages: list[bytes | Oversized]) -> Iterator[None]:
+            nonlocal done
+            yield
+            ends.connection.close("enough")
+            yield
+            done += 1
+
+        call = ends.connection.open_call(PATH, (), deliver)
+        stream_id = await ends.peer.accept_call()
+        await send(ends, stream_id, [2])
+        assert str(await call.wait_end()) == "enough"
+        assert done == 0
+
+
+async def test_a_long_delivery_is_no_silence(autojump_clock: MockClock) -> None:
+    async with connected(keepalive_time=0.1, keepalive_timeout=0.05) as ends:
+        stepwise = await begin_steps(ends, after=lambda: autojump_clock.jump(0.01))
+        while stepwise.done < STEPS:
+            await trio.lowlevel.checkpoint()
+        # If it were lost, the rest would have been delivered at once.
+        assert not ends.connection.lost
 
 
 async def test_a_call_that_ends_while_another_makes_its_steps(

@@ -15,10 +15,10 @@ from tests.support.peer import (
     put_message,
     watch_response,
 )
-from trio_etcd_watch._grpc.connection import Deliver
 from trio_etcd_watch._grpc.messages import Oversized
 from trio_etcd_watch._grpc.reading import STEP
 from trio_etcd_watch._grpc.status import CallEnd, Status, StatusCode, StreamLost
+from trio_etcd_watch._grpc.steps import Deliver
 from trio_etcd_watch._live_stream import Counters, LiveStream, Route
 from trio_etcd_watch._outage import LineBudget, Outage
 from trio_etcd_watch._pb import watch_pb2 as pb

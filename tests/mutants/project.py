@@ -115,6 +115,7 @@ TESTS = {
     "_grpc.metadata": unit("metadata", "channel"),
     "_grpc.reading": unit("reading"),
     "_grpc.status": unit("status", "verdicts"),
+    "_grpc.steps": unit("steps"),
     "_lifecycle": (*unit("lifecycle", "roster"), *SESSION),
     "_log": unit("log"),
     "_mapping": unit("mapping", "replica", "snapshot"),

@@ -40,6 +40,7 @@ SANS_IO = [
     "_grpc.frames",
     "_grpc.messages",
     "_grpc.reading",
+    "_grpc.steps",
     "_lifecycle",
     "_log",
     "_members",
@@ -77,7 +78,7 @@ LAYERS: dict[str, str] = {
     """,
     "HTTP/2 and gRPC": """
         _grpc _grpc.connection _grpc.frames _grpc.http2 _grpc.keepalive _grpc.messages
-        _grpc.metadata _grpc.reading _grpc.status
+        _grpc.metadata _grpc.reading _grpc.status _grpc.steps
     """,
     "values: what is sent, what came, and what it means": """
         _pb _pb.columns_pb2 _pb.watch_pb2 _arguments _changes _columns _cursor _errors

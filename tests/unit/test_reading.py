@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 
 from trio_etcd_watch._grpc.reading import (
+    MAX_DELIVERY_TIME,
+    MAX_GATHER_TIME,
     MAX_GATHERED,
     MAX_RECEIVE_SIZE,
+    MOMENT,
     RECEIVE_SIZE,
     SEVERAL,
     STEP,
@@ -14,8 +17,11 @@ from trio_etcd_watch._grpc.reading import (
 )
 
 
-def test_a_read_asks_for_some_thousand_events() -> None:
-    assert Reading().size == RECEIVE_SIZE
+def test_the_bounds_are_those_that_were_measured() -> None:
+    assert Reading().size == RECEIVE_SIZE == 122_880
+    assert (MAX_RECEIVE_SIZE, MAX_GATHERED) == (1_048_576, 16_777_216)
+    assert (STEP, SEVERAL) == (256, 8)
+    assert (MOMENT, MAX_GATHER_TIME, MAX_DELIVERY_TIME) == (0.001, 0.05, 1)
 
 
 @pytest.mark.parametrize(
@@ -52,24 +58,24 @@ def test_a_large_read_that_is_full_goes_on() -> None:
 def test_nothing_is_gathered_for_few_consumers() -> None:
     reading = Reading()
     assert not reading.gathers(0)
-    reading.note_delivery(steps=0)
+    reading.note_delivery(steps=0, messages=1, seconds=0)
     assert not reading.gathers(0)
 
 
 def test_several_messages_are_gathered_for_each_of_many_consumers() -> None:
     reading = Reading()
-    reading.note_delivery(steps=2)
+    reading.note_delivery(steps=2, messages=2 * STEP, seconds=0.01)
     assert reading.gathers(1)
     assert reading.gathers(SEVERAL * 2 * STEP - 1)
     assert not reading.gathers(SEVERAL * 2 * STEP)
     # The next delivery counts, and no earlier one.
-    reading.note_delivery(steps=1)
+    reading.note_delivery(steps=1, messages=STEP, seconds=0.01)
     assert not reading.gathers(SEVERAL * STEP)
 
 
 def test_what_is_gathered_is_bounded() -> None:
     reading = Reading()
-    reading.note_delivery(steps=2)
+    reading.note_delivery(steps=2, messages=2 * STEP, seconds=0.01)
     reading.note_read(MAX_GATHERED // 2, 0, 0)
     assert reading.gathers(1)
     reading.note_read(MAX_GATHERED // 2 - 1, 0, 0)
@@ -77,5 +83,15 @@ def test_what_is_gathered_is_bounded() -> None:
     reading.note_read(1, 0, 0)
     assert not reading.gathers(1)
     # Delivered bytes do not count.
-    reading.note_delivery(steps=2)
+    reading.note_delivery(steps=2, messages=2 * STEP, seconds=0.01)
     assert reading.gathers(1)
+
+
+def test_no_more_is_gathered_than_is_delivered_in_time() -> None:
+    reading = Reading()
+    reading.note_delivery(steps=2, messages=1000, seconds=MAX_DELIVERY_TIME / 2)
+    assert reading.gathers(1999)
+    assert not reading.gathers(2000)
+    # Consumers that are this slow are never made to wait for others.
+    reading.note_delivery(steps=2, messages=1000, seconds=1e9)
+    assert not reading.gathers(1)

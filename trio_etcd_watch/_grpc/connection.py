@@ -8,8 +8,8 @@ end of any of them ends the connection and each call on it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
-from typing import TypeAlias, final
+from collections.abc import Iterable
+from typing import final
 
 import trio
 
@@ -27,10 +27,7 @@ from .messages import Inbound, Oversized
 from .metadata import Metadata
 from .reading import MAX_GATHER_TIME, MOMENT, Reading
 from .status import CallEnd, Status, StatusCode, StreamLost
-
-Deliver: TypeAlias = Callable[[list[bytes | Oversized]], "Iterable[None] | None"]
-"""Receives the messages of a call. It must be quick: nothing is read while it runs. If it
-returns an iterable, each step of that does a part, and other tasks may run after it."""
+from .steps import Deliver, Steps
 
 SEND_AHEAD = 2**20
 """How many bytes may wait to be written before senders of messages have to wait."""
@@ -49,8 +46,8 @@ class Call:
     ) -> None:
         self._connection = connection
         self._stream_id = stream_id
-        self._deliver = deliver
         self._inbound = Inbound(connection.max_message_size)
+        self._steps = Steps(self._inbound, deliver)
         self._end: CallEnd | None = None
         self._ended = trio.Event()
 
@@ -272,12 +269,14 @@ class Connection:
                 return
 
     async def _deliver(self) -> None:
-        steps = 0
+        began, waiting, steps = trio.current_time(), self._waiting(), 0
         for call in list(self._calls.values()):
-            for _ in self._hand_on(call):
+            while self._hand_on(call):
                 steps += 1
+                # Nothing is read meanwhile, so that the server is not silent.
+                self._keepalive.hear()
                 await trio.lowlevel.checkpoint()
-        self._reading.note_delivery(steps)
+        self._reading.note_delivery(steps, waiting, trio.current_time() - began)
 
     @trio.lowlevel.enable_ki_protection
     async def _write(self) -> None:
@@ -326,20 +325,21 @@ class Connection:
             case WindowOpened():
                 self._senders.unpark_all()
 
-    def _hand_on(self, call: Call) -> Iterator[None]:
-        """Deliver the messages of a call; after each step others run, and may end it."""
-        if not call._ended.is_set() and (messages := call._inbound.messages):
-            call._inbound.messages = []
-            try:
-                for _ in call._deliver(messages) or ():
-                    yield
-                    if call._ended.is_set():
-                        return  # Nobody waits for the rest.
-            except StreamLost as exc:
-                self._end_call(call, exc)
+    def _hand_on(self, call: Call) -> bool:
+        """Deliver some messages of a call; return whether there may be more.
+
+        Other tasks may run before the rest, and lose the connection or end the call.
+        """
+        if call._ended.is_set():
+            return False
+        try:
+            return call._steps.take()
+        except StreamLost as exc:
+            self._end_call(call, exc)
+            return False
 
     def _hand_on_all(self, call: Call) -> None:
-        for _ in self._hand_on(call):
+        while self._hand_on(call):
             pass
 
     async def _send(self, call: Call, data: bytes, *, end: bool) -> None:

@@ -37,6 +37,10 @@ MAX_GATHER_TIME = 0.05
 MAX_GATHERED = 16 * 2**20
 """How many bytes are gathered at most before their messages are delivered."""
 
+MAX_DELIVERY_TIME = 1.0
+"""Seconds that the delivery of gathered messages should take at most, with the work of
+the consumers that it wakes: nothing is read meanwhile, not even the answer to a PING."""
+
 
 @final
 class Reading:
@@ -46,14 +50,14 @@ class Reading:
         size: how many bytes the next one asks for.
     """
 
-    __slots__ = ("_consumers", "_gathered", "size")
+    __slots__ = ("_gathered", "_wanted", "size")
 
     def __init__(self) -> None:
         self.size: int = RECEIVE_SIZE
-        # Bytes that came since messages were delivered, and how many deliveries that
-        # were, in whole steps.
+        # Bytes that came since messages were delivered, and how many messages are worth
+        # waiting for.
         self._gathered = 0
-        self._consumers = 0
+        self._wanted = 0.0
 
     def note_read(self, came: int, missing: int, still_missing: int) -> None:
         """Note a read.
@@ -71,10 +75,17 @@ class Reading:
 
     def gathers(self, waiting: int) -> bool:
         """Whether to read on before messages are delivered; `waiting` have come."""
-        wanted = SEVERAL * self._consumers
-        return waiting < wanted and self._gathered < MAX_GATHERED
+        return waiting < self._wanted and self._gathered < MAX_GATHERED
 
-    def note_delivery(self, steps: int) -> None:
-        """Note that all messages were delivered, after this many whole steps."""
+    def note_delivery(self, steps: int, messages: int, seconds: float) -> None:
+        """Note that this many messages were delivered.
+
+        Args:
+            steps: in how many whole steps.
+            messages: how many there were.
+            seconds: how long it took.
+        """
         self._gathered = 0
-        self._consumers = steps * STEP
+        self._wanted = SEVERAL * steps * STEP
+        if self._wanted * seconds > messages * MAX_DELIVERY_TIME:
+            self._wanted = messages * MAX_DELIVERY_TIME / seconds

@@ -14,10 +14,10 @@ from typing import final
 import trio
 
 from trio_etcd_watch._channel import DEFAULT_MAX_MESSAGE_SIZE, Channel
-from trio_etcd_watch._grpc.connection import Deliver
 from trio_etcd_watch._grpc.messages import Oversized
 from trio_etcd_watch._grpc.metadata import Metadata
 from trio_etcd_watch._grpc.status import CallEnd, Status, StatusCode, StreamLost
+from trio_etcd_watch._grpc.steps import Deliver
 from trio_etcd_watch._pb import watch_pb2 as pb
 from trio_etcd_watch._reads import STATUS
 from trio_etcd_watch._statistics import EndpointStatistics
